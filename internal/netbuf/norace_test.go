@@ -1,0 +1,5 @@
+//go:build !race
+
+package netbuf_test
+
+const raceEnabled = false
