@@ -1,0 +1,315 @@
+// Package front puts two protocols on one port: it accepts a connection,
+// greets as an SMTP server does, waits for the first command and hands the
+// session, with every byte read so far, to the handler of the protocol that
+// this command belongs to (protocol.md section 1). What is neither SMTP nor
+// CMTP reaches no handler. Nobody holds more connections than the caps allow,
+// and nobody holds one in silence past the deadline.
+package front
+
+import (
+	"context"
+	"encoding/base32"
+	"encoding/binary"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"cmtpd/internal/netbuf"
+)
+
+// What a zero field of Config means.
+const (
+	DefaultMaxConnections      = 5000
+	DefaultMaxPerAddress       = 50
+	DefaultProxyTimeout        = 10 * time.Second
+	DefaultFirstCommandTimeout = 5 * time.Minute // RFC 5321 section 4.5.3.2.7
+)
+
+// A Config says how a Server treats connections. A zero limit or timeout means
+// its default, never "unlimited".
+type Config struct {
+	// Hostname is the name in the greeting and in every refusal.
+	Hostname string
+	// MaxConnections bounds the connections open at a time, all listeners
+	// together; MaxPerAddress those of one client: an IPv4 address or an
+	// IPv6 /64.
+	MaxConnections int
+	MaxPerAddress  int
+	// ProxyTimeout bounds the wait for a PROXY header, FirstCommandTimeout
+	// that for the end of the first command.
+	ProxyTimeout        time.Duration
+	FirstCommandTimeout time.Duration
+	// ProxyFrom lists the networks of load balancers: a connection from
+	// there must begin with a PROXY header, version 1 or 2, which is
+	// believed. From elsewhere one is an unknown command like any other.
+	ProxyFrom []netip.Prefix
+	// IsCMTP reports whether verb, without its NUL, is a CMTP command.
+	IsCMTP func(verb string) bool
+	// Log may be nil for silence.
+	Log *slog.Logger
+}
+
+// A Conn is a connection whose protocol is known.
+type Conn struct {
+	net.Conn
+	// In reads from the connection. Whatever front has read is still
+	// unread in it, the first command included.
+	In *netbuf.Reader
+	// Client is who is at the other end, and Local the address that they
+	// connected to: as the PROXY header has it, if there was one.
+	Client, Local netip.AddrPort
+	// ID names the connection in logs.
+	ID string
+
+	counted netip.Addr // key in Server.perAddress, invalid if not counted there; guarded by Server.mu
+
+	mu       sync.Mutex
+	idle     bool // waits for a command, so it may be ended at any time
+	stopping bool
+}
+
+// SetIdle tells the front whether a connection is between two commands. When the
+// server is shut down, reading fails on an idle connection as if its deadline
+// had passed, and on a busy one once it becomes idle; so set the deadline first,
+// then SetIdle(true), then read. A handler that never calls it is given until
+// the end of the shutdown.
+func (c *Conn) SetIdle(idle bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = idle
+	if idle && c.stopping {
+		c.SetReadDeadline(past)
+	}
+}
+
+// past is a read deadline that makes every read fail now.
+var past = time.Unix(1, 0)
+
+// stop asks the connection's handler to end when it is idle.
+func (c *Conn) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopping = true
+	if c.idle {
+		c.SetReadDeadline(past)
+	}
+}
+
+// A Handler serves the sessions of one protocol.
+type Handler interface {
+	// Serve returns when the session is over; the front then closes c. When
+	// ctx ends, c is closed by the front and Serve returns soon.
+	Serve(ctx context.Context, c *Conn)
+}
+
+// Stats counts what a Server has seen since it was made, but Open, which is now.
+type Stats struct {
+	Open           int
+	Accepted       uint64 // connections, refused ones included
+	RefusedTotal   uint64 // by MaxConnections
+	RefusedAddress uint64 // by MaxPerAddress
+	BadProxy       uint64 // no valid PROXY header from where one is required
+	SMTP           uint64 // sessions by protocol
+	CMTP           uint64
+	Neither        uint64
+	Silent         uint64 // gone or timed out without a first command
+}
+
+// A Server accepts connections on any number of listeners.
+type Server struct {
+	cfg        Config
+	smtp, cmtp Handler
+	greeting   []byte
+	ctx        context.Context // of all sessions
+	cut        context.CancelFunc
+	sessions   sync.WaitGroup
+
+	mu         sync.Mutex // guards all below
+	stopping   bool
+	stopped    chan struct{} // closed when stopping becomes true
+	listeners  map[net.Listener]struct{}
+	conns      map[*Conn]struct{}
+	perAddress map[netip.Addr]int // by capKey
+	stats      Stats
+}
+
+// New returns a Server that hands sessions to the two handlers.
+func New(cfg Config, smtp, cmtp Handler) *Server {
+	setDefault(&cfg.MaxConnections, DefaultMaxConnections)
+	setDefault(&cfg.MaxPerAddress, DefaultMaxPerAddress)
+	setDefault(&cfg.ProxyTimeout, DefaultProxyTimeout)
+	setDefault(&cfg.FirstCommandTimeout, DefaultFirstCommandTimeout)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		cfg:        cfg,
+		smtp:       smtp,
+		cmtp:       cmtp,
+		greeting:   []byte("220 " + cfg.Hostname + " ESMTP CMTP ready\r\n"),
+		stopped:    make(chan struct{}),
+		listeners:  make(map[net.Listener]struct{}),
+		conns:      make(map[*Conn]struct{}),
+		perAddress: make(map[netip.Addr]int),
+	}
+	s.ctx, s.cut = context.WithCancel(context.Background())
+	return s
+}
+
+func setDefault[T int | time.Duration](v *T, def T) {
+	if *v <= 0 {
+		*v = def
+	}
+}
+
+// Stats returns the counters as they are now.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stats := s.stats
+	stats.Open = len(s.conns)
+	return stats
+}
+
+func (s *Server) count(v Verdict) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch v {
+	case SMTP:
+		s.stats.SMTP++
+	case CMTP:
+		s.stats.CMTP++
+	case Neither:
+		s.stats.Neither++
+	case Undecided:
+		s.stats.Silent++
+	}
+}
+
+func (s *Server) countBadProxy() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats.BadProxy++
+}
+
+// Shutdown stops accepting, lets every session end its current command, and
+// waits for them. When ctx ends first, it closes the connections that are left,
+// waits for their handlers and returns ctx's error.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.stop()
+	done := make(chan struct{})
+	go func() {
+		s.sessions.Wait()
+		close(done)
+	}()
+	defer s.cut()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+	}
+	s.cut()
+	s.mu.Lock()
+	for c := range s.conns {
+		c.Close()
+	}
+	s.mu.Unlock()
+	<-done
+	return ctx.Err()
+}
+
+// stop closes the listeners and tells every connection, once.
+func (s *Server) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return
+	}
+	s.stopping = true
+	close(s.stopped)
+	for l := range s.listeners {
+		l.Close()
+	}
+	for c := range s.conns {
+		c.stop()
+	}
+}
+
+// admit counts c in, or says why not. It counts c's address only if that is
+// known by now: a load balancer's connection waits for its PROXY header.
+func (s *Server) admit(c *Conn) refusal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats.Accepted++
+	if s.stopping {
+		return shuttingDown
+	}
+	if len(s.conns) >= s.cfg.MaxConnections {
+		s.stats.RefusedTotal++
+		return tooMany
+	}
+	if !s.countAddress(c) {
+		return tooManyFromAddress
+	}
+	s.conns[c] = struct{}{}
+	s.sessions.Add(1)
+	return admitted
+}
+
+// admitClient is the part of admit that had to wait for a PROXY header.
+func (s *Server) admitClient(c *Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.countAddress(c)
+}
+
+// countAddress counts c for its client's address, unless that has as many
+// connections as it may. What has no IP address has no cap of its own.
+func (s *Server) countAddress(c *Conn) bool {
+	key := capKey(c.Client.Addr())
+	if !key.IsValid() {
+		return true
+	}
+	if s.perAddress[key] >= s.cfg.MaxPerAddress {
+		s.stats.RefusedAddress++
+		return false
+	}
+	s.perAddress[key]++
+	c.counted = key
+	return true
+}
+
+// leave takes back what admit and countAddress did.
+func (s *Server) leave(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	if c.counted.IsValid() {
+		if s.perAddress[c.counted]--; s.perAddress[c.counted] == 0 {
+			delete(s.perAddress, c.counted)
+		}
+	}
+	s.sessions.Done()
+}
+
+// capKey returns what one client can be told by: of IPv6 the first address of
+// its /64, since that is what one customer is given at least.
+func capKey(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return a
+	}
+	p, _ := a.Prefix(64) // of no address it makes none
+	return p.Addr()
+}
+
+// newID returns 8 letters and digits.
+func newID() string {
+	var b [5]byte
+	n := rand.Uint64()
+	b[0] = byte(n >> 32)
+	binary.BigEndian.PutUint32(b[1:], uint32(n))
+	return base32.HexEncoding.EncodeToString(b[:])
+}

@@ -1,0 +1,268 @@
+package front
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"cmtpd/internal/netbuf"
+)
+
+// Listen opens a TCP listener for Serve. It asks for plain TCP, because bytes
+// cannot be spliced between multipath sockets, and for no keep-alive probes,
+// because each session has deadlines of its own.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
+	lc := net.ListenConfig{KeepAlive: -1}
+	lc.SetMultipathTCP(false)
+	return lc.Listen(ctx, "tcp", address)
+}
+
+// Serve accepts connections on l until ctx ends or Shutdown is called, and then
+// returns nil; it closes l in any case. Running out of files or memory makes it
+// wait a little and go on, any other error of Accept is returned. On a listener
+// that is for CMTP only, nobody is greeted and all bytes go to the CMTP handler.
+// The sessions outlive Serve: Shutdown ends them.
+func (s *Server) Serve(ctx context.Context, l net.Listener, cmtpOnly bool) error {
+	defer l.Close()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	if !s.addListener(l) {
+		return nil
+	}
+	defer s.removeListener(l)
+	var delay time.Duration
+	for {
+		nc, err := l.Accept()
+		switch {
+		case err == nil:
+			delay = 0
+			s.accept(nc, cmtpOnly)
+		case ctx.Err() != nil || s.isStopping():
+			return nil
+		case isTemporary(err):
+			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+			s.cfg.Log.Warn("accept failed, waiting", "listener", l.Addr().String(), "err", err, "wait", delay)
+			s.pause(ctx, delay)
+		default:
+			return fmt.Errorf("front: accept on %s: %w", l.Addr(), err)
+		}
+	}
+}
+
+func (s *Server) addListener(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return false
+	}
+	s.listeners[l] = struct{}{}
+	return true
+}
+
+func (s *Server) removeListener(l net.Listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.listeners, l)
+}
+
+func (s *Server) isStopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
+}
+
+// isTemporary reports whether accept(2) can succeed later: it ran out of
+// something, or the peer was gone before its connection was accepted.
+func isTemporary(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
+		syscall.ECONNABORTED, syscall.ECONNRESET, syscall.EPROTO, os.ErrDeadlineExceeded} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// pause waits for d, or less when the server is to stop.
+func (s *Server) pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	case <-s.stopped:
+	}
+}
+
+// accept starts a session on nc, or refuses it right here: a flood beyond the
+// caps costs neither a goroutine nor a wait.
+func (s *Server) accept(nc net.Conn, cmtpOnly bool) {
+	c := &Conn{Conn: nc, ID: newID(), Client: addrPort(nc.RemoteAddr()), Local: addrPort(nc.LocalAddr())}
+	proxied := s.believes(c.Client.Addr())
+	if proxied {
+		c.Client = netip.AddrPort{}
+	}
+	why := s.admit(c)
+	if why == admitted {
+		c.In = netbuf.NewReader(nc)
+		go s.serve(c, proxied, cmtpOnly)
+		return
+	}
+	if !cmtpOnly {
+		s.refuse(nc, why)
+	}
+	nc.Close()
+}
+
+// believes reports whether a PROXY header of a is believed, and so required.
+func (s *Server) believes(a netip.Addr) bool {
+	for _, p := range s.cfg.ProxyFrom {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// A refusal is why a connection gets no session.
+type refusal int
+
+const (
+	admitted refusal = iota
+	tooMany
+	tooManyFromAddress
+	shuttingDown
+	timedOut
+)
+
+// refusalText has the enhanced status code (RFC 3463) and what %s, the host, does.
+var refusalText = map[refusal]string{
+	tooMany:            "4.7.0 %s has too many connections, try again later",
+	tooManyFromAddress: "4.7.0 %s has too many connections from your address, try again later",
+	shuttingDown:       "4.3.2 %s is shutting down, try again later",
+	timedOut:           "4.4.2 %s has waited too long for a command",
+}
+
+// refuse writes a 421 line (RFC 5321 section 3.8) and all but never waits: a
+// socket on which no more than a greeting was sent has room for it.
+func (s *Server) refuse(nc net.Conn, why refusal) {
+	nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	fmt.Fprintf(nc, "421 "+refusalText[why]+"\r\n", s.cfg.Hostname)
+}
+
+// serve runs one session from its first byte to its last.
+func (s *Server) serve(c *Conn, proxied, cmtpOnly bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.cfg.Log.Error("a session failed; this is a bug", "conn", c.ID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+		c.In.Release()
+		c.Close()
+		s.leave(c)
+	}()
+	if proxied && !s.readClient(c, cmtpOnly) {
+		return
+	}
+	verdict := CMTP
+	if !cmtpOnly {
+		verdict = s.firstCommand(c)
+	}
+	if s.cfg.Log.Enabled(s.ctx, slog.LevelDebug) {
+		s.cfg.Log.Debug("connection", "conn", c.ID, "client", c.Client, "local", c.Local, "protocol", verdict)
+	}
+	s.count(verdict)
+	switch verdict {
+	case SMTP:
+		s.smtp.Serve(s.ctx, c)
+	case CMTP:
+		s.cmtp.Serve(s.ctx, c)
+	case Neither:
+		farewell(c, "500 5.5.2 This is no command of SMTP or CMTP\r\n")
+	}
+}
+
+// readClient reads the PROXY header, and reports whether the session goes on.
+// A header that names no client stands for the proxy itself (its health check).
+func (s *Server) readClient(c *Conn, cmtpOnly bool) bool {
+	defer s.await(c, s.cfg.ProxyTimeout)()
+	client, local, err := readProxy(c.In)
+	if err != nil {
+		s.countBadProxy()
+		s.cfg.Log.Warn("no PROXY header where one is required", "conn", c.ID, "proxy", c.RemoteAddr().String(), "err", err)
+		return false
+	}
+	if !client.IsValid() {
+		client, local = addrPort(c.RemoteAddr()), c.Local
+	}
+	c.Client, c.Local = client, local
+	if !s.admitClient(c) {
+		if !cmtpOnly {
+			s.refuse(c, tooManyFromAddress)
+		}
+		return false
+	}
+	return true
+}
+
+// firstCommand greets and reads until the protocol is certain. It returns
+// Undecided when the client is gone or silent for too long.
+func (s *Server) firstCommand(c *Conn) Verdict {
+	defer s.await(c, s.cfg.FirstCommandTimeout)()
+	if _, err := c.Write(s.greeting); err != nil {
+		return Undecided
+	}
+	for {
+		if v := Sniff(c.In.Buffered(), s.cfg.IsCMTP); v != Undecided {
+			return v
+		}
+		err := c.In.Fill()
+		if err == nil {
+			continue
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			why := timedOut
+			if s.isStopping() {
+				why = shuttingDown
+			}
+			s.refuse(c, why)
+		}
+		return Undecided
+	}
+}
+
+// await begins a time in which c has to send something within d and may be
+// ended by a shutdown; the returned function ends it.
+func (s *Server) await(c *Conn, d time.Duration) (end func()) {
+	c.SetDeadline(time.Now().Add(d))
+	c.SetIdle(true)
+	return func() {
+		c.SetIdle(false)
+		c.SetDeadline(time.Time{})
+	}
+}
+
+const (
+	drainBytes = 64 << 10
+	drainTime  = 2 * time.Second
+)
+
+// farewell writes line so that it is not lost: closing a socket that has unread
+// bytes resets the connection, and a reset overtakes the line. So it half-closes,
+// and reads what still comes for a while.
+func farewell(c *Conn, line string) {
+	c.SetDeadline(time.Now().Add(drainTime))
+	if _, err := io.WriteString(c, line); err != nil {
+		return
+	}
+	if h, ok := c.Conn.(interface{ CloseWrite() error }); !ok || h.CloseWrite() != nil {
+		return
+	}
+	io.CopyN(io.Discard, c.In, drainBytes)
+}
