@@ -1,0 +1,242 @@
+// Package config reads cmtpd's configuration: one strict TOML file.
+//
+// It guarantees that a *Config that it returns is complete and consistent, so
+// that nothing listens on half a configuration: every key has a default or is
+// required, an unknown key is an error, and all that is wrong with a file comes
+// back at once as a list that names file, line and key of each problem.
+// Everything that the daemon writes lies under DataDir. The file holds no secret.
+//
+// configs/cmtpd.toml in the source tree documents every key for operators, and
+// a test holds it to this package.
+package config
+
+import (
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"cmtpd/internal/address"
+)
+
+// A Config is the whole configuration. The toml tags are the keys of the file;
+// configs/cmtpd.toml gives each key's unit and reason.
+type Config struct {
+	// Hostname is the name that greetings show. Parse takes the machine's own
+	// when it is not set; Default leaves it empty.
+	Hostname address.Domain `toml:"hostname,omitempty"`
+	// Domains are the mail domains of this server, at least one, each once. The
+	// first one is meant where a client names none.
+	Domains []address.Domain `toml:"domains"`
+	// DataDir is an absolute path. Parse takes a relative one from the file's
+	// own directory.
+	DataDir string `toml:"data_dir"`
+	// Postmaster gets the mail to postmaster and to the empty account. The zero
+	// address: such mail stays in the operator's mailbox, sealed to the server.
+	Postmaster address.Address `toml:"postmaster,omitempty"`
+	// ShutdownGrace is how long running sessions may finish after SIGTERM.
+	ShutdownGrace time.Duration `toml:"shutdown_grace"`
+
+	Listen   Listen   `toml:"listen"`
+	SMTP     SMTP     `toml:"smtp"`
+	DNS      DNS      `toml:"dns"`
+	Delivery Delivery `toml:"delivery"`
+	Metrics  Metrics  `toml:"metrics"`
+	Limits   Limits   `toml:"limits"`
+	Log      Log      `toml:"log"`
+
+	// Aliases maps local addresses to local addresses. Follow them with Resolve.
+	Aliases map[address.Address]address.Address `toml:"aliases,omitempty"`
+}
+
+// Listen says where connections are taken. Addresses are host:port; an empty
+// host means every address, port 0 any free port.
+type Listen struct {
+	Addresses []string       `toml:"addresses"`  // CMTP and SMTP on one port
+	CMTPOnly  []string       `toml:"cmtp_only"`  // no greeting, no SMTP
+	ProxyFrom []netip.Prefix `toml:"proxy_from"` // whose PROXY header is required and believed
+}
+
+// SMTP says what becomes of SMTP sessions.
+type SMTP struct {
+	Mode           SMTPMode      `toml:"mode"`
+	Backend        string        `toml:"backend"` // host:port; set when Mode is Relay
+	ProxyProtocol  ProxyProtocol `toml:"proxy_protocol"`
+	RelayCheck     RelayCheck    `toml:"relay_check"`
+	ConnectTimeout time.Duration `toml:"connect_timeout"`
+	IdleTimeout    time.Duration `toml:"idle_timeout"`
+	SessionTimeout time.Duration `toml:"session_timeout"`
+}
+
+// SMTPMode is the value of smtp.mode.
+type SMTPMode string
+
+// Relay hands SMTP sessions to the backend, Refuse answers them with 521.
+const (
+	Relay  SMTPMode = "relay"
+	Refuse SMTPMode = "refuse"
+)
+
+// ProxyProtocol is the value of smtp.proxy_protocol: how the backend learns who
+// the client is. It is empty only in a configuration that does not relay.
+type ProxyProtocol string
+
+// The versions of the PROXY protocol, and none at all.
+const (
+	ProxyV1   ProxyProtocol = "v1"
+	ProxyV2   ProxyProtocol = "v2"
+	ProxyNone ProxyProtocol = "none"
+)
+
+// RelayCheck is the value of smtp.relay_check: what happens when the backend
+// would relay for a stranger.
+type RelayCheck string
+
+// RefuseBackend does not front such a backend, WarnBackend only says so.
+const (
+	RefuseBackend RelayCheck = "refuse"
+	WarnBackend   RelayCheck = "warn"
+)
+
+// DNS says which resolver is asked.
+type DNS struct {
+	Resolver string `toml:"resolver"` // host:port; empty: the system's
+}
+
+// Delivery says how mail leaves for other servers.
+type Delivery struct {
+	Port int `toml:"port"`
+}
+
+// Metrics says where metrics are served.
+type Metrics struct {
+	Listen string `toml:"listen"` // host:port; empty: nowhere
+}
+
+// Limits are what one client, and all of them, may take. None can be switched
+// off.
+type Limits struct {
+	MaxMessageSize           ByteSize      `toml:"max_message_size"`
+	MaxConnections           int           `toml:"max_connections"`
+	MaxConnectionsPerAddress int           `toml:"max_connections_per_address"` // IPv6: per /64
+	CommandTimeout           time.Duration `toml:"command_timeout"`
+	SessionTimeout           time.Duration `toml:"session_timeout"`
+	MinRate                  ByteSize      `toml:"min_rate"`       // per second
+	MessageMemory            ByteSize      `toml:"message_memory"` // of all sessions together
+	LargeMessage             ByteSize      `toml:"large_message"`
+	MinFreeSpace             ByteSize      `toml:"min_free_space"`
+	LoginRate                int           `toml:"login_rate"` // per minute and address
+	LoginBurst               int           `toml:"login_burst"`
+	AcceptPlaintext          bool          `toml:"accept_plaintext"` // crypto system 0
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  LogLevel  `toml:"level"`
+	Format LogFormat `toml:"format"`
+}
+
+// LogLevel is the value of log.level. It is a slog.Leveler.
+type LogLevel string
+
+// The levels of log/slog.
+const (
+	LogDebug LogLevel = "debug"
+	LogInfo  LogLevel = "info"
+	LogWarn  LogLevel = "warn"
+	LogError LogLevel = "error"
+)
+
+// Level returns the level for log/slog; an unknown one is slog.LevelInfo.
+func (l LogLevel) Level() slog.Level {
+	switch l {
+	case LogDebug:
+		return slog.LevelDebug
+	case LogWarn:
+		return slog.LevelWarn
+	case LogError:
+		return slog.LevelError
+	}
+	return slog.LevelInfo
+}
+
+// LogFormat is the value of log.format.
+type LogFormat string
+
+// LogText is key=value lines, LogJSON one JSON object a line.
+const (
+	LogText LogFormat = "text"
+	LogJSON LogFormat = "json"
+)
+
+// Default returns every default. It lacks what has none: Hostname and Domains.
+func Default() *Config {
+	return &Config{
+		DataDir:       "/var/lib/cmtpd",
+		ShutdownGrace: 30 * time.Second,
+		Listen: Listen{
+			Addresses: []string{":25"},
+			CMTPOnly:  []string{},
+			ProxyFrom: []netip.Prefix{},
+		},
+		SMTP: SMTP{
+			Mode:           Refuse,
+			RelayCheck:     RefuseBackend,
+			ConnectTimeout: 30 * time.Second,
+			IdleTimeout:    10 * time.Minute, // RFC 5321 section 4.5.3.2 asks for five at least
+			SessionTimeout: 2 * time.Hour,
+		},
+		Delivery: Delivery{Port: 25},
+		Limits: Limits{
+			MaxMessageSize:           64 * MiB,
+			MaxConnections:           8192,
+			MaxConnectionsPerAddress: 64,
+			CommandTimeout:           5 * time.Minute,
+			SessionTimeout:           time.Hour,
+			MinRate:                  1 * KiB,
+			MessageMemory:            64 * MiB,
+			LargeMessage:             256 * KiB,
+			MinFreeSpace:             256 * MiB,
+			LoginRate:                10,
+			LoginBurst:               20,
+		},
+		Log: Log{Level: LogInfo, Format: LogText},
+	}
+}
+
+// IsLocal reports whether d is one of this server's domains.
+func (c *Config) IsLocal(d address.Domain) bool { return slices.Contains(c.Domains, d) }
+
+// MaxAliasDepth is how many aliases may follow one another.
+const MaxAliasDepth = 8
+
+// Resolve returns the address that a stands for once all aliases are followed,
+// without its subaddress; that of an address that is no alias is the address
+// itself. In a valid Config it always ends.
+func (c *Config) Resolve(a address.Address) address.Address {
+	a.Account = a.Account.Base()
+	for range MaxAliasDepth {
+		target, ok := c.Aliases[a]
+		if !ok {
+			break
+		}
+		a = address.Address{Account: target.Account.Base(), Domain: target.Domain}
+	}
+	return a
+}
+
+// SpoolDir is where the signed log of messages lies.
+func (c *Config) SpoolDir() string { return filepath.Join(c.DataDir, "spool") }
+
+// AccountsDir is where users, their keys and xzibits lie.
+func (c *Config) AccountsDir() string { return filepath.Join(c.DataDir, "accounts") }
+
+// KeyFile holds the server's Ed25519 identity.
+func (c *Config) KeyFile() string { return filepath.Join(c.DataDir, "server.key") }
+
+// ControlSocket is where the tool speaks to the running daemon.
+func (c *Config) ControlSocket() string { return filepath.Join(c.DataDir, "control.sock") }
+
+// LockFile is what keeps a second daemon off the same data.
+func (c *Config) LockFile() string { return filepath.Join(c.DataDir, "lock") }
