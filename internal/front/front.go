@@ -53,52 +53,12 @@ type Config struct {
 }
 
 // A Conn is a connection whose protocol is known.
-type Conn struct {
-	net.Conn
-	// In reads from the connection. Whatever front has read is still
-	// unread in it, the first command included.
-	In *netbuf.Reader
-	// Client is who is at the other end, and Local the address that they
-	// connected to: as the PROXY header has it, if there was one.
-	Client, Local netip.AddrPort
-	// ID names the connection in logs.
-	ID string
+type Conn = netbuf.Conn
 
-	counted netip.Addr // key in Server.perAddress, invalid if not counted there; guarded by Server.mu
-
-	mu       sync.Mutex
-	idle     bool // waits for a command, so it may be ended at any time
-	stopping bool
-}
-
-// SetIdle tells the front whether a connection is between two commands. When the
-// server is shut down, reading fails on an idle connection as if its deadline
-// had passed, and on a busy one once it becomes idle; so set the deadline first,
-// then SetIdle(true), then read. A handler that never calls it is given until
-// the end of the shutdown.
-func (c *Conn) SetIdle(idle bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.idle = idle
-	if idle && c.stopping {
-		c.SetReadDeadline(past)
-	}
-}
-
-// past is a read deadline that makes every read fail now.
-var past = time.Unix(1, 0)
-
-// stop asks the connection's handler to end when it is idle.
-func (c *Conn) stop() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.stopping = true
-	if c.idle {
-		c.SetReadDeadline(past)
-	}
-}
-
-// A Handler serves the sessions of one protocol.
+// A Handler serves the sessions of one protocol. When the server is shut down,
+// a connection that its handler has declared idle fails to read as if its
+// deadline had passed, and a busy one once it becomes idle (Conn.SetIdle); a
+// handler that never declares anything is given until the end of the shutdown.
 type Handler interface {
 	// Serve returns when the session is over; the front then closes c. When
 	// ctx ends, c is closed by the front and Serve returns soon.
@@ -131,8 +91,8 @@ type Server struct {
 	stopping   bool
 	stopped    chan struct{} // closed when stopping becomes true
 	listeners  map[net.Listener]struct{}
-	conns      map[*Conn]struct{}
-	perAddress map[netip.Addr]int // by capKey
+	conns      map[*Conn]netip.Addr // with the key in perAddress, if counted there
+	perAddress map[netip.Addr]int   // by capKey
 	stats      Stats
 }
 
@@ -152,7 +112,7 @@ func New(cfg Config, smtp, cmtp Handler) *Server {
 		greeting:   []byte("220 " + cfg.Hostname + " ESMTP CMTP ready\r\n"),
 		stopped:    make(chan struct{}),
 		listeners:  make(map[net.Listener]struct{}),
-		conns:      make(map[*Conn]struct{}),
+		conns:      make(map[*Conn]netip.Addr),
 		perAddress: make(map[netip.Addr]int),
 	}
 	s.ctx, s.cut = context.WithCancel(context.Background())
@@ -234,7 +194,7 @@ func (s *Server) stop() {
 		l.Close()
 	}
 	for c := range s.conns {
-		c.stop()
+		c.Stop()
 	}
 }
 
@@ -251,47 +211,48 @@ func (s *Server) admit(c *Conn) refusal {
 		s.stats.RefusedTotal++
 		return tooMany
 	}
-	if !s.countAddress(c) {
+	key, ok := s.countAddress(c)
+	if !ok {
 		return tooManyFromAddress
 	}
-	s.conns[c] = struct{}{}
+	s.conns[c] = key
 	s.sessions.Add(1)
 	return admitted
 }
 
 // admitClient is the part of admit that had to wait for a PROXY header.
-func (s *Server) admitClient(c *Conn) bool {
+func (s *Server) admitClient(c *Conn) (ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.countAddress(c)
+	s.conns[c], ok = s.countAddress(c)
+	return ok
 }
 
 // countAddress counts c for its client's address, unless that has as many
 // connections as it may. What has no IP address has no cap of its own.
-func (s *Server) countAddress(c *Conn) bool {
-	key := capKey(c.Client.Addr())
+func (s *Server) countAddress(c *Conn) (key netip.Addr, ok bool) {
+	key = capKey(c.Client.Addr())
 	if !key.IsValid() {
-		return true
+		return key, true
 	}
 	if s.perAddress[key] >= s.cfg.MaxPerAddress {
 		s.stats.RefusedAddress++
-		return false
+		return netip.Addr{}, false
 	}
 	s.perAddress[key]++
-	c.counted = key
-	return true
+	return key, true
 }
 
 // leave takes back what admit and countAddress did.
 func (s *Server) leave(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.conns, c)
-	if c.counted.IsValid() {
-		if s.perAddress[c.counted]--; s.perAddress[c.counted] == 0 {
-			delete(s.perAddress, c.counted)
+	if key := s.conns[c]; key.IsValid() {
+		if s.perAddress[key]--; s.perAddress[key] == 0 {
+			delete(s.perAddress, key)
 		}
 	}
+	delete(s.conns, c)
 	s.sessions.Done()
 }
 

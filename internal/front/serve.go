@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -184,7 +183,7 @@ func (s *Server) serve(c *Conn, proxied, cmtpOnly bool) {
 	case CMTP:
 		s.cmtp.Serve(s.ctx, c)
 	case Neither:
-		farewell(c, "500 5.5.2 This is no command of SMTP or CMTP\r\n")
+		c.Farewell([]byte("500 5.5.2 This is no command of SMTP or CMTP\r\n"))
 	}
 }
 
@@ -246,23 +245,4 @@ func (s *Server) await(c *Conn, d time.Duration) (end func()) {
 		c.SetIdle(false)
 		c.SetDeadline(time.Time{})
 	}
-}
-
-const (
-	drainBytes = 64 << 10
-	drainTime  = 2 * time.Second
-)
-
-// farewell writes line so that it is not lost: closing a socket that has unread
-// bytes resets the connection, and a reset overtakes the line. So it half-closes,
-// and reads what still comes for a while.
-func farewell(c *Conn, line string) {
-	c.SetDeadline(time.Now().Add(drainTime))
-	if _, err := io.WriteString(c, line); err != nil {
-		return
-	}
-	if h, ok := c.Conn.(interface{ CloseWrite() error }); !ok || h.CloseWrite() != nil {
-		return
-	}
-	io.CopyN(io.Discard, c.In, drainBytes)
 }

@@ -1,0 +1,74 @@
+package netbuf
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// A Conn is an accepted connection with its Reader and what is known about it.
+// What was read before it was handed on, its first command included, is still
+// unread in the Reader.
+type Conn struct {
+	net.Conn
+	In *Reader
+	// Client is who is at the other end, and Local the address that they
+	// connected to: as the PROXY header has it, if there was one.
+	Client, Local netip.AddrPort
+	// ID names the connection in logs.
+	ID string
+
+	mu       sync.Mutex
+	idle     bool // waits for a command, so it may be ended at any time
+	stopping bool
+}
+
+// past is a read deadline that makes every read fail now.
+var past = time.Unix(1, 0)
+
+// SetIdle says whether the connection is between two commands. After Stop,
+// reading fails on an idle connection as if its deadline had passed, and on a
+// busy one once it becomes idle; so set the deadline first, then SetIdle(true),
+// then read. Who never calls it is not disturbed by Stop.
+func (c *Conn) SetIdle(idle bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = idle
+	if idle && c.stopping {
+		c.SetReadDeadline(past)
+	}
+}
+
+// Stop ends the connection as soon as it is idle. It may be called by any
+// goroutine and returns at once.
+func (c *Conn) Stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopping = true
+	if c.idle {
+		c.SetReadDeadline(past)
+	}
+}
+
+// Bounds of what Farewell reads after its last word.
+const (
+	drainBytes = 64 << 10
+	drainTime  = 2 * time.Second
+)
+
+// Farewell writes text as the last the peer hears, so that it is not lost.
+// Closing a socket that has unread bytes resets the connection, and a reset may
+// overtake what was written before it: so Farewell half-closes, and reads what
+// still comes, at most 64 KiB and 2 seconds. Closing is left to the caller.
+func (c *Conn) Farewell(text []byte) {
+	c.SetDeadline(time.Now().Add(drainTime))
+	if _, err := c.Write(text); err != nil {
+		return
+	}
+	if h, ok := c.Conn.(interface{ CloseWrite() error }); !ok || h.CloseWrite() != nil {
+		return
+	}
+	io.CopyN(io.Discard, c.In, drainBytes)
+}
