@@ -235,6 +235,9 @@ func (c *Config) AccountsDir() string { return filepath.Join(c.DataDir, "account
 // KeyFile holds the server's Ed25519 identity.
 func (c *Config) KeyFile() string { return filepath.Join(c.DataDir, "server.key") }
 
+// SpoolKeyFile holds the key that signs the spool.
+func (c *Config) SpoolKeyFile() string { return filepath.Join(c.DataDir, "spool.key") }
+
 // ControlSocket is where the tool speaks to the running daemon.
 func (c *Config) ControlSocket() string { return filepath.Join(c.DataDir, "control.sock") }
 
