@@ -46,7 +46,8 @@ type Config struct {
 	Limits   Limits   `toml:"limits"`
 	Log      Log      `toml:"log"`
 
-	// Aliases maps local addresses to local addresses. Follow them with Resolve.
+	// Aliases maps local addresses to local addresses, at most MaxAliasDepth in
+	// a row and never in a circle.
 	Aliases map[address.Address]address.Address `toml:"aliases,omitempty"`
 }
 
@@ -209,21 +210,16 @@ func Default() *Config {
 func (c *Config) IsLocal(d address.Domain) bool { return slices.Contains(c.Domains, d) }
 
 // MaxAliasDepth is how many aliases may follow one another.
-const MaxAliasDepth = 8
+const MaxAliasDepth = 4
 
-// Resolve returns the address that a stands for once all aliases are followed,
-// without its subaddress; that of an address that is no alias is the address
-// itself. In a valid Config it always ends.
-func (c *Config) Resolve(a address.Address) address.Address {
-	a.Account = a.Account.Base()
-	for range MaxAliasDepth {
-		target, ok := c.Aliases[a]
-		if !ok {
-			break
-		}
-		a = address.Address{Account: target.Account.Base(), Domain: target.Domain}
+// alias returns what a stands for, itself first, then without its subaddress.
+func (c *Config) alias(a address.Address) (address.Address, bool) {
+	if to, ok := c.Aliases[a]; ok {
+		return to, true
 	}
-	return a
+	a.Account = a.Account.Base()
+	to, ok := c.Aliases[a]
+	return to, ok
 }
 
 // SpoolDir is where the signed log of messages lies.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -99,17 +100,12 @@ accept_plaintext = true
 	if c.Log.Level.Level() != slog.LevelDebug {
 		t.Errorf("log.level is %v", c.Log.Level.Level())
 	}
-	for in, want := range map[string]string{
-		"info@example.org":                 "alice@example.org",
-		"info+x@example.org":               "alice@example.org",
-		"office@bücher.example":            "alice@example.org",
-		"bob+y@example.org":                "bob@example.org",
-		"office@elsewhere.example":         "office@elsewhere.example",
-		"postmaster@xn--bcher-kva.example": "postmaster@xn--bcher-kva.example",
-	} {
-		if got := c.Resolve(mustAddress(t, in)); got.String() != want {
-			t.Errorf("Resolve(%s) = %s, want %s", in, got, want)
-		}
+	wantAliases := map[address.Address]address.Address{
+		mustAddress(t, "info@example.org"):      mustAddress(t, "alice+info@example.org"),
+		mustAddress(t, "office@bücher.example"): mustAddress(t, "info@example.org"),
+	}
+	if !maps.Equal(c.Aliases, wantAliases) {
+		t.Errorf("aliases are %v, want %v", c.Aliases, wantAliases)
 	}
 	if !c.IsLocal(c.Domains[1]) || c.IsLocal(mustAddress(t, "a@elsewhere.example").Domain) {
 		t.Error("IsLocal does not tell ours from others'")
@@ -284,14 +280,10 @@ func TestParse_AliasDepth(t *testing.T) {
 		}
 		return []byte(b.String())
 	}
-	c, err := config.Parse("c.toml", chain(config.MaxAliasDepth))
-	if err != nil {
-		t.Fatal(err)
+	if _, err := config.Parse("c.toml", chain(config.MaxAliasDepth)); err != nil {
+		t.Errorf("the longest chain: %v", err)
 	}
-	if got := c.Resolve(mustAddress(t, "a@example.org")); got.String() != "i@example.org" {
-		t.Errorf("the end of the longest chain is %s", got)
-	}
-	_, err = config.Parse("c.toml", chain(config.MaxAliasDepth+1))
+	_, err := config.Parse("c.toml", chain(config.MaxAliasDepth+1))
 	if p := problems(t, err); len(p) != 1 || p[0].Key != `aliases."a@example.org"` || p[0].Line != 4 {
 		t.Errorf("one more: %v", err)
 	}

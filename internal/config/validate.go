@@ -218,11 +218,11 @@ func (v *validator) aliases() {
 		key := toml.Key{"aliases", a.String()}.String()
 		v.local(key, a)
 		v.local(key, v.c.Aliases[a])
-		if a.Account.Base() != a.Account {
-			v.add(key, "an alias has no subaddress: that of %s@%s covers it", a.Account.Base(), a.Domain)
-			continue
+		more := true
+		for at, n := a, 0; more && n <= MaxAliasDepth; n++ {
+			at, more = v.c.alias(at)
 		}
-		if _, more := v.c.Aliases[v.c.Resolve(a)]; more {
+		if more {
 			v.add(key, "it leads through more than %d aliases, or in a circle", MaxAliasDepth)
 		}
 	}
