@@ -229,8 +229,8 @@ func TestConfig_Validate(t *testing.T) {
 		{"limits.command_timeout", `"1ns"`, `"0s"`},
 		{"limits.min_rate", "1", "0"},
 		{"limits.min_rate", `"16MiB"`, "16777217"},
-		{"limits.large_message", `"64MiB"`, "67108865"}, // message_memory holds one
-		{"limits.message_memory", `"256KiB"`, "262143"},
+		{"limits.large_message", `"4MiB"`, "4194305"},
+		{"limits.message_memory", "1", "0"},
 		{"limits.min_free_space", "1", "-1"},
 		{"limits.min_free_space", `"1TiB"`, "1099511627777"},
 		{"limits.login_rate", "1", "0"},

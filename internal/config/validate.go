@@ -22,9 +22,11 @@ const (
 	maxMessageSize = 1 * TiB
 	// maxNeededRate is the fastest that a message of the largest size may have to
 	// come, per second, to fit into a session.
-	maxNeededRate  = 16 * MiB
-	maxConnections = 1 << 20
-	maxLoginRate   = 1 << 20
+	maxNeededRate = 16 * MiB
+	// maxLargeMessage is the longest message that the spool's log itself takes.
+	maxLargeMessage = 4 * MiB
+	maxConnections  = 1 << 20
+	maxLoginRate    = 1 << 20
 	// maxSocketPath is what fits into a sockaddr_un on Linux, without its NUL.
 	maxSocketPath = 107
 )
@@ -194,14 +196,11 @@ func (v *validator) limits() {
 	v.positive("limits.command_timeout", l.CommandTimeout)
 	v.positive("limits.session_timeout", l.SessionTimeout)
 	v.size("limits.min_rate", l.MinRate, 1, maxNeededRate)
-	v.size("limits.large_message", l.LargeMessage, 1, maxMessageSize)
+	v.size("limits.large_message", l.LargeMessage, 1, maxLargeMessage)
 	v.size("limits.message_memory", l.MessageMemory, 1, maxMessageSize)
 	v.size("limits.min_free_space", l.MinFreeSpace, 1, maxMessageSize)
 	v.between("limits.login_rate", l.LoginRate, 1, maxLoginRate)
 	v.between("limits.login_burst", l.LoginBurst, 1, maxLoginRate)
-	if l.MessageMemory < l.LargeMessage {
-		v.add("limits.message_memory", "%s does not hold one message of large_message (%s)", l.MessageMemory, l.LargeMessage)
-	}
 	if l.SessionTimeout > 0 {
 		if need := float64(l.MaxMessageSize) / l.SessionTimeout.Seconds(); need > float64(maxNeededRate) {
 			v.add("limits.session_timeout", "%s is too short for a message of max_message_size (%s): it would have to come at %.0f MiB a second",
