@@ -1,0 +1,141 @@
+package spool
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+
+	"cmtpd/internal/crypt"
+)
+
+// chain is what a log says so far: it is advanced by apply alone, in recovery as
+// in normal work.
+type chain struct {
+	head  Head
+	next  ID
+	keys  keys // in force; the zero value before the first commit
+	index *index
+	// known is false until keys come from a record: before, keys.key may hold
+	// the hint of a segment's header.
+	known bool
+}
+
+func newChain() *chain { return &chain{next: 1, index: newIndex()} }
+
+// record is one of a batch's, with its place in the segment.
+type record struct {
+	kind    kind
+	leaf    [32]byte
+	offset  int64
+	length  int64
+	message message // kinds 3 and 4
+	keys    keys    // kind 2
+	damaged bool    // the head is whole, the data is not
+}
+
+// apply makes a durable commit part of the chain: it takes over its head, its
+// keys and its messages. Those whose numbers are not above all before are
+// returned; that cannot be in a log that this package wrote.
+func (c *chain) apply(cm *commit, segment uint32, records []record) (refused []ID) {
+	c.head = cm.head()
+	for i := range records {
+		r := &records[i]
+		switch r.kind {
+		case kindKeys:
+			c.keys, c.known = r.keys, true
+		case kindMessage, kindLarge:
+			if !c.index.add(&r.message, cm.number, segment, r.offset) {
+				refused = append(refused, r.message.id)
+			} else if r.damaged {
+				c.index.damaged[r.message.id] = struct{}{}
+			}
+			c.next = max(c.next, r.message.id+1)
+		}
+	}
+	c.next = max(c.next, cm.next)
+	return refused
+}
+
+// newRecord reads what the chain needs of a record other than a commit. One of a
+// known kind with a malformed head counts as one of an unknown kind: its leaf is
+// all that a signature can vouch for.
+func newRecord(s *scanned) record {
+	r := record{kind: s.kind, leaf: leaf(s.kind, s.head), offset: s.offset, length: s.length, damaged: s.damaged}
+	var err error
+	switch s.kind {
+	case kindKeys:
+		r.keys, err = parseKeys(s.head)
+		r.damaged = r.damaged || len(s.data) > 0
+	case kindMessage, kindLarge:
+		r.message, err = parseMessage(s.kind, s.head)
+		want := r.message.size
+		if r.message.large {
+			want = 0
+		}
+		r.damaged = r.damaged || (!s.damaged && int64(len(s.data)) != want)
+	default:
+		r.damaged = r.damaged || len(s.data) > 0
+	}
+	if err != nil {
+		r.kind, r.damaged = 0, true
+	}
+	return r
+}
+
+// inForce returns the key that must have signed a commit whose batch is records,
+// following the chain's head: the one in force, unless the batch replaces it.
+func (c *chain) inForce(head Head, records []record) (crypt.PublicKey, error) {
+	key, identity, known := c.keys.key, c.keys.identity, c.known
+	for i := range records {
+		k := &records[i].keys
+		if records[i].kind != kindKeys {
+			continue
+		}
+		if !known {
+			identity = k.identity
+		}
+		if known && k.spool != c.keys.spool {
+			return key, fmt.Errorf("its keys belong to another spool")
+		}
+		if !k.verify(head.Hash, identity) {
+			return key, fmt.Errorf("the signatures of its keys are false")
+		}
+		key, identity, known = k.key, k.identity, true
+	}
+	return key, nil
+}
+
+// match compares a commit's leaves with the records that came before it in its
+// segment. found are those that the commit names, in its order, and missing how many it
+// names besides; extra says that there were others.
+func match(cm *commit, leaves []byte, records []record) (found []record, missing int, extra bool) {
+	n := int(cm.count)
+	if len(records) >= n {
+		last := records[len(records)-n:]
+		h := sha256.New()
+		for i := range last {
+			h.Write(last[i].leaf[:])
+		}
+		if bytes.Equal(h.Sum(nil), cm.leaves[:]) {
+			return last, 0, len(records) > n
+		}
+	}
+	if len(leaves) != 32*n || sha256.Sum256(leaves) != cm.leaves {
+		return nil, n, len(records) > 0
+	}
+	for i := 0; i < n; i++ {
+		want := [32]byte(leaves[32*i:])
+		j := 0
+		for j < len(records) && records[j].leaf != want {
+			j++
+		}
+		if j == len(records) {
+			missing++
+			continue
+		}
+		extra = extra || j > 0
+		found = append(found, records[j])
+		records = records[j+1:]
+	}
+	return found, missing, extra || len(records) > 0
+}

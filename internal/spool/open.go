@@ -1,0 +1,286 @@
+package spool
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/durable"
+)
+
+// Spool is an open spool. Its methods are safe for concurrent use.
+type Spool struct {
+	fs       durable.FS
+	dir      string
+	log      *slog.Logger
+	options  Options
+	readOnly bool
+	lock     io.Closer
+	budget   budget
+	queue    queue
+
+	// active is the newest segment's file, owned by Open and then by the committer.
+	active durable.File
+
+	mu       sync.RWMutex // guards what follows; held for writing only by the committer's apply, and briefly
+	chain    *chain
+	segments []*segment
+	damage   []Damage
+	failure  error // why nothing is acknowledged any more
+	closed   bool
+}
+
+// Open opens the spool in dir for reading and writing, and makes it if there is
+// none. It cuts off a torn tail, removes what messages that were never
+// acknowledged left behind, and reports damage in the log and by Damage. One
+// process can hold it at a time: durable.ErrLocked.
+//
+// docs/spool.md, Writing, has the order of calls.
+func Open(dir string, o Options) (*Spool, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	s := &Spool{fs: o.FS, dir: dir, log: o.Log, options: o}
+	s.budget.limit = o.MemoryBudget
+	s.queue.init()
+	if err := s.open(); err != nil {
+		s.release()
+		return nil, fmt.Errorf("open spool %s: %w", dir, err)
+	}
+	go s.committer()
+	return s, nil
+}
+
+// OpenReadOnly opens the spool in dir for reading, as it is now. It locks, cuts
+// and removes nothing, so it may run beside the process that writes; what that
+// one stores afterwards it does not show.
+func OpenReadOnly(dir string, fsys durable.FS) (*Spool, error) {
+	w := newWalker(fsys, dir)
+	if err := w.walk(context.Background()); err != nil {
+		return nil, fmt.Errorf("read spool %s: %w", dir, err)
+	}
+	return &Spool{fs: fsys, dir: dir, readOnly: true, log: slog.New(slog.DiscardHandler),
+		chain: w.chain, segments: w.segments, damage: w.damage}, nil
+}
+
+func (s *Spool) path(elem ...string) string {
+	return filepath.Join(append([]string{s.dir}, elem...)...)
+}
+
+func (s *Spool) open() (err error) {
+	for _, d := range []string{"", "log", "large", "tmp"} {
+		if err := durable.MkdirAll(s.fs, s.path(d), 0o700); err != nil {
+			return err
+		}
+		if d != "" {
+			continue
+		}
+		if s.lock, err = s.fs.Lock(s.path("lock")); err != nil {
+			return err
+		}
+	}
+	w := newWalker(s.fs, s.dir)
+	w.own = s.options.Key.Public()
+	if err := w.walk(context.Background()); err != nil {
+		return err
+	}
+	s.chain, s.segments, s.damage = w.chain, w.segments, w.damage
+	if s.chain.head.Number == 0 && len(s.damage) > 0 {
+		return fmt.Errorf("%w: %v", ErrLost, s.damage[0])
+	}
+	if s.chain.known && s.chain.keys.identity != s.options.Identity.Public() {
+		return ErrIdentity
+	}
+	for _, d := range s.damage {
+		s.log.Error("spool is damaged", "damage", d)
+	}
+	if err := s.clean(w); err != nil {
+		return err
+	}
+	if err := s.resume(w.torn); err != nil {
+		return err
+	}
+	if err := s.introduce(); err != nil {
+		return err
+	}
+	s.log.Info("spool is open", "head", s.chain.head, "messages", len(s.chain.index.entries),
+		"segments", len(s.segments), "damage", len(s.damage))
+	return nil
+}
+
+// clean removes what was never acknowledged: temporary files, and large files that
+// no record names. Where the log is damaged the latter stay, since their records may be what
+// was lost.
+//
+//	unlink  tmp/<name>, large/<name>
+func (s *Spool) clean(w *walker) error {
+	tmp, err := s.fs.ReadDir(s.path("tmp"))
+	if err != nil {
+		return err
+	}
+	for _, name := range tmp {
+		if err := s.fs.Remove(s.path("tmp", name)); err != nil {
+			return err
+		}
+	}
+	if len(w.damage) > 0 {
+		return nil
+	}
+	large, err := s.fs.ReadDir(s.path("large"))
+	if err != nil {
+		return err
+	}
+	for _, name := range large {
+		if w.large[name] {
+			continue
+		}
+		if err := s.fs.Remove(s.path("large", name)); err != nil {
+			return err
+		}
+		s.log.Warn("removed a large file that no record names", "file", name)
+	}
+	return nil
+}
+
+// resume makes the newest segment ready for the next batch.
+//
+//	ftruncate  log/<sequence>.seg   only where there is a torn tail
+//	fdatasync  log/<sequence>.seg
+func (s *Spool) resume(torn int64) error {
+	if len(s.segments) == 0 {
+		return s.roll()
+	}
+	seg := s.segments[len(s.segments)-1]
+	if seg.dirty {
+		return s.roll()
+	}
+	f, err := s.fs.OpenWrite(seg.path)
+	if err != nil {
+		return err
+	}
+	s.active = f
+	if torn == 0 {
+		return nil
+	}
+	s.log.Warn("cutting off a torn tail", "segment", seg.sequence, "offset", seg.size, "bytes", torn)
+	if err := f.Truncate(seg.size); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// roll begins a new segment.
+//
+//	open       tmp/<name>   O_CREAT|O_EXCL
+//	pwrite     tmp/<name>   header
+//	fdatasync  tmp/<name>
+//	rename     tmp/<name>   log/<sequence>.seg
+//	fsync      log/
+func (s *Spool) roll() error {
+	h := header{sequence: 1, generation: newGeneration(), before: s.chain.head, key: s.options.Key.Public()}
+	if n := len(s.segments); n > 0 {
+		h.sequence = s.segments[n-1].sequence + 1
+	}
+	seg := &segment{path: s.path("log", segmentName(h.sequence)), header: h, size: headerSize}
+	tmp := s.path("tmp", durable.RandomName())
+	if err := durable.WriteNew(s.fs, tmp, h.append(nil), 0o600); err != nil {
+		return err
+	}
+	if err := durable.Publish(s.fs, tmp, seg.path); err != nil {
+		return err
+	}
+	f, err := s.fs.OpenWrite(seg.path)
+	if err != nil {
+		return err
+	}
+	if s.active != nil {
+		// Its bytes are durable already.
+		s.active.Close()
+	}
+	s.active = f
+	s.mu.Lock()
+	s.segments = append(s.segments, seg)
+	s.mu.Unlock()
+	return nil
+}
+
+// introduce commits a record of the spool's keys where the one in force names others: in
+// a new spool, and when the caller brings another spool key.
+func (s *Spool) introduce() error {
+	now := &s.chain.keys
+	if s.chain.known && now.key == s.options.Key.Public() {
+		return nil
+	}
+	k := keys{spool: now.spool, time: s.options.Now(), key: s.options.Key.Public(), identity: s.options.Identity.Public()}
+	if !s.chain.known {
+		rand.Read(k.spool[:])
+	} else {
+		s.log.Warn("the spool has a new key", "before", fmt.Sprintf("%x", now.key), "now", fmt.Sprintf("%x", k.key))
+	}
+	k.sign(s.chain.head.Hash, s.options.Identity, s.options.Identity)
+	b := &batch{next: s.chain.next}
+	b.add(s.segments[len(s.segments)-1].generation, record{kind: kindKeys, keys: k}, k.append(nil), nil)
+	return s.write(b)
+}
+
+// Close waits for the commits under way, refuses further ones, and gives the
+// spool back.
+func (s *Spool) Close() error {
+	s.mu.Lock()
+	was := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if was || s.readOnly {
+		return nil
+	}
+	s.queue.close()
+	<-s.queue.drained
+	return s.release()
+}
+
+func (s *Spool) release() (err error) {
+	if s.active != nil {
+		err = s.active.Close()
+	}
+	if s.lock != nil {
+		err = errors.Join(err, s.lock.Close())
+	}
+	return err
+}
+
+// Head returns the chain's head. All that was acknowledged before is in it.
+func (s *Spool) Head() Head {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.chain.head
+}
+
+// Key returns the spool key in force.
+func (s *Spool) Key() crypt.PublicKey {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.chain.keys.key
+}
+
+// Damage lists what was found to be damaged, at Open and since.
+func (s *Spool) Damage() []Damage {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Clone(s.damage)
+}
+
+// Stats returns the spool's numbers.
+func (s *Spool) Stats() Stats {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	x := s.chain.index
+	return Stats{Head: s.chain.head, Messages: len(x.entries), Bytes: x.bytes, Large: x.large,
+		Segments: len(s.segments), Memory: s.budget.used.Load(), Damage: len(s.damage), Failed: s.failure != nil}
+}

@@ -1,0 +1,116 @@
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/durable"
+)
+
+// ErrUnproven is what Report.Err wraps.
+var ErrUnproven = errors.New("spool: not as it was written")
+
+// Report is what Verify found.
+type Report struct {
+	Head     Head // the last commit that counts
+	Commits  uint64
+	Messages uint64
+	Bytes    int64           // of log and large files
+	Key      crypt.PublicKey // the spool key in force at the end
+	Identity crypt.PublicKey // the identity key in force at the end
+	Torn     int64           // bytes after the last commit: what a crash left, or a writer is at work on
+	Damage   []Damage        // in the order of the log, what fails first comes first
+	Missing  []Head          // of those that were wanted
+}
+
+// Err returns nil where everything is proven, else an error that wraps
+// ErrUnproven and says what failed first.
+func (r *Report) Err() error {
+	switch {
+	case len(r.Damage) > 0:
+		return fmt.Errorf("%w: %s (%d places in all)", ErrUnproven, r.Damage[0], len(r.Damage))
+	case len(r.Missing) > 0:
+		return fmt.Errorf("%w: the chain ends at %s and does not contain %s", ErrUnproven, r.Head, r.Missing[0])
+	}
+	return nil
+}
+
+// Verify reads the whole spool in dir: every commit's place in the chain, every
+// signature, and SHA-256 of every message. Nothing is locked or changed, so it works on a copy
+// and beside a running writer. identity is the server's key, which the chain must end with; want
+// are heads kept elsewhere, which the chain must contain. progress, if not nil, is called with bytes
+// read and bytes in all.
+//
+// The error is the disk's or ctx's. What is wrong with the spool is in the Report.
+func Verify(ctx context.Context, fsys durable.FS, dir string, identity crypt.PublicKey,
+	progress func(done, total int64), want ...Head) (Report, error) {
+	var r Report
+	w := newWalker(fsys, dir)
+	w.deep = true
+	total, err := totalSize(fsys, dir)
+	if err != nil {
+		return r, err
+	}
+	w.progress = func(n int64) {
+		r.Bytes += n
+		if progress != nil {
+			progress(min(r.Bytes, total), total)
+		}
+	}
+	missing := make(map[uint64]Head)
+	for _, h := range want {
+		missing[h.Number] = h
+	}
+	w.applied = func(c *commit, records []record) {
+		r.Commits++
+		for i := range records {
+			if records[i].message.id != 0 {
+				r.Messages++
+			}
+		}
+		if h, ok := missing[c.number]; ok && h == c.head() {
+			delete(missing, c.number)
+		}
+	}
+	if err := w.walk(ctx); err != nil {
+		return r, fmt.Errorf("verify spool %s: %w", dir, err)
+	}
+	r.Head, r.Key, r.Identity = w.chain.head, w.chain.keys.key, w.chain.keys.identity
+	r.Torn, r.Damage = w.torn, w.damage
+	if r.Identity != identity {
+		r.Damage = append(r.Damage, Damage{File: filepath.Join(dir, "log"),
+			Reason: fmt.Sprintf("the chain belongs to identity key %x, not %x", r.Identity, identity)})
+	}
+	for _, h := range want {
+		if missing[h.Number] == h {
+			r.Missing = append(r.Missing, h)
+		}
+	}
+	return r, nil
+}
+
+// totalSize adds up what Verify will read.
+func totalSize(fsys durable.FS, dir string) (total int64, err error) {
+	for _, sub := range []string{"log", "large"} {
+		names, err := fsys.ReadDir(filepath.Join(dir, sub))
+		if err != nil {
+			return 0, err
+		}
+		for _, name := range names {
+			f, err := fsys.Open(filepath.Join(dir, sub, name))
+			if err != nil {
+				return 0, err
+			}
+			size, err := f.Size()
+			f.Close()
+			if err != nil {
+				return 0, err
+			}
+			total += size
+		}
+	}
+	return total, nil
+}

@@ -1,0 +1,429 @@
+package spool
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/durable"
+)
+
+// segment is one file of the log.
+type segment struct {
+	path string
+	header
+	size  int64 // what of it belongs to the log
+	dirty bool  // it holds damage: nothing is appended to it
+}
+
+// walker reads a log from its beginning, applies what counts and notes what does
+// not (docs/spool.md, Opening and recovery).
+type walker struct {
+	fs   durable.FS
+	dir  string
+	deep bool // check the SHA-256 of every message too
+	// own is a key to believe in where the record that introduced it is damaged.
+	// Zero: the one that the segment's header names.
+	own      crypt.PublicKey
+	progress func(bytes int64)
+	applied  func(*commit, []record) // after each commit
+
+	chain    *chain
+	segments []*segment
+	damage   []Damage
+	large    map[string]bool // files that records name
+	torn     int64           // bytes after the last commit of the last segment
+
+	records []record // since the last commit, in the segment
+	skipped bool     // bytes that are no record were among them
+	start   int64    // where the current batch begins
+	held    *held
+}
+
+// held is a commit that is true but whose batch is not whole. If another commit
+// follows it had been durable, and this is damage; if none does, it is a torn tail.
+type held struct {
+	commit  commit
+	segment uint32
+	start   int64
+	end     int64
+	records []record
+	missing int
+}
+
+func newWalker(fsys durable.FS, dir string) *walker {
+	return &walker{fs: fsys, dir: dir, chain: newChain(), large: make(map[string]bool)}
+}
+
+// walk reads all segments. Its error is the disk's or ctx's; whatever else is
+// wrong is in damage.
+func (w *walker) walk(ctx context.Context) error {
+	if err := w.list(); err != nil {
+		return err
+	}
+	s := &scanner{}
+	for i, seg := range w.segments {
+		if err := w.segment(ctx, s, uint32(i), seg); err != nil {
+			return fmt.Errorf("%s: %w", seg.path, err)
+		}
+	}
+	return nil
+}
+
+// list finds the log's files and orders them.
+func (w *walker) list() error {
+	dir := filepath.Join(w.dir, "log")
+	names, err := w.fs.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		seq, err := parseSegmentName(name)
+		if err != nil {
+			w.report(Damage{File: filepath.Join("log", name), Reason: "not a segment's name"})
+			continue
+		}
+		w.segments = append(w.segments, &segment{path: filepath.Join(dir, name), header: header{sequence: seq}})
+	}
+	return nil
+}
+
+func segmentName(sequence uint64) string { return fmt.Sprintf("%016x.seg", sequence) }
+
+func parseSegmentName(name string) (uint64, error) {
+	seq, err := strconv.ParseUint(strings.TrimSuffix(name, ".seg"), 16, 64)
+	if err != nil || seq == 0 || segmentName(seq) != name {
+		return 0, fmt.Errorf("%q is not a segment's name", name)
+	}
+	return seq, nil
+}
+
+// segment walks one file. s lends its buffer.
+func (w *walker) segment(ctx context.Context, s *scanner, i uint32, seg *segment) error {
+	f, err := w.fs.Open(seg.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	ok, err := w.header(f, i, seg, size)
+	if err != nil || !ok {
+		return err
+	}
+	*s = scanner{file: f, size: size, generation: seg.generation, offset: headerSize, buf: s.buf[:0]}
+	w.start = headerSize
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		r, err := s.next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		w.take(i, &r)
+		if w.progress != nil {
+			w.progress(r.length)
+		}
+	}
+	seg.size = size
+	w.end(i, seg, size)
+	return nil
+}
+
+// header reads a segment's header and fits it to the chain. ok is false where
+// nothing of the segment can be read.
+func (w *walker) header(f durable.File, i uint32, seg *segment, size int64) (ok bool, err error) {
+	b := make([]byte, min(size, headerSize+frameSize))
+	if n, err := f.ReadAt(b, 0); n < len(b) && err != io.EOF {
+		return false, err
+	}
+	h, err := parseHeader(b)
+	if err == nil && h.sequence != seg.sequence {
+		err = errors.New("it is another segment's")
+	}
+	if err != nil {
+		w.settle()
+		w.report(Damage{File: seg.path, Segment: seg.sequence, Length: headerSize, Reason: "segment header: " + err.Error()})
+		h = header{sequence: seg.sequence}
+		if h.generation = guessGeneration(b); h.generation == 0 {
+			seg.header, seg.size, seg.dirty = h, size, true
+			return false, nil
+		}
+	}
+	seg.header = h
+	w.follow(i, seg, err == nil)
+	return true, nil
+}
+
+// guessGeneration takes the generation from the first record where the header is lost.
+func guessGeneration(b []byte) uint64 {
+	if len(b) < headerSize+frameSize {
+		return 0
+	}
+	var g uint64
+	for _, c := range b[headerSize+8 : headerSize+16] {
+		g = g<<8 | uint64(c)
+	}
+	return g
+}
+
+// follow checks that a segment continues the one before. What its header says of
+// commits that are missing is believed for lack of better, and reported.
+func (w *walker) follow(i uint32, seg *segment, whole bool) {
+	expected := uint64(1)
+	if i > 0 {
+		expected = w.segments[i-1].sequence + 1
+	}
+	if seg.sequence > expected {
+		w.settle()
+		w.report(Damage{Segment: expected, File: filepath.Join("log", segmentName(expected)),
+			Reason: fmt.Sprintf("segments %d to %d are missing", expected, seg.sequence-1)})
+	}
+	if !whole {
+		return
+	}
+	if !w.chain.known {
+		w.chain.keys.key = w.hint(seg)
+	}
+	w.settle()
+	now := w.chain.head
+	switch {
+	case seg.before == now:
+		return
+	case seg.before.Number > now.Number:
+		w.lost(seg.sequence, 0, now.Number+1, seg.before.Number)
+	default:
+		w.report(Damage{File: seg.path, Segment: seg.sequence, FirstCommit: seg.before.Number + 1,
+			Reason: fmt.Sprintf("the segment continues commit %s, not %s", seg.before, now)})
+	}
+	if seg.before.Number >= now.Number {
+		w.chain.head = seg.before
+	}
+}
+
+// lost reports that commits are missing before a place, and keeps clear of the
+// message numbers that they may have given.
+func (w *walker) lost(segment uint64, offset int64, first, last uint64) {
+	w.report(Damage{Segment: segment, Offset: offset, FirstCommit: first, LastCommit: last,
+		Reason: fmt.Sprintf("commits %d to %d are missing", first, last)})
+	w.chain.next += ID((last - first + 1) * maxRecords)
+}
+
+// take handles what the scanner found next.
+func (w *walker) take(i uint32, r *scanned) {
+	if r.skipped {
+		w.skipped = true
+		return
+	}
+	if r.kind == kindCommit {
+		w.commit(i, r)
+		return
+	}
+	rec := newRecord(r)
+	if rec.kind == kindMessage && w.deep && !rec.damaged {
+		rec.damaged = sha256.Sum256(r.data) != rec.message.sha256
+	}
+	if len(w.records) == maxRecords {
+		w.records, w.skipped = w.records[:0], true // more than any commit names
+	}
+	w.records = append(w.records, rec)
+}
+
+// commit judges a commit and its batch.
+func (w *walker) commit(i uint32, r *scanned) {
+	start, records, skipped := w.start, w.records, w.skipped
+	w.start, w.records, w.skipped = r.offset+r.length, nil, false
+	seg := w.segments[i]
+	place := Damage{File: seg.path, Segment: seg.sequence, Offset: start, Length: w.start - start}
+
+	head := w.chain.head
+	if w.held != nil {
+		head = w.held.commit.head()
+	}
+	c, reason := w.judge(seg, head, r, records)
+	if reason != "" {
+		w.settle()
+		place.FirstCommit, place.LastCommit, place.Reason = c.number, c.number, reason
+		w.report(place)
+		return
+	}
+	w.settle()
+	if c.number == head.Number+1 && c.previous != head.Hash {
+		w.report(Damage{File: seg.path, Segment: seg.sequence, Offset: start, FirstCommit: c.number, LastCommit: c.number,
+			Reason: "the commit continues another chain"})
+	} else if c.number > head.Number+1 {
+		w.lost(seg.sequence, start, head.Number+1, c.number-1)
+	}
+	found, missing, extra := match(&c, r.data, records)
+	h := &held{commit: c, segment: i, start: start, end: w.start, records: found, missing: missing}
+	whole := missing == 0 && !r.damaged
+	for k := range found {
+		whole = whole && !found[k].damaged
+	}
+	if whole && (skipped || extra) {
+		place.FirstCommit, place.LastCommit, place.Reason = c.number, c.number, "bytes that no commit names"
+		w.report(place)
+	}
+	w.held = h
+	if whole {
+		w.apply()
+	}
+}
+
+// judge parses a commit and says why it does not count, if so.
+func (w *walker) judge(seg *segment, head Head, r *scanned, records []record) (c commit, reason string) {
+	c, err := parseCommit(r.head)
+	if err != nil {
+		return c, "the commit's head is malformed"
+	}
+	chain := w.chain
+	if int(c.count) < len(records) {
+		records = records[len(records)-int(c.count):]
+	}
+	key, err := chain.inForce(Head{Number: head.Number, Hash: c.previous}, records)
+	if err != nil {
+		return c, fmt.Sprintf("commit %d: %v", c.number, err)
+	}
+	broken := len(w.damage) > 0 || w.held != nil
+	if !c.verify(key) && !(broken && c.verify(w.hint(seg))) {
+		return c, fmt.Sprintf("the signature of commit %d is false", c.number)
+	}
+	if c.number <= head.Number {
+		return c, fmt.Sprintf("commit %d stands after commit %d", c.number, head.Number)
+	}
+	return c, ""
+}
+
+// hint is the key that may have signed a segment's commits when the record that
+// says so is lost.
+func (w *walker) hint(seg *segment) crypt.PublicKey {
+	if w.own != (crypt.PublicKey{}) {
+		return w.own
+	}
+	return seg.key
+}
+
+// settle takes the held commit as damage: something came after it.
+func (w *walker) settle() {
+	h := w.held
+	if h == nil {
+		return
+	}
+	seg := w.segments[h.segment]
+	d := Damage{File: seg.path, Segment: seg.sequence, Offset: h.start, Length: h.end - h.start,
+		FirstCommit: h.commit.number, LastCommit: h.commit.number}
+	for i := range h.records {
+		if r := &h.records[i]; r.damaged && r.message.id != 0 {
+			d.Messages = append(d.Messages, r.message.id)
+		}
+	}
+	d.Reason = fmt.Sprintf("of the %d records of commit %d, %d are missing and %d messages damaged",
+		h.commit.count, h.commit.number, h.missing, len(d.Messages))
+	w.report(d)
+	w.apply()
+}
+
+// apply applies the held commit.
+func (w *walker) apply() {
+	h := w.held
+	w.held = nil
+	seg := w.segments[h.segment]
+	for i := range h.records {
+		r := &h.records[i]
+		if r.kind != kindLarge {
+			continue
+		}
+		w.large[r.message.fileName()] = true
+		if reason := w.largeFile(&r.message); reason != "" {
+			r.damaged = true
+			w.report(Damage{File: filepath.Join("large", r.message.fileName()), Segment: seg.sequence, Offset: r.offset,
+				FirstCommit: h.commit.number, LastCommit: h.commit.number, Messages: []ID{r.message.id}, Reason: reason})
+		}
+	}
+	if refused := w.chain.apply(&h.commit, h.segment, h.records); refused != nil {
+		w.report(Damage{File: seg.path, Segment: seg.sequence, Offset: h.start, Length: h.end - h.start,
+			FirstCommit: h.commit.number, LastCommit: h.commit.number, Messages: refused,
+			Reason: "message numbers that were given before"})
+	}
+	if w.applied != nil {
+		w.applied(&h.commit, h.records)
+	}
+}
+
+// end closes a segment. What follows its last commit is a torn tail in the last
+// segment, and damage in any other.
+func (w *walker) end(i uint32, seg *segment, size int64) {
+	records, skipped := w.records, w.skipped
+	w.records, w.skipped = nil, false
+	if int(i) == len(w.segments)-1 {
+		from := w.start
+		if w.held != nil {
+			from, w.held = w.held.start, nil
+		}
+		w.torn = size - from
+		seg.size = from
+		return
+	}
+	if len(records) > 0 || skipped {
+		w.settle()
+		w.report(Damage{File: seg.path, Segment: seg.sequence, Offset: w.start, Length: size - w.start,
+			Reason: "the segment does not end with a commit"})
+	}
+}
+
+// largeFile says what is wrong with a large message's file, if anything.
+func (w *walker) largeFile(m *message) string {
+	f, err := w.fs.Open(filepath.Join(w.dir, "large", m.fileName()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "the file is missing"
+	}
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return err.Error()
+	}
+	if size != m.size {
+		return fmt.Sprintf("the file has %d bytes instead of %d", size, m.size)
+	}
+	if !w.deep {
+		return ""
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, size)); err != nil {
+		return err.Error()
+	}
+	if w.progress != nil {
+		w.progress(size)
+	}
+	if [32]byte(h.Sum(nil)) != m.sha256 {
+		return "the file's SHA-256 is not the log's"
+	}
+	return ""
+}
+
+func (w *walker) report(d Damage) {
+	if d.Segment != 0 {
+		for _, s := range w.segments {
+			if s.sequence == d.Segment {
+				s.dirty = true
+			}
+		}
+	}
+	w.damage = append(w.damage, d)
+}
