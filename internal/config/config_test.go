@@ -271,6 +271,22 @@ func TestConfig_ValidateBare(t *testing.T) {
 	}
 }
 
+// TestConfig_Paths: everything that is written lies in the data directory, each
+// thing in a place of its own.
+func TestConfig_Paths(t *testing.T) {
+	c := mustParse(t, minimal+"data_dir = \"/srv/cmtpd\"\n")
+	paths := []string{c.SpoolDir(), c.AccountsDir(), c.KeyFile(), c.SpoolKeyFile(), c.ControlSocket(), c.LockFile()}
+	for _, p := range paths {
+		if filepath.Dir(p) != c.DataDir {
+			t.Errorf("%s does not lie in %s", p, c.DataDir)
+		}
+	}
+	slices.Sort(paths)
+	if len(slices.Compact(paths)) != 6 {
+		t.Errorf("two things share a place: %q", paths)
+	}
+}
+
 func TestParse_AliasDepth(t *testing.T) {
 	chain := func(n int) []byte {
 		var b strings.Builder
