@@ -1,0 +1,181 @@
+package xzibit
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"time"
+
+	"cmtpd/internal/crypt"
+)
+
+// A KeyPair is a key that the user has or had.
+type KeyPair struct {
+	Key  *crypt.PrivateKey
+	Made time.Time // to the second; zero when unknown, as in all of version 1
+}
+
+// A Keyring is what a user must not lose.
+type Keyring struct {
+	Keys   []KeyPair       // at least one; the first is the one in use, the rest open old mail
+	Server crypt.PublicKey // the home server's; zero when unknown
+	Extra  []Extension     // kept for whoever knows them, by ascending type
+}
+
+// An Extension is a part of a keyring that this version does not know. It may be a
+// secret, so it does not print its data.
+type Extension struct {
+	Type uint32
+	Data []byte
+}
+
+// Format prints the type and the length.
+func (e Extension) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, e.summary()) }
+
+// MarshalText hides the data from encoders of text.
+func (e Extension) MarshalText() ([]byte, error) { return []byte(e.summary()), nil }
+
+func (e Extension) summary() string {
+	return fmt.Sprintf("[extension %d, %d bytes]", e.Type, len(e.Data))
+}
+
+// Wipe overwrites every secret of the keyring, which is of no use afterwards.
+func (k *Keyring) Wipe() {
+	for _, p := range k.Keys {
+		p.Key.Wipe()
+	}
+	for _, e := range k.Extra {
+		clear(e.Data)
+	}
+}
+
+// Layout of the plaintext; see the package comment.
+const (
+	pairSize   = 8 + crypt.PrivateKeySize
+	minKeyring = crypt.PublicKeySize + 4 + pairSize
+
+	maxMade = 253402300799 // the end of the year 9999, where other formats of time end
+)
+
+// size is the length of k's encoding in bytes.
+func (k *Keyring) size() int {
+	n := crypt.PublicKeySize + 4 + len(k.Keys)*pairSize
+	for _, e := range k.Extra {
+		n += 8 + len(e.Data)
+	}
+	return n
+}
+
+// append appends the plaintext of version 2. It wraps ErrFormat.
+func (k *Keyring) append(dst []byte) ([]byte, error) {
+	if len(k.Keys) == 0 {
+		return dst, fmt.Errorf("%w: a keyring without a key", ErrFormat)
+	}
+	n := k.size()
+	if n > maxKeyring {
+		return dst, fmt.Errorf("%w: a keyring of %d bytes, at most %d are allowed", ErrFormat, n, maxKeyring)
+	}
+	if cap(dst)-len(dst) < n { // once, so that no outgrown buffer keeps secrets
+		dst = append(make([]byte, 0, len(dst)+n), dst...)
+	}
+	dst = append(dst, k.Server[:]...)
+	dst = binary.BigEndian.AppendUint32(dst, uint32(len(k.Keys)))
+	for _, p := range k.Keys {
+		made, err := seconds(p.Made)
+		if err != nil {
+			return dst, err
+		}
+		dst = binary.BigEndian.AppendUint64(dst, made)
+		secret := p.Key.Bytes()
+		dst = append(dst, secret...)
+		clear(secret)
+	}
+	for i, e := range k.Extra {
+		if i > 0 && e.Type <= k.Extra[i-1].Type {
+			return dst, fmt.Errorf("%w: the extensions do not ascend", ErrFormat)
+		}
+		dst = binary.BigEndian.AppendUint32(dst, e.Type)
+		dst = binary.BigEndian.AppendUint32(dst, uint32(len(e.Data)))
+		dst = append(dst, e.Data...)
+	}
+	return dst, nil
+}
+
+func seconds(made time.Time) (uint64, error) {
+	if made.IsZero() {
+		return 0, nil
+	}
+	s := made.Unix()
+	if s < 1 || s > maxMade {
+		return 0, fmt.Errorf("%w: a key made at Unix time %d", ErrFormat, s)
+	}
+	return uint64(s), nil
+}
+
+// parseKeyring reads what append wrote and copies all that it keeps. It wraps
+// ErrFormat.
+func parseKeyring(b []byte) (k *Keyring, err error) {
+	if len(b) < minKeyring {
+		return nil, fmt.Errorf("%w: a keyring of %d bytes", ErrFormat, len(b))
+	}
+	k = &Keyring{Server: crypt.PublicKey(b[:crypt.PublicKeySize])}
+	defer func() {
+		if err != nil {
+			k.Wipe()
+			k = nil
+		}
+	}()
+	count := uint64(binary.BigEndian.Uint32(b[crypt.PublicKeySize:]))
+	b = b[crypt.PublicKeySize+4:]
+	if count == 0 || count > uint64(len(b)/pairSize) {
+		return k, fmt.Errorf("%w: a keyring that counts %d keys in %d bytes", ErrFormat, count, len(b))
+	}
+	for range count {
+		p, err := parsePair(b[:pairSize])
+		if err != nil {
+			return k, err
+		}
+		k.Keys = append(k.Keys, p)
+		b = b[pairSize:]
+	}
+	for len(b) > 0 {
+		e, n, err := parseExtension(b)
+		if err != nil {
+			return k, err
+		}
+		if last := len(k.Extra) - 1; last >= 0 && e.Type <= k.Extra[last].Type {
+			return k, fmt.Errorf("%w: the extensions do not ascend", ErrFormat)
+		}
+		k.Extra = append(k.Extra, e)
+		b = b[n:]
+	}
+	return k, nil
+}
+
+func parsePair(b []byte) (KeyPair, error) {
+	made := binary.BigEndian.Uint64(b)
+	if made > maxMade {
+		return KeyPair{}, fmt.Errorf("%w: a key made at Unix time %d", ErrFormat, made)
+	}
+	key, err := crypt.ParsePrivateKey(b[8:])
+	if err != nil {
+		return KeyPair{}, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	p := KeyPair{Key: key}
+	if made != 0 {
+		p.Made = time.Unix(int64(made), 0).UTC()
+	}
+	return p, nil
+}
+
+// parseExtension returns the extension that b begins with, and its length in b.
+func parseExtension(b []byte) (Extension, int, error) {
+	if len(b) < 8 {
+		return Extension{}, 0, fmt.Errorf("%w: %d bytes behind the last extension", ErrFormat, len(b))
+	}
+	n := uint64(binary.BigEndian.Uint32(b[4:]))
+	if n > uint64(len(b)-8) {
+		return Extension{}, 0, fmt.Errorf("%w: an extension of %d bytes in %d", ErrFormat, n, len(b)-8)
+	}
+	return Extension{binary.BigEndian.Uint32(b), append([]byte(nil), b[8:8+n]...)}, int(8 + n), nil
+}

@@ -1,0 +1,163 @@
+package xzibit
+
+import (
+	"crypto/cipher"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/crypto/argon2"
+	"golang.org/x/crypto/chacha20poly1305"
+	"golang.org/x/text/unicode/norm"
+)
+
+// Params is what deriving a key from a password costs: Argon2id (RFC 9106).
+type Params struct {
+	Time      uint32 // passes over the memory
+	MemoryKiB uint32
+	Threads   uint32
+}
+
+// DefaultParams returns 3 passes over 64 MiB, the second recommended choice of
+// RFC 9106 section 4 but for its threads. One thread, because libsodium knows no
+// more, and every client should be able to open what we write.
+func DefaultParams() Params { return Params{Time: 3, MemoryKiB: 64 << 10, Threads: 1} }
+
+// What a reader is ready to spend. The parameters come from whoever answered: these
+// bounds are about seven seconds of one core of 2021.
+const (
+	maxTime      = 16
+	maxMemoryKiB = 1 << 20
+	maxThreads   = 16
+	maxWorkKiB   = 4 << 20 // passes times memory
+
+	minMemoryPerThread = 8 // RFC 9106 section 3.1
+)
+
+const (
+	paramsSize = 12
+	nonceSize  = chacha20poly1305.NonceSizeX
+	prefixSize = headerSize + paramsSize + nonceSize // all before the ciphertext
+	minBody2   = paramsSize + nonceSize + minKeyring + chacha20poly1305.Overhead
+	maxKeyring = maxBody - paramsSize - nonceSize - chacha20poly1305.Overhead
+
+	maxAddress = 255 + 1 + 255 // account@domain (protocol.md, introduction)
+)
+
+// check wraps ErrParams when p is out of bounds.
+func (p Params) check() error {
+	switch {
+	case p.Time < 1 || p.Time > maxTime:
+		return fmt.Errorf("%w: %d passes", ErrParams, p.Time)
+	case p.Threads < 1 || p.Threads > maxThreads:
+		return fmt.Errorf("%w: %d threads", ErrParams, p.Threads)
+	case p.MemoryKiB < minMemoryPerThread*p.Threads || p.MemoryKiB > maxMemoryKiB:
+		return fmt.Errorf("%w: %d KiB of memory", ErrParams, p.MemoryKiB)
+	case uint64(p.Time)*uint64(p.MemoryKiB) > maxWorkKiB:
+		return fmt.Errorf("%w: %d passes over %d KiB", ErrParams, p.Time, p.MemoryKiB)
+	}
+	return nil
+}
+
+// body2 is what follows the length in version 2, taken apart.
+type body2 struct {
+	params     Params
+	nonce      []byte
+	ciphertext []byte // and tag
+}
+
+func parseBody2(b []byte) (body2, error) {
+	p := Params{
+		Time:      binary.BigEndian.Uint32(b),
+		MemoryKiB: binary.BigEndian.Uint32(b[4:]),
+		Threads:   binary.BigEndian.Uint32(b[8:]),
+	}
+	if err := p.check(); err != nil {
+		return body2{}, err
+	}
+	return body2{p, b[paramsSize:][:nonceSize], b[paramsSize+nonceSize:]}, nil
+}
+
+func (b *body2) append(dst []byte) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, b.params.Time)
+	dst = binary.BigEndian.AppendUint32(dst, b.params.MemoryKiB)
+	dst = binary.BigEndian.AppendUint32(dst, b.params.Threads)
+	dst = append(dst, b.nonce...)
+	return append(dst, b.ciphertext...)
+}
+
+// Seal returns k as an xzibit of version 2 for the address addr, account@domain in
+// its normal form. Salt and nonce are fresh. It wraps ErrEmptyPassword, ErrAddress,
+// ErrParams, or ErrFormat when k is no keyring that Open would take.
+func Seal(k *Keyring, addr string, password []byte, p Params) ([]byte, error) {
+	if len(password) == 0 {
+		return nil, ErrEmptyPassword
+	}
+	plaintext, err := k.append(nil)
+	defer clear(plaintext)
+	if err != nil {
+		return nil, err
+	}
+	return sealPlaintext(plaintext, addr, password, p)
+}
+
+func sealPlaintext(plaintext []byte, addr string, password []byte, p Params) ([]byte, error) {
+	if len(addr) == 0 || len(addr) > maxAddress {
+		return nil, ErrAddress
+	}
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	fresh := make([]byte, saltSize+nonceSize)
+	if _, err := rand.Read(fresh); err != nil {
+		return nil, fmt.Errorf("making a salt: %w", err)
+	}
+	aead, err := newCipher(p, fresh[:saltSize], password)
+	if err != nil {
+		return nil, err
+	}
+	// The header counts the ciphertext, so zeros keep its place until it is made.
+	b := body2{p, fresh[saltSize:], make([]byte, len(plaintext)+aead.Overhead())}
+	e := envelope{version: 2, salt: fresh[:saltSize], body: b.append(nil)}
+	x := e.append(nil)
+	aead.Seal(x[:prefixSize], b.nonce, plaintext, associated(x, addr))
+	return x, nil
+}
+
+func open2(e envelope, x []byte, addr string, password []byte) (*Keyring, error) {
+	b, err := parseBody2(e.body)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := newCipher(b.params, e.salt, password)
+	if err != nil {
+		return nil, err
+	}
+	plaintext, err := aead.Open(nil, b.nonce, b.ciphertext, associated(x, addr))
+	if err != nil {
+		return nil, ErrPassword
+	}
+	defer clear(plaintext)
+	return parseKeyring(plaintext)
+}
+
+// newCipher derives the key and returns the cipher that holds it. The parameters
+// must have been checked.
+func newCipher(p Params, salt, password []byte) (cipher.AEAD, error) {
+	nfc := norm.NFC.Bytes(password) // a copy, whatever it changes
+	defer clear(nfc)
+	key := argon2.IDKey(nfc, salt, p.Time, p.MemoryKiB, uint8(p.Threads), chacha20poly1305.KeySize)
+	defer clear(key)
+	aead, err := chacha20poly1305.NewX(key)
+	if err != nil {
+		return nil, fmt.Errorf("preparing a cipher: %w", err)
+	}
+	return aead, nil
+}
+
+// associated returns what the tag of version 2 covers beside the ciphertext.
+func associated(x []byte, addr string) []byte {
+	ad := append(make([]byte, 0, prefixSize+4+len(addr)), x[:prefixSize]...)
+	ad = binary.BigEndian.AppendUint32(ad, uint32(len(addr)))
+	return append(ad, addr...)
+}
