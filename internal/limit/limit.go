@@ -1,0 +1,88 @@
+// Package limit bounds how often strangers may ask for something, by the
+// network that they ask from. It guarantees a bound on its own memory whatever
+// number of networks there is.
+package limit
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Prefix lengths that stand for one stranger: an IPv4 address, and the IPv6
+// network that one household or host is given (protocol.md section 1).
+const (
+	bits4 = 32
+	bits6 = 64
+)
+
+// Prefix returns the network that limits count a as.
+func Prefix(a netip.Addr) netip.Prefix {
+	a = a.Unmap().WithZone("")
+	bits := bits6
+	if a.Is4() {
+		bits = bits4
+	}
+	p, _ := a.Prefix(bits) // fails only for an invalid address: all of those are one
+	return p
+}
+
+// maxKeys bounds how many networks are told apart at one time.
+const maxKeys = 1 << 16
+
+// A Rate allows each network a number of events in a burst and refills them
+// evenly. It is the generic cell rate algorithm: one time a network, and a
+// network whose time lies in the past needs none.
+type Rate struct {
+	every time.Duration // between two events at the steady rate
+	burst time.Duration // how far a network may run ahead
+	now   func() time.Time
+
+	mu    sync.Mutex
+	next  map[netip.Prefix]time.Time // under mu: when the network will have paid for all it had
+	swept time.Time                  // under mu
+}
+
+// NewRate allows burst events at once and perMinute a minute after that.
+func NewRate(perMinute, burst int, now func() time.Time) *Rate {
+	every := time.Minute / time.Duration(perMinute)
+	return &Rate{every: every, burst: every * time.Duration(burst), now: now, next: make(map[netip.Prefix]time.Time)}
+}
+
+// Allow reports whether an event from a is within the rate, and counts it if so.
+func (r *Rate) Allow(a netip.Addr) bool {
+	key, now := Prefix(a), r.now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	paid, known := r.next[key]
+	if !known && len(r.next) >= maxKeys {
+		r.sweep(now)
+		if len(r.next) >= maxKeys {
+			// More networks than can be told apart: the rest share one budget.
+			key = netip.Prefix{}
+			paid = r.next[key]
+		}
+	}
+	if paid.Before(now) {
+		paid = now
+	}
+	if paid = paid.Add(r.every); paid.Sub(now) > r.burst {
+		return false
+	}
+	r.next[key] = paid
+	return true
+}
+
+// sweep forgets the networks that have paid. It looks at all of them, and so
+// waits until as much time has gone by as one network can owe.
+func (r *Rate) sweep(now time.Time) {
+	if now.Sub(r.swept) < r.burst {
+		return
+	}
+	r.swept = now
+	for k, paid := range r.next {
+		if !paid.After(now) {
+			delete(r.next, k)
+		}
+	}
+}
