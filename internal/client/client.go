@@ -1,0 +1,399 @@
+// Package client speaks CMTP to a server: it connects, waits for the greeting
+// as a guest on an SMTP port must, and exchanges commands for replies.
+//
+// It guarantees that nothing is taken for granted that the server did not sign
+// with the key that the caller holds it to, and that a hostile server costs
+// bounded memory and, through the context, bounded time. Its errors say whether
+// trying again can help.
+package client
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/xzibit"
+)
+
+// Errors of a conversation, besides those of the network and package cmtp.
+var (
+	// ErrNoCMTP: the server's greeting offers no CMTP, or it turned us away.
+	ErrNoCMTP = errors.New("the server does not speak CMTP")
+	// ErrSignature: a reply does not bear the signature of the server's key.
+	ErrSignature = errors.New("the reply is not signed by the server's key")
+	// ErrRefused: the server answered FAILURE. CMTP 0.01 cannot say why.
+	ErrRefused = errors.New("the server refused")
+)
+
+// greetingWait is how long silence is listened to before it is taken for a
+// listener that greets nobody (docs/protocol.md, One port). Servers greet late on
+// purpose, to find out who cannot wait.
+const greetingWait = 35 * time.Second
+
+// Limits of a greeting.
+const (
+	maxGreetingLine  = 1024 // bytes
+	maxGreetingLines = 100
+)
+
+// A Dialer makes connections.
+type Dialer struct {
+	// Dial connects; nil means net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Timeout bounds every single exchange, and while a message is sent the time
+	// that may go without any progress. Zero means two minutes.
+	Timeout time.Duration
+	// GreetingWait is how long to listen to silence. Zero means 35 seconds.
+	GreetingWait time.Duration
+}
+
+// A Conn is one connection to a server. It is for one goroutine at a time.
+type Conn struct {
+	conn    net.Conn
+	in      *bufio.Reader
+	timeout time.Duration
+	stop    func() bool
+}
+
+// Connect connects to the server at address, host:port, and waits until it may
+// speak. The context bounds the whole life of the connection.
+func (d *Dialer) Connect(ctx context.Context, address string) (*Conn, error) {
+	dial := d.Dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: 30 * time.Second}).DialContext
+	}
+	nc, err := dial(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", address, err)
+	}
+	c := &Conn{conn: nc, timeout: d.Timeout}
+	if c.timeout == 0 {
+		c.timeout = 2 * time.Minute
+	}
+	wait := d.GreetingWait
+	if wait == 0 {
+		wait = greetingWait
+	}
+	c.in = bufio.NewReader(nc)
+	c.stop = context.AfterFunc(ctx, func() { nc.Close() })
+	if err := c.greeting(wait); err != nil {
+		c.close()
+		return nil, fmt.Errorf("connecting to %s: %w", address, c.cause(ctx, err))
+	}
+	return c, nil
+}
+
+// cause prefers the context's word to that of a connection it has closed.
+func (c *Conn) cause(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// greeting reads the SMTP greeting that a shared port speaks first, all lines of
+// it. Silence until wait is over means a listener for CMTP only.
+func (c *Conn) greeting(wait time.Duration) error {
+	c.conn.SetReadDeadline(time.Now().Add(wait))
+	in := bufio.NewReaderSize(c.conn, maxGreetingLine)
+	named := false
+	for lines := range maxGreetingLines {
+		line, err := in.ReadSlice('\n')
+		var timeout net.Error
+		switch {
+		case errors.As(err, &timeout) && timeout.Timeout() && lines == 0 && len(line) == 0:
+			return nil
+		case errors.Is(err, bufio.ErrBufferFull):
+			return fmt.Errorf("%w: its greeting has a line of more than %d bytes", ErrNoCMTP, maxGreetingLine)
+		case err != nil:
+			return fmt.Errorf("reading its greeting: %w", err)
+		}
+		text := strings.TrimRight(string(line), "\r\n")
+		code, rest := text, ""
+		if len(text) >= 4 {
+			code, rest = text[:3], text[4:]
+		}
+		if code != "220" {
+			return &GreetingError{Line: text}
+		}
+		for word := range strings.FieldsSeq(rest) {
+			named = named || word == "CMTP"
+		}
+		if len(text) >= 4 && text[3] == '-' {
+			continue
+		}
+		switch {
+		case !named:
+			return fmt.Errorf("%w: its greeting is %q", ErrNoCMTP, text)
+		case in.Buffered() > 0:
+			return fmt.Errorf("%w: it went on talking after its greeting", ErrNoCMTP)
+		}
+		return nil
+	}
+	return fmt.Errorf("%w: its greeting has more than %d lines", ErrNoCMTP, maxGreetingLines)
+}
+
+// A GreetingError is a greeting that turns the client away.
+type GreetingError struct{ Line string }
+
+func (e *GreetingError) Error() string { return fmt.Sprintf("the server turned us away: %q", e.Line) }
+
+// Temporary reports whether the server may take us later: its code begins with 4.
+func (e *GreetingError) Temporary() bool { return strings.HasPrefix(e.Line, "4") }
+
+// Unwrap makes a GreetingError an ErrNoCMTP when it is final.
+func (e *GreetingError) Unwrap() error {
+	if e.Temporary() {
+		return nil
+	}
+	return ErrNoCMTP
+}
+
+// Close says goodbye and closes the connection.
+func (c *Conn) Close() error {
+	c.send(&cmtp.Command{Verb: cmtp.Obai})
+	return c.close()
+}
+
+func (c *Conn) close() error {
+	c.stop()
+	return c.conn.Close()
+}
+
+func (c *Conn) send(cmds ...*cmtp.Command) error {
+	var b []byte
+	for _, cmd := range cmds {
+		b = cmd.Append(b)
+	}
+	c.conn.SetDeadline(time.Now().Add(c.timeout))
+	if _, err := c.conn.Write(b); err != nil {
+		return fmt.Errorf("sending %v: %w", cmds[0].Verb, err)
+	}
+	return nil
+}
+
+// Version exchanges OHAI and returns the server's version string.
+func (c *Conn) Version() (string, error) {
+	if err := c.send(&cmtp.Command{Verb: cmtp.Ohai}); err != nil {
+		return "", err
+	}
+	s, err := cmtp.ReadString(c.in)
+	if err != nil {
+		return "", err
+	}
+	version, ok := strings.CutPrefix(s, cmtp.Ohai.String())
+	if !ok {
+		return "", fmt.Errorf("%w: it answered OHAI with %q", ErrNoCMTP, s)
+	}
+	return version, nil
+}
+
+// ServerKey asks for the server's own key and returns it once its signature of
+// itself is right. Whether it is the key of the server that was meant is for the
+// caller to judge.
+func (c *Conn) ServerKey() (crypt.PublicKey, error) {
+	key, err := c.requestKey("", "", nil)
+	if err != nil {
+		return key, fmt.Errorf("asking for the server's key: %w", err)
+	}
+	return key, nil
+}
+
+// Key asks for the key that mail to account@domain is sealed to. server is the
+// key that must have signed the answer.
+func (c *Conn) Key(account, domain string, server crypt.PublicKey) (crypt.PublicKey, error) {
+	key, err := c.requestKey(account, domain, &server)
+	if err != nil {
+		return key, fmt.Errorf("asking for the key of %s@%s: %w", account, domain, err)
+	}
+	return key, nil
+}
+
+func (c *Conn) requestKey(account, domain string, server *crypt.PublicKey) (crypt.PublicKey, error) {
+	cmd := &cmtp.Command{Verb: cmtp.KeyRequest, Params: [2][]byte{[]byte(account), []byte(domain)}}
+	if err := c.send(cmd); err != nil {
+		return crypt.PublicKey{}, err
+	}
+	key, sig, err := cmtp.ReadKey(c.in)
+	if err != nil {
+		return crypt.PublicKey{}, c.refusal(err, sig, server)
+	}
+	if _, err := crypt.ParsePublicKey(key[:]); err != nil {
+		return crypt.PublicKey{}, err
+	}
+	if server == nil {
+		server = &key
+	}
+	if !crypt.Verify(*server, key[:], sig) {
+		return crypt.PublicKey{}, ErrSignature
+	}
+	return key, nil
+}
+
+// refusal returns the error for a reply that err was read as: ErrRefused where
+// it is a FAILURE that the server signed.
+func (c *Conn) refusal(err error, sig crypt.Signature, server *crypt.PublicKey) error {
+	if !errors.Is(err, cmtp.ErrFailure) {
+		return err
+	}
+	if server != nil && !crypt.Verify(*server, []byte(cmtp.Failure), sig) {
+		return fmt.Errorf("it answered FAILURE, but %w", ErrSignature)
+	}
+	return ErrRefused
+}
+
+// Login asks for the xzibit of user, account or account@domain. Its outer layout
+// has been checked, and its signature by server.
+func (c *Conn) Login(user string, server crypt.PublicKey) ([]byte, error) {
+	cmd := &cmtp.Command{Verb: cmtp.Login, Params: [2][]byte{[]byte(user)}}
+	if err := c.send(cmd); err != nil {
+		return nil, err
+	}
+	x, sig, err := cmtp.ReadXzibit(c.in, xzibit.ReadFrom)
+	if err != nil {
+		return nil, fmt.Errorf("asking for the xzibit of %s: %w", user, c.refusal(err, sig, &server))
+	}
+	if !crypt.Verify(server, x, sig) {
+		return nil, fmt.Errorf("asking for the xzibit of %s: %w", user, ErrSignature)
+	}
+	return x, nil
+}
+
+// Send sends one message and returns when the server has it for good, or
+// ErrRefused. server is the key that must have signed the answer. A server that
+// refuses a message while it is still being sent is heard at once. Unless the
+// whole message was written the connection is closed: whatever followed would be
+// read as the message's rest.
+func (c *Conn) Send(h cmtp.Header, log []byte, body cmtp.Part, attachments []cmtp.Part, server crypt.PublicKey) error {
+	if err := c.send(&cmtp.Command{Verb: cmtp.Mail}); err != nil {
+		return err
+	}
+	out := &interruptible{Conn: c}
+	c.conn.SetReadDeadline(time.Time{})
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		c.in.Peek(1)
+		out.interrupt()
+	}()
+	buffered := bufio.NewWriterSize(out, 64<<10)
+	err := cmtp.WriteMessage(buffered, h, log, body, attachments)
+	if err == nil {
+		err = buffered.Flush()
+	}
+	if err == nil {
+		c.conn.SetReadDeadline(time.Now().Add(c.timeout))
+		<-answered
+		return c.sent(server)
+	}
+	if !out.failed {
+		c.close() // a part could not be read: the server must not wait for its rest
+	}
+	err = c.cutShort(err, answered, server)
+	c.close()
+	return err
+}
+
+// lastWord is how long the reply of a server that stopped reading is waited for.
+const lastWord = time.Second
+
+// cutShort returns what to say of a message that err kept from being written to
+// its end. A server that refused it may have closed the connection before its
+// reply was read.
+func (c *Conn) cutShort(err error, answered <-chan struct{}, server crypt.PublicKey) error {
+	early := errors.Is(err, errAnswered)
+	wait := lastWord
+	if early {
+		wait = c.timeout
+	}
+	c.conn.SetReadDeadline(time.Now().Add(wait))
+	<-answered
+	reply := c.sent(server)
+	switch {
+	case early && reply == nil:
+		return fmt.Errorf("sending the message: %w: SUCCESS before the message's end", cmtp.ErrReply)
+	case early, errors.Is(reply, ErrRefused):
+		return reply
+	}
+	return fmt.Errorf("sending the message: %w", err)
+}
+
+// sent reads the reply to MAIL.
+func (c *Conn) sent(server crypt.PublicKey) error {
+	sig, err := cmtp.ReadWord(c.in)
+	if err != nil {
+		return fmt.Errorf("sending the message: %w", c.refusal(err, sig, &server))
+	}
+	if !crypt.Verify(server, []byte(cmtp.Success), sig) {
+		return fmt.Errorf("sending the message: it answered SUCCESS, but %w", ErrSignature)
+	}
+	return nil
+}
+
+// errAnswered ends the sending of a message that was answered before its end.
+var errAnswered = errors.New("the server answered before the message's end")
+
+// interruptible writes with a deadline that moves as bytes do, until it is
+// interrupted.
+type interruptible struct {
+	*Conn
+	failed bool // the writer's: a write failed, so nothing more can be sent
+
+	mu   sync.Mutex
+	done bool // under mu: interrupted
+}
+
+func (w *interruptible) interrupt() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.done = true
+	w.conn.SetWriteDeadline(time.Unix(1, 0))
+}
+
+func (w *interruptible) Write(b []byte) (int, error) {
+	if !w.extend() {
+		w.failed = true
+		return 0, errAnswered
+	}
+	n, err := w.conn.Write(b)
+	if err != nil {
+		w.failed = true
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.done {
+			err = errAnswered
+		}
+	}
+	return n, err
+}
+
+// extend moves the deadline, and reports false once interrupted.
+func (w *interruptible) extend() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.done {
+		w.conn.SetWriteDeadline(time.Now().Add(w.timeout))
+	}
+	return !w.done
+}
+
+// Temporary reports whether err may go away by itself: the network's troubles,
+// a server that is busy, and FAILURE, which has no reason and so may be either
+// (protocol.md section 2).
+func Temporary(err error) bool {
+	var greeting *GreetingError
+	if errors.As(err, &greeting) {
+		return greeting.Temporary()
+	}
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, ErrRefused) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
+}
