@@ -1,0 +1,202 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/spool"
+)
+
+// errOutOfStep ends a session after a message that was not read to its end.
+var errOutOfStep = errors.New("the rest of a refused message was not read")
+
+var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// mail receives one message and answers it. An error ends the session.
+func (s *session) mail(ctx context.Context) error {
+	if err := s.flush(); err != nil {
+		return err
+	}
+	s.messages++
+	src := &pacedReader{session: s}
+	m, err := cmtp.NewMessageReader(src, s.cfg.MaxMessage)
+	if err != nil {
+		var h *cmtp.Header
+		if m != nil {
+			h = m.Header()
+		}
+		return s.broken(src, h, err)
+	}
+	box, err := s.envelope(m.Header())
+	if err != nil {
+		return s.refuse(src, m, Refused, err)
+	}
+	w, err := s.cfg.Store.NewWriter()
+	if err != nil {
+		return s.refuse(src, m, Failed, err)
+	}
+	defer w.Abort()
+	if from, err := copyMessage(w, m); err != nil {
+		if from == writing {
+			return s.refuse(src, m, Failed, err)
+		}
+		return s.broken(src, m.Header(), err)
+	}
+	return s.store(ctx, src, m, w, box)
+}
+
+// store makes a message durable that was read to its end, and only then says so.
+// Even a server that stops waits for the flush: the message may be there already.
+func (s *session) store(ctx context.Context, src *pacedReader, m *cmtp.MessageReader, w Writer, box spool.MailboxID) error {
+	digest, err := m.Digest()
+	if err != nil {
+		return s.refuse(src, m, Failed, err)
+	}
+	stored, err := w.Commit(context.WithoutCancel(ctx), spool.Entry{
+		Mailbox: box, Digest: digest, Received: s.cfg.Now(), From: s.conn.Client.Addr().String(),
+	})
+	if err != nil {
+		return s.refuse(src, m, Failed, err)
+	}
+	outcome := Stored
+	if stored.Duplicate {
+		outcome = Duplicate
+	}
+	s.fate(slog.LevelInfo, outcome, src, m.Header(), "message", stored.ID)
+	s.reply(s.words.success)
+	s.rearm()
+	return nil
+}
+
+// refuse answers FAILURE at once and then reads the rest of the message, so that
+// the session stays in step; a rest that is too long ends the session.
+func (s *session) refuse(src *pacedReader, m *cmtp.MessageReader, o Outcome, reason error) error {
+	level := slog.LevelInfo
+	if o == Failed {
+		level = slog.LevelError
+	}
+	s.fate(level, o, src, m.Header(), "err", reason)
+	s.reply(s.words.failure)
+	s.rearm()
+	if err := s.flush(); err != nil {
+		return err
+	}
+	if _, err := io.CopyN(io.Discard, m, drainBytes); err == io.EOF {
+		s.rearm()
+		return nil
+	}
+	return errOutOfStep
+}
+
+// broken ends a message that cannot be read on: one that breaks the format or a
+// limit is refused, one that stops has nobody to be refused to.
+func (s *session) broken(src *pacedReader, h *cmtp.Header, reason error) error {
+	if h == nil {
+		h = &cmtp.Header{}
+	}
+	for _, rule := range []error{cmtp.ErrMessage, cmtp.ErrTooLarge, cmtp.ErrSystem} {
+		if errors.Is(reason, rule) {
+			s.fate(slog.LevelInfo, Refused, src, h, "err", reason)
+			s.reply(s.words.failure)
+			s.rearm()
+			return fmt.Errorf("%w: %w", errOutOfStep, reason)
+		}
+	}
+	s.fate(slog.LevelInfo, Broken, src, h, "err", reason)
+	return reason
+}
+
+// fate tells the log and the observer what became of a message.
+func (s *session) fate(level slog.Level, o Outcome, src *pacedReader, h *cmtp.Header, key string, value any) {
+	s.cfg.Observer.Message(o, src.total)
+	s.log.Log(context.Background(), level, "message "+string(o), key, value, "bytes", src.total,
+		"to", h.DestinationAccount+"@"+h.DestinationDomain, "from", h.SourceAccount+"@"+h.SourceDomain)
+}
+
+// rearm gives the client a command's time again after the time of a message.
+func (s *session) rearm() {
+	s.armed = time.Time{}
+	s.arm()
+}
+
+// The side on which copying a message failed.
+type side uint8
+
+const (
+	reading side = iota
+	writing
+)
+
+// copyMessage copies m to w and says which of them failed: only one of the two
+// is the client's doing.
+func copyMessage(w io.Writer, m *cmtp.MessageReader) (side, error) {
+	buf := copyBuffers.Get().(*[32 << 10]byte)
+	defer copyBuffers.Put(buf)
+	for {
+		n, err := m.Read(buf[:])
+		if n > 0 {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return writing, err
+			}
+		}
+		switch {
+		case err == io.EOF:
+			return reading, nil
+		case err != nil:
+			return reading, err
+		}
+	}
+}
+
+// A pacedReader reads a message from the client and holds it to the least rate:
+// the time that it has been waited for may not exceed a grace and what its bytes
+// so far are allowed. Time that the server spends on the message does not count.
+type pacedReader struct {
+	*session
+	total  int64 // bytes read
+	waited time.Duration
+}
+
+func (r *pacedReader) Read(p []byte) (int, error) {
+	if len(r.in.Buffered()) > 0 {
+		n, err := r.in.Read(p)
+		r.total += int64(n)
+		return n, err
+	}
+	start := time.Now()
+	r.allow(start)
+	n, err := r.in.Read(p)
+	r.waited += time.Since(start)
+	r.total += int64(n)
+	return n, err
+}
+
+// ReadByte reads one byte, as cmtp.Source needs it.
+func (r *pacedReader) ReadByte() (byte, error) {
+	if len(r.in.Buffered()) == 0 {
+		start := time.Now()
+		r.allow(start)
+		if err := r.in.Fill(); err != nil {
+			return 0, err
+		}
+		r.waited += time.Since(start)
+	}
+	r.total++
+	return r.in.ReadByte()
+}
+
+// allow sets the deadline of the next read.
+func (r *pacedReader) allow(now time.Time) {
+	earned := time.Duration(float64(r.total) / float64(r.cfg.MinRate) * float64(time.Second))
+	deadline := now.Add(r.cfg.MessageGrace + earned - r.waited)
+	if deadline.After(r.ends) {
+		deadline = r.ends
+	}
+	r.conn.SetReadDeadline(deadline)
+}
