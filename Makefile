@@ -1,0 +1,63 @@
+# What the project can be asked to do. "make help" lists it.
+
+# The release is pure Go and static; only the tests' race detector and the
+# sodium build use cgo.
+export CGO_ENABLED = 0
+GO       = go
+LDFLAGS  = -s -w
+FUZZTIME = 10s
+PEERS    = libsodium-dev pkg-config gcc libc6-dev postfix swaks haproxy
+
+.PHONY: help build test check fuzz demo bench peers clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+build: ## build static bin/cmtpd and bin/shorebird
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/cmtpd ./cmd/shorebird
+
+demo: build ## show everything working on this machine, and leave nothing behind
+	$(GO) run ./cmd/demo -bin bin
+
+peers: ## install the programs that the tests talk to (Debian, as root)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  missing=$$(for p in $(PEERS); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	  if [ -n "$$missing" ]; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	  fi; \
+	else \
+	  echo "not root on Debian: tests that need $(PEERS) are left out where one is missing, and say so"; \
+	fi
+
+test: peers build ## run all tests, with the race detector, in both builds
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+	CGO_ENABLED=1 $(GO) test -tags sodium ./internal/crypt/... ./internal/xzibit/...
+	@for target in $$(grep -rlE '^func Fuzz' --include='*_test.go' internal); do \
+	  for f in $$(grep -oE '^func Fuzz[A-Za-z0-9_]*' $$target | cut -c6-); do \
+	    $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime 3s ./$$(dirname $$target) || exit 1; \
+	  done; \
+	done
+
+check: ## gofmt, vet, staticcheck, and govulncheck where its database can be reached
+	@unformatted=$$(gofmt -l cmd internal); [ -z "$$unformatted" ] || { echo "not gofmt-ed: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	CGO_ENABLED=1 $(GO) vet -tags sodium ./...
+	$(GO) tool staticcheck ./...
+	@out=$$($(GO) tool govulncheck ./... 2>&1); code=$$?; \
+	if [ $$code -ne 0 ] && echo "$$out" | grep -qE 'dial|lookup|fetching vulnerabilities|no such host|timeout'; then \
+	  echo "govulncheck left out: its database cannot be reached"; \
+	else echo "$$out"; exit $$code; fi
+
+fuzz: ## fuzz every parser for FUZZTIME each (make fuzz FUZZTIME=10m)
+	@for target in $$(grep -rlE '^func Fuzz' --include='*_test.go' internal); do \
+	  for f in $$(grep -oE '^func Fuzz[A-Za-z0-9_]*' $$target | cut -c6-); do \
+	    echo "$$f in $$(dirname $$target)"; \
+	    $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$target) || exit 1; \
+	  done; \
+	done
+
+bench: peers build ## measure against real peers and write docs/benchmarks.md
+	$(GO) run ./cmd/bench -out docs/benchmarks.md
+
+clean: ## remove what was built
+	rm -rf bin dist
