@@ -58,9 +58,10 @@ func parse(data []byte) (*crypt.PrivateKey, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: it does not begin with %s", ErrFormat, header)
 	}
-	raw, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSuffix(text, "\n"))
-	if err != nil {
-		return nil, fmt.Errorf("%w: its second line is no base64", ErrFormat)
+	line, rest, _ := strings.Cut(text, "\n")
+	raw, err := base64.StdEncoding.Strict().DecodeString(line)
+	if err != nil || rest != "" || strings.ContainsRune(line, '\r') {
+		return nil, fmt.Errorf("%w: its second and last line is no base64", ErrFormat)
 	}
 	defer clear(raw)
 	return crypt.ParsePrivateKey(raw)
