@@ -123,9 +123,10 @@ func Publish(fsys FS, from, to string) error {
 	return fsys.SyncDir(filepath.Dir(to))
 }
 
-// MkdirAll makes a directory and those above it that are missing. One that was
-// there already may come from a start that a crash cut short, so the parent of
-// path itself is flushed in any case.
+// MkdirAll makes a directory and those above it that are missing. It may have been
+// made by a start that was cut short before the flush, so its parent is flushed in
+// any case; those further up, which may belong to others and be unreadable, only when
+// something is made in them.
 //
 //	mkdir  each one missing, the outermost first
 //	fsync  its parent

@@ -50,9 +50,6 @@ type frame struct {
 	data []byte
 }
 
-// size is the length of the whole record in its segment.
-func (f *frame) size() int64 { return int64(frameSize + len(f.head) + len(f.data)) }
-
 // leaf is what a commit lists of a record. It leaves the data out, which the head
 // vouches for.
 func leaf(k kind, head []byte) [32]byte {

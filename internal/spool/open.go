@@ -104,7 +104,7 @@ func (s *Spool) open() (err error) {
 	if err := s.clean(w); err != nil {
 		return err
 	}
-	if err := s.resume(w.torn); err != nil {
+	if err := s.resume(w); err != nil {
 		return err
 	}
 	if err := s.introduce(); err != nil {
@@ -149,31 +149,67 @@ func (s *Spool) clean(w *walker) error {
 	return nil
 }
 
-// resume makes the newest segment ready for the next batch.
+// resume makes the newest segment ready for the next batch. The process before may
+// have ended between a write and its flush, or after a flush that failed and
+// dropped pages: then the kernel shows a commit that is not on disk. Only the last can be such a
+// one, so it is written again, and flushed before anybody can rely on it.
 //
 //	ftruncate  log/<sequence>.seg   only where there is a torn tail
+//	pwrite     log/<sequence>.seg   the last batch and its commit, as they were read
 //	fdatasync  log/<sequence>.seg
-func (s *Spool) resume(torn int64) error {
+//	fsync      log/
+func (s *Spool) resume(w *walker) error {
 	if len(s.segments) == 0 {
 		return s.roll()
+	}
+	if err := s.settleLast(w); err != nil {
+		return err
+	}
+	if err := s.fs.SyncDir(s.path("log")); err != nil {
+		return err
 	}
 	seg := s.segments[len(s.segments)-1]
 	if seg.dirty {
 		return s.roll()
 	}
+	var err error
+	s.active, err = s.fs.OpenWrite(seg.path)
+	return err
+}
+
+// settleLast cuts the torn tail and makes the last commit durable.
+func (s *Spool) settleLast(w *walker) error {
+	newest := s.segments[len(s.segments)-1]
+	if w.torn > 0 && !newest.dirty {
+		s.log.Warn("cutting off a torn tail", "segment", newest.sequence, "offset", newest.size, "bytes", w.torn)
+		if err := s.change(newest, func(f durable.File) error { return f.Truncate(newest.size) }); err != nil {
+			return err
+		}
+	}
+	if w.last == nil {
+		return nil
+	}
+	return s.change(s.segments[w.last.segment], func(f durable.File) error {
+		b := make([]byte, w.last.end-w.last.start)
+		if n, err := f.ReadAt(b, w.last.start); n < len(b) {
+			return err
+		}
+		_, err := f.WriteAt(b, w.last.start)
+		return err
+	})
+}
+
+// change changes a segment and flushes it.
+func (s *Spool) change(seg *segment, do func(durable.File) error) error {
 	f, err := s.fs.OpenWrite(seg.path)
 	if err != nil {
 		return err
 	}
-	s.active = f
-	if torn == 0 {
-		return nil
+	err = do(f)
+	if err == nil {
+		err = f.Sync()
 	}
-	s.log.Warn("cutting off a torn tail", "segment", seg.sequence, "offset", seg.size, "bytes", torn)
-	if err := f.Truncate(seg.size); err != nil {
-		return err
-	}
-	return f.Sync()
+	return errors.Join(err, f.Close())
 }
 
 // roll begins a new segment.

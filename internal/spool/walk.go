@@ -40,6 +40,7 @@ type walker struct {
 	damage   []Damage
 	large    map[string]bool // files that records name
 	torn     int64           // bytes after the last commit of the last segment
+	last     *held           // the newest that was applied
 
 	records []record // since the last commit, in the segment
 	skipped bool     // bytes that are no record were among them
@@ -339,7 +340,7 @@ func (w *walker) settle() {
 // apply applies the held commit.
 func (w *walker) apply() {
 	h := w.held
-	w.held = nil
+	w.held, w.last = nil, h
 	seg := w.segments[h.segment]
 	for i := range h.records {
 		r := &h.records[i]

@@ -1,0 +1,256 @@
+package spool_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"cmtpd/internal/durable/durabletest"
+	"cmtpd/internal/spool"
+)
+
+// trial runs a workload on a file system that fails, and remembers what it was told.
+type trial struct {
+	mu    sync.Mutex
+	tried map[string]bool
+	acked map[string]spool.ID
+	head  spool.Head
+	bad   error // a promise that was broken
+}
+
+func newTrial() *trial {
+	return &trial{tried: make(map[string]bool), acked: make(map[string]spool.ID)}
+}
+
+func (tr *trial) store(s *spool.Spool, data []byte) {
+	tr.mu.Lock()
+	tr.tried[string(data)] = true
+	tr.mu.Unlock()
+	failed := s.Stats().Failed
+	st, err := store(s, box(1), data)
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if err != nil {
+		return
+	}
+	if failed {
+		tr.bad = errors.New("a message was acknowledged after a failure")
+	}
+	if id, ok := tr.acked[string(data)]; ok && id != st.ID {
+		tr.bad = fmt.Errorf("message %s was stored again as %s", id, st.ID)
+	}
+	tr.acked[string(data)] = st.ID
+	if st.Head.Number > tr.head.Number {
+		tr.head = st.Head
+	}
+}
+
+// faultOptions make a small workload pass through every path: several segments, large files,
+// and messages that wait on disk because memory is short.
+func faultOptions(tb testing.TB, fsys *durabletest.FS) spool.Options {
+	o := options(tb)
+	o.FS, o.SegmentSize, o.LargeThreshold, o.MemoryBudget = fsys, 4<<10, 2000, 4<<10
+	return o
+}
+
+// workload opens a spool, stores, and closes it, and goes on after errors.
+func (tr *trial) workload(tb testing.TB, fsys *durabletest.FS) {
+	s, err := spool.Open("/spool", faultOptions(tb, fsys))
+	if err != nil {
+		return
+	}
+	for i, size := range []int{10, 1500, 3000, 1000, 10, 0, 5000} {
+		tr.store(s, text(i, size))
+	}
+	tr.store(s, text(1, 1500)) // duplicates
+	tr.store(s, text(2, 3000))
+	given := s.NewWriter()
+	given.Write(text(7, 2500))
+	given.Abort()
+	var wg sync.WaitGroup
+	for i := range 6 {
+		wg.Go(func() { tr.store(s, text(10+i/2, 600+400*i)) })
+	}
+	wg.Wait()
+	hold := s.NewWriter() // takes the whole budget, so that the next has to wait on disk
+	hold.Write(text(8, 100))
+	tr.store(s, text(9, 1200))
+	hold.Abort()
+	s.Close()
+}
+
+// check opens the spool after a fault and holds it to its promises.
+func (tr *trial) check(tb testing.TB, fsys *durabletest.FS) error {
+	if tr.bad != nil {
+		return tr.bad
+	}
+	o := faultOptions(tb, fsys)
+	s, err := spool.Open("/spool", o)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if d := s.Damage(); len(d) > 0 {
+		return fmt.Errorf("damage: %v", d)
+	}
+	found := make(map[string]spool.ID)
+	large := 0
+	for info, err := range s.All(0) {
+		if err != nil {
+			return err
+		}
+		data, err := read(s, info.ID)
+		if err != nil {
+			return err
+		}
+		if !tr.tried[string(data)] {
+			return fmt.Errorf("message %s was never sent: %.40q", info.ID, data)
+		}
+		if _, ok := found[string(data)]; ok {
+			return fmt.Errorf("message %s is there twice", info.ID)
+		}
+		if found[string(data)] = info.ID; info.Large {
+			large++
+		}
+	}
+	for data, id := range tr.acked {
+		if got, ok := found[data]; !ok || got != id {
+			return fmt.Errorf("acknowledged message %s is now %s, %v", id, got, ok)
+		}
+	}
+	for dir, want := range map[string]int{"/spool/tmp": 0, "/spool/large": large} {
+		if names, err := fsys.ReadDir(dir); err != nil || len(names) != want {
+			return fmt.Errorf("%s holds %d files instead of %d: %v", dir, len(names), want, err)
+		}
+	}
+	var want []spool.Head
+	if tr.head.Number > 0 {
+		want = append(want, tr.head)
+	}
+	report, err := spool.Verify(context.Background(), fsys, "/spool", o.Identity.Public(), nil, want...)
+	if err := errors.Join(err, report.Err()); err != nil {
+		return err
+	}
+	for data, id := range found { // what is shown now counts as acknowledged
+		tr.acked[data] = id
+	}
+	tr.store(s, text(99, 50))
+	if _, ok := tr.acked[string(text(99, 50))]; !ok {
+		return errors.New("the spool takes no message after recovery")
+	}
+	return tr.bad
+}
+
+// TestSpool_Faults fails every durable call of the workload in turn, before and after it
+// took effect and halfway, then ends the process or the machine, then both.
+func TestSpool_Faults(t *testing.T) {
+	total := 0
+	for _, fault := range []durabletest.Fault{durabletest.Before, durabletest.After, durabletest.Short} {
+		for n := 1; ; n++ {
+			reached := false
+			for seed := range uint64(4) {
+				fsys := durabletest.New()
+				fsys.Inject(func(c durabletest.Call) durabletest.Fault {
+					if c.N != n {
+						return durabletest.None
+					}
+					reached = true
+					return fault
+				})
+				tr := newTrial()
+				tr.workload(t, fsys)
+				var r *rand.Rand
+				if seed > 1 {
+					r = rand.New(rand.NewPCG(seed, uint64(n)))
+				}
+				if seed == 0 {
+					fsys = fsys.Kill()
+				} else {
+					fsys = fsys.Crash(r)
+				}
+				for i := range 2 {
+					if err := tr.check(t, fsys); err != nil {
+						t.Fatalf("call %d, fault %d, seed %d, start %d: %v", n, fault, seed, i+1, err)
+					}
+					fsys = fsys.Crash(r)
+				}
+			}
+			if !reached {
+				break
+			}
+			total++
+		}
+	}
+	if total < 150 {
+		t.Errorf("only %d faults: the workload has shrunk", total)
+	}
+	t.Logf("%d faults", total)
+}
+
+// TestSpool_FaultsAtOpen fails every durable call of a recovery.
+func TestSpool_FaultsAtOpen(t *testing.T) {
+	for _, fault := range []durabletest.Fault{durabletest.Before, durabletest.After} {
+		for n := 1; ; n++ {
+			fsys := durabletest.New()
+			tr := newTrial()
+			tr.workload(t, fsys)
+			// A torn tail and leftovers make recovery do all that it can.
+			fsys = fsys.Kill()
+			leave(t, fsys, "/spool/tmp/rest", "/spool/large/00000000000000000000000000000000")
+			appendTo(t, fsys, newest(t, fsys), []byte("torn"))
+			fsys = fsys.Kill()
+			first, reached := fsys.Calls(), false
+			fsys.Inject(func(c durabletest.Call) durabletest.Fault {
+				if c.N != first+n {
+					return durabletest.None
+				}
+				reached = true
+				return fault
+			})
+			if s, err := spool.Open("/spool", faultOptions(t, fsys)); err == nil {
+				s.Close()
+			}
+			after := fsys.Crash(rand.New(rand.NewPCG(uint64(n), 0)))
+			if err := tr.check(t, after); err != nil {
+				t.Fatalf("call %d, fault %d: %v", n, fault, err)
+			}
+			if !reached {
+				break
+			}
+		}
+	}
+}
+
+// TestSpool_TornTail cuts the last batch at every length, as a crash may.
+func TestSpool_TornTail(t *testing.T) {
+	fsys := durabletest.New()
+	o := faultOptions(t, fsys)
+	o.SegmentSize = 1 << 20
+	s := open(t, "/spool", o)
+	first := mustStore(t, s, box(1), text(1, 300))
+	path := newest(t, fsys)
+	before := size(t, fsys, path)
+	mustStore(t, s, box(1), text(2, 300))
+	s.Close()
+	whole := contents(t, fsys, path)
+	for n := before; n < int64(len(whole)); n++ {
+		for _, tail := range [][]byte{nil, bytes.Repeat([]byte{0}, 100)} {
+			replace(t, fsys, path, append(whole[:n:n], tail...))
+			s, err := spool.Open("/spool", o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := s.Stats(); got.Messages != 1 || got.Damage != 0 || got.Head != first.Head {
+				t.Fatalf("cut at %d: %+v, %v", n, got, s.Damage())
+			}
+			s.Close()
+			if got := size(t, fsys, path); got != before {
+				t.Fatalf("cut at %d: %d bytes are left, not %d", n, got, before)
+			}
+		}
+	}
+}
