@@ -1,0 +1,62 @@
+package relay
+
+import (
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"cmtpd/internal/netbuf"
+)
+
+// A pump is a stream of two goroutines, one for each direction. It passes
+// between any two conns; between sockets a loop does it for less.
+type pump struct {
+	client, backend net.Conn
+	moves           atomic.Uint64
+	ended           chan struct{}
+}
+
+// newPump starts a stream between two Readers' connections.
+func newPump(client, backend net.Conn, fromClient, fromBackend *netbuf.Reader) *pump {
+	p := &pump{client: client, backend: backend, ended: make(chan struct{})}
+	var directions sync.WaitGroup
+	directions.Go(func() { p.copy(backend, fromClient) })
+	directions.Go(func() { p.copy(client, fromBackend) })
+	go func() {
+		directions.Wait()
+		p.cut()
+		close(p.ended)
+	}()
+	return p
+}
+
+// copy passes bytes until in ends, and then that end. When either conn fails,
+// both directions end.
+func (p *pump) copy(to net.Conn, in *netbuf.Reader) {
+	defer in.Release()
+	for {
+		if b := in.Buffered(); len(b) > 0 {
+			if _, err := to.Write(b); err != nil {
+				p.cut()
+				return
+			}
+			p.moves.Add(1)
+			in.Discard(len(b))
+		}
+		if err := in.Fill(); err != nil {
+			if err != io.EOF || closeWrite(to) != nil {
+				p.cut()
+			}
+			return
+		}
+	}
+}
+
+func (p *pump) done() <-chan struct{} { return p.ended }
+func (p *pump) moved() uint64         { return p.moves.Load() }
+
+func (p *pump) cut() {
+	p.client.Close()
+	p.backend.Close()
+}

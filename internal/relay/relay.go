@@ -1,0 +1,177 @@
+// Package relay passes SMTP sessions to the mail server behind this one, byte
+// for byte in both directions, half-closes included. It understands that
+// server's greeting, which it swallows because the client has been greeted
+// already, and nothing else: so STARTTLS, 8BITMIME, BDAT and pipelining work as
+// they do without it. The client's address reaches the mail server by the PROXY
+// protocol. A mail server that is away, or refuses in its greeting, answers the
+// client's first command with that (protocol.md section 1).
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"cmtpd/internal/config"
+	"cmtpd/internal/netbuf"
+)
+
+// What a zero field of Config means.
+const (
+	DefaultConnectTimeout = 30 * time.Second
+	DefaultIdleTimeout    = 10 * time.Minute // RFC 5321 section 4.5.3.2 asks for five at least
+	DefaultSessionTimeout = 2 * time.Hour
+)
+
+// A Config says where sessions go. A zero timeout means its default, never
+// "unlimited".
+type Config struct {
+	// Hostname is this server's name, in refusals and in the relay check.
+	Hostname string
+	// Backend is the mail server, host:port.
+	Backend string
+	// Proxy says how the backend learns the client's address.
+	Proxy config.ProxyProtocol
+	// ConnectTimeout bounds the time until the backend's greeting is read,
+	// IdleTimeout that in which no byte moves in either direction, and
+	// SessionTimeout that of a session from its first command.
+	ConnectTimeout time.Duration
+	IdleTimeout    time.Duration
+	SessionTimeout time.Duration
+	// Log may be nil for silence.
+	Log *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.ConnectTimeout, DefaultConnectTimeout)
+	setDefault(&c.IdleTimeout, DefaultIdleTimeout)
+	setDefault(&c.SessionTimeout, DefaultSessionTimeout)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func setDefault(v *time.Duration, def time.Duration) {
+	if *v <= 0 {
+		*v = def
+	}
+}
+
+// Stats counts sessions since the Relay was made, but Open, which is now.
+type Stats struct {
+	Open        int64
+	Passed      uint64 // to the backend
+	Refused     uint64 // by the backend's greeting
+	Unavailable uint64 // backend down, too slow, or no SMTP server
+	TimedOut    uint64 // cut for being idle or too long
+}
+
+// A Relay serves SMTP sessions. It implements front.Handler.
+type Relay struct {
+	cfg     Config
+	loops   loops
+	open    atomic.Int64
+	passed  atomic.Uint64
+	refused atomic.Uint64
+	down    atomic.Uint64
+	timeout atomic.Uint64
+}
+
+// New returns a Relay. It connects to the backend only for a session.
+func New(cfg Config) *Relay { return &Relay{cfg: cfg.withDefaults()} }
+
+// Stats returns the counters as they are now.
+func (r *Relay) Stats() Stats {
+	return Stats{
+		Open:        r.open.Load(),
+		Passed:      r.passed.Load(),
+		Refused:     r.refused.Load(),
+		Unavailable: r.down.Load(),
+		TimedOut:    r.timeout.Load(),
+	}
+}
+
+// Serve passes one session to the backend and returns when both directions have
+// ended, a timeout has passed or ctx ends.
+func (r *Relay) Serve(ctx context.Context, c *netbuf.Conn) {
+	r.open.Add(1)
+	defer r.open.Add(-1)
+	backend, in, err := r.connect(ctx, c)
+	var refusal *refusedError
+	switch {
+	case err == nil:
+	case errors.As(err, &refusal):
+		r.refused.Add(1)
+		r.cfg.Log.Warn("the mail server refuses a session", "conn", c.ID, "backend", r.cfg.Backend, "code", refusal.code)
+		c.Farewell(refusal.greeting)
+		return
+	case ctx.Err() != nil:
+		return
+	default:
+		r.down.Add(1)
+		r.cfg.Log.Error("the mail server cannot be reached", "conn", c.ID, "backend", r.cfg.Backend, "err", err)
+		c.Farewell(fmt.Appendf(nil, "421 4.3.2 %s has no mail server at present, try again later\r\n", r.cfg.Hostname))
+		return
+	}
+	r.passed.Add(1)
+	if err := r.watch(ctx, r.pass(c, backend, in)); err != nil {
+		r.timeout.Add(1)
+		r.cfg.Log.Info("session cut", "conn", c.ID, "client", c.Client, "err", err)
+	}
+}
+
+// A stream is a session on its way in both directions.
+type stream interface {
+	// done is closed when both directions have ended and both connections
+	// are closed.
+	done() <-chan struct{}
+	// moved returns how often bytes have moved so far.
+	moved() uint64
+	// cut ends the stream soon.
+	cut()
+}
+
+var (
+	errIdle = errors.New("relay: nothing moved for too long")
+	errLong = errors.New("relay: the session lasted too long")
+)
+
+// watch waits until s is done, and cuts it when it must not go on.
+func (r *Relay) watch(ctx context.Context, s stream) (err error) {
+	end := time.Now().Add(r.cfg.SessionTimeout)
+	t := time.NewTimer(min(r.cfg.IdleTimeout, r.cfg.SessionTimeout))
+	defer t.Stop()
+	for moved := s.moved(); ; moved = s.moved() {
+		select {
+		case <-s.done():
+			return nil
+		case <-ctx.Done():
+		case <-t.C:
+			left := time.Until(end)
+			if left > 0 && s.moved() != moved {
+				t.Reset(min(r.cfg.IdleTimeout, left))
+				continue
+			}
+			err = errIdle
+			if left <= 0 {
+				err = errLong
+			}
+		}
+		s.cut()
+		<-s.done()
+		return err
+	}
+}
+
+// closeWrite tells the peer that nothing more comes.
+func closeWrite(c net.Conn) error {
+	if h, ok := c.(interface{ CloseWrite() error }); ok {
+		return h.CloseWrite()
+	}
+	return c.Close()
+}

@@ -1,0 +1,144 @@
+package relay
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// A session is a stream between two sockets in a loop.
+type session struct {
+	client, backend int // descriptors
+	serial          int32
+	up, down        flow // owned by the loop's goroutine
+	moves           atomic.Uint64
+	ended           chan struct{}
+
+	mu     sync.Mutex // so that cut never touches a descriptor that is closed
+	closed bool       // written by the loop's goroutine, under mu
+}
+
+func newSession(client, backend int) *session {
+	s := &session{client: client, backend: backend, ended: make(chan struct{})}
+	s.up = flow{session: s, from: client, to: backend}
+	s.down = flow{session: s, from: backend, to: client}
+	return s
+}
+
+func (s *session) done() <-chan struct{} { return s.ended }
+func (s *session) moved() uint64         { return s.moves.Load() }
+
+// cut shuts both sockets down, which the loop learns by an event.
+func (s *session) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		unix.Shutdown(s.client, unix.SHUT_RDWR)
+		unix.Shutdown(s.backend, unix.SHUT_RDWR)
+	}
+}
+
+func (s *session) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	unix.Close(s.client)
+	unix.Close(s.backend)
+	for _, f := range []*flow{&s.up, &s.down} {
+		if f.pipe != nil {
+			f.pipe.close() // not given back: it may hold bytes
+		}
+	}
+	close(s.ended)
+}
+
+// A flow is one direction of a session.
+type flow struct {
+	session  *session
+	from, to int
+	rest     []byte // read and not yet written
+	pipe     *pipe  // where bulk passes without being copied
+	full     int    // bytes in an unbroken row of full reads
+	moved    uint64 // bytes
+	hungUp   bool   // from will end: read until it does
+	eof      bool   // from has ended
+	ended    bool   // and so has been told to
+	queued   bool   // is in the loop's busy list
+}
+
+// blocked reports whether f waits for room in to.
+func (f *flow) blocked() bool { return len(f.rest) > 0 || f.pipe != nil && f.pipe.held > 0 }
+
+// put writes b, as far as it goes, and keeps a copy of the rest.
+func (f *flow) put(b []byte) error {
+	n, err := write(f.to, b)
+	if err == unix.EAGAIN {
+		err = nil
+	}
+	f.moved += uint64(n)
+	if err == nil && n < len(b) {
+		f.rest = append([]byte(nil), b[n:]...)
+	}
+	return err
+}
+
+// flush writes the rest of an earlier read.
+func (f *flow) flush() error {
+	b := f.rest
+	f.rest = nil
+	if len(b) == 0 {
+		return nil
+	}
+	return f.put(b)
+}
+
+// move passes on what there is. It returns true when there is more to do at
+// once, and false when an event will tell.
+func (f *flow) move(l *loop) (more bool, err error) {
+	f.queued = false
+	if f.pipe != nil {
+		return f.splice(l)
+	}
+	if err := f.flush(); err != nil {
+		return false, err
+	}
+	for range turnReads {
+		if len(f.rest) > 0 || f.ended {
+			return false, nil
+		}
+		if f.eof {
+			f.ended = true
+			return false, unix.Shutdown(f.to, unix.SHUT_WR)
+		}
+		n, err := read(f.from, l.buf)
+		switch {
+		case err == unix.EAGAIN:
+			return false, nil
+		case err != nil:
+			return false, err
+		case n == 0:
+			f.eof = true
+			continue
+		}
+		if err := f.put(l.buf[:n]); err != nil {
+			return false, err
+		}
+		if n < len(l.buf) {
+			f.full = 0
+			if !f.hungUp {
+				return false, nil // the socket is empty: epoll(7)
+			}
+			continue
+		}
+		if f.full += n; f.full >= bulkAfter && len(f.rest) == 0 {
+			if f.pipe = l.takePipe(); f.pipe != nil {
+				return f.splice(l)
+			}
+		}
+	}
+	return len(f.rest) == 0, nil
+}
