@@ -7,7 +7,7 @@ import (
 
 // Damage is a place where the spool is not as it was written.
 type Damage struct {
-	File        string // that holds it, or that is missing
+	File        string // that holds it, or that is missing; relative to the spool
 	Segment     uint64 // 0 where it is in no segment
 	Offset      int64  // in the segment
 	Length      int64  // bytes; 0 where none are there

@@ -224,7 +224,8 @@ func (s *Spool) roll() error {
 	if n := len(s.segments); n > 0 {
 		h.sequence = s.segments[n-1].sequence + 1
 	}
-	seg := &segment{path: s.path("log", segmentName(h.sequence)), header: h, size: headerSize}
+	name := filepath.Join("log", segmentName(h.sequence))
+	seg := &segment{path: s.path(name), name: name, header: h, size: headerSize}
 	tmp := s.path("tmp", durable.RandomName())
 	if err := durable.WriteNew(s.fs, tmp, h.append(nil), 0o600); err != nil {
 		return err

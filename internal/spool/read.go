@@ -82,7 +82,7 @@ func (s *Spool) quarantine(seg *segment, e indexEntry, err error) {
 		return
 	}
 	s.chain.index.damaged[e.id] = struct{}{}
-	d := Damage{File: seg.path, Segment: seg.sequence, Offset: int64(e.offset), FirstCommit: e.commit,
+	d := Damage{File: seg.name, Segment: seg.sequence, Offset: int64(e.offset), FirstCommit: e.commit,
 		LastCommit: e.commit, Messages: []ID{e.id}, Reason: err.Error()}
 	s.damage = append(s.damage, d)
 	s.log.Error("spool is damaged", "damage", d)

@@ -81,7 +81,7 @@ func Verify(ctx context.Context, fsys durable.FS, dir string, identity crypt.Pub
 	r.Head, r.Key, r.Identity = w.chain.head, w.chain.keys.key, w.chain.keys.identity
 	r.Torn, r.Damage = w.torn, w.damage
 	if r.Identity != identity {
-		r.Damage = append(r.Damage, Damage{File: filepath.Join(dir, "log"),
+		r.Damage = append(r.Damage, Damage{File: "log",
 			Reason: fmt.Sprintf("the chain belongs to identity key %x, not %x", r.Identity, identity)})
 	}
 	for _, h := range want {

@@ -18,6 +18,7 @@ import (
 // segment is one file of the log.
 type segment struct {
 	path string
+	name string // path, relative to the spool
 	header
 	size  int64 // what of it belongs to the log
 	dirty bool  // it holds damage: nothing is appended to it
@@ -91,7 +92,8 @@ func (w *walker) list() error {
 			w.report(Damage{File: filepath.Join("log", name), Reason: "not a segment's name"})
 			continue
 		}
-		w.segments = append(w.segments, &segment{path: filepath.Join(dir, name), header: header{sequence: seq}})
+		w.segments = append(w.segments, &segment{
+			path: filepath.Join(dir, name), name: filepath.Join("log", name), header: header{sequence: seq}})
 	}
 	return nil
 }
@@ -157,7 +159,7 @@ func (w *walker) header(f durable.File, i uint32, seg *segment, size int64) (ok 
 	}
 	if err != nil {
 		w.settle()
-		w.report(Damage{File: seg.path, Segment: seg.sequence, Length: headerSize, Reason: "segment header: " + err.Error()})
+		w.report(Damage{File: seg.name, Segment: seg.sequence, Length: headerSize, Reason: "segment header: " + err.Error()})
 		h = header{sequence: seg.sequence}
 		if h.generation = guessGeneration(b); h.generation == 0 {
 			seg.header, seg.size, seg.dirty = h, size, true
@@ -205,9 +207,9 @@ func (w *walker) follow(i uint32, seg *segment, whole bool) {
 	case seg.before == now:
 		return
 	case seg.before.Number > now.Number:
-		w.lost(seg.sequence, 0, now.Number+1, seg.before.Number)
+		w.lost(seg, 0, now.Number+1, seg.before.Number)
 	default:
-		w.report(Damage{File: seg.path, Segment: seg.sequence, FirstCommit: seg.before.Number + 1,
+		w.report(Damage{File: seg.name, Segment: seg.sequence, FirstCommit: seg.before.Number + 1,
 			Reason: fmt.Sprintf("the segment continues commit %s, not %s", seg.before, now)})
 	}
 	if seg.before.Number >= now.Number {
@@ -217,9 +219,9 @@ func (w *walker) follow(i uint32, seg *segment, whole bool) {
 
 // lost reports that commits are missing before a place, and keeps clear of the
 // message numbers that they may have given.
-func (w *walker) lost(segment uint64, offset int64, first, last uint64) {
-	w.report(Damage{Segment: segment, Offset: offset, FirstCommit: first, LastCommit: last,
-		Reason: fmt.Sprintf("commits %d to %d are missing", first, last)})
+func (w *walker) lost(seg *segment, offset int64, first, last uint64) {
+	w.report(Damage{File: seg.name, Segment: seg.sequence, Offset: offset, FirstCommit: first, LastCommit: last,
+		Reason: fmt.Sprintf("before it, commits %d to %d are missing", first, last)})
 	w.chain.next += ID((last - first + 1) * maxRecords)
 }
 
@@ -248,7 +250,7 @@ func (w *walker) commit(i uint32, r *scanned) {
 	start, records, skipped := w.start, w.records, w.skipped
 	w.start, w.records, w.skipped = r.offset+r.length, nil, false
 	seg := w.segments[i]
-	place := Damage{File: seg.path, Segment: seg.sequence, Offset: start, Length: w.start - start}
+	place := Damage{File: seg.name, Segment: seg.sequence, Offset: start, Length: w.start - start}
 
 	head := w.chain.head
 	if w.held != nil {
@@ -263,10 +265,10 @@ func (w *walker) commit(i uint32, r *scanned) {
 	}
 	w.settle()
 	if c.number == head.Number+1 && c.previous != head.Hash {
-		w.report(Damage{File: seg.path, Segment: seg.sequence, Offset: start, FirstCommit: c.number, LastCommit: c.number,
+		w.report(Damage{File: seg.name, Segment: seg.sequence, Offset: start, FirstCommit: c.number, LastCommit: c.number,
 			Reason: "the commit continues another chain"})
 	} else if c.number > head.Number+1 {
-		w.lost(seg.sequence, start, head.Number+1, c.number-1)
+		w.lost(seg, start, head.Number+1, c.number-1)
 	}
 	found, missing, extra := match(&c, r.data, records)
 	h := &held{commit: c, segment: i, start: start, end: w.start, records: found, missing: missing}
@@ -324,7 +326,7 @@ func (w *walker) settle() {
 		return
 	}
 	seg := w.segments[h.segment]
-	d := Damage{File: seg.path, Segment: seg.sequence, Offset: h.start, Length: h.end - h.start,
+	d := Damage{File: seg.name, Segment: seg.sequence, Offset: h.start, Length: h.end - h.start,
 		FirstCommit: h.commit.number, LastCommit: h.commit.number}
 	for i := range h.records {
 		if r := &h.records[i]; r.damaged && r.message.id != 0 {
@@ -355,7 +357,7 @@ func (w *walker) apply() {
 		}
 	}
 	if refused := w.chain.apply(&h.commit, h.segment, h.records); refused != nil {
-		w.report(Damage{File: seg.path, Segment: seg.sequence, Offset: h.start, Length: h.end - h.start,
+		w.report(Damage{File: seg.name, Segment: seg.sequence, Offset: h.start, Length: h.end - h.start,
 			FirstCommit: h.commit.number, LastCommit: h.commit.number, Messages: refused,
 			Reason: "message numbers that were given before"})
 	}
@@ -380,7 +382,7 @@ func (w *walker) end(i uint32, seg *segment, size int64) {
 	}
 	if len(records) > 0 || skipped {
 		w.settle()
-		w.report(Damage{File: seg.path, Segment: seg.sequence, Offset: w.start, Length: size - w.start,
+		w.report(Damage{File: seg.name, Segment: seg.sequence, Offset: w.start, Length: size - w.start,
 			Reason: "the segment does not end with a commit"})
 	}
 }

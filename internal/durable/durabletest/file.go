@@ -33,6 +33,9 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	if err := f.check("read"); err != nil {
 		return 0, err
 	}
+	if f.node.dir {
+		return 0, &fs.PathError{Op: "read", Path: f.path, Err: syscall.EISDIR}
+	}
 	if off >= int64(len(f.node.live)) {
 		return 0, io.EOF
 	}
@@ -98,6 +101,9 @@ func (f *file) Sync() error {
 func (f *file) Size() (int64, error) {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
+	if f.node.dir {
+		return 4096, f.check("stat") // as ext4 says
+	}
 	return int64(len(f.node.live)), f.check("stat")
 }
 
