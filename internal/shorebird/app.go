@@ -1,0 +1,128 @@
+package shorebird
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+	"unicode/utf16"
+
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/letter"
+)
+
+// An App is the program with all that it needs of the world.
+type App struct {
+	Terminal
+	Getenv func(string) string
+	Now    func() time.Time
+	// Dial connects to servers; nil means net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// GreetingWait is how long a server's silence is listened to; zero means what
+	// package client thinks right.
+	GreetingWait time.Duration
+}
+
+// System returns the program in this process.
+func System() *App {
+	return &App{Terminal: systemTerminal(), Getenv: os.Getenv, Now: time.Now}
+}
+
+// Run runs the command line args, without the program's name, and returns the exit
+// status.
+func (a *App) Run(ctx context.Context, args []string) int {
+	r := &run{App: a}
+	root := r.command()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if ctx.Err() != nil {
+		err = context.Cause(ctx) // what it broke on its way says less
+	} else if !r.started {
+		err = usage(err)
+	}
+	d := diagnose(err)
+	r.complain(d)
+	return d.Code
+}
+
+// A run is one invocation: the program and its flags.
+type run struct {
+	*App
+	json    bool
+	server  string
+	timeout time.Duration
+	started bool // arguments and flags were in order
+}
+
+// complain tells what went wrong, and what to do about it.
+func (r *run) complain(d diagnosis) {
+	if r.json {
+		b, err := encode(d)
+		if err == nil {
+			r.Err.Write(b)
+			return
+		}
+	}
+	fmt.Fprintln(r.Err, "shorebird:", letter.Text([]byte(d.Message)))
+	if d.Hint != "" {
+		fmt.Fprintln(r.Err, "hint:", letter.Text([]byte(d.Hint)))
+	}
+}
+
+// note tells something that is not the result. Scripts are spared it.
+func (r *run) note(format string, args ...any) {
+	if !r.json {
+		fmt.Fprintln(r.Err, letter.Text(fmt.Appendf(nil, format, args...)))
+	}
+}
+
+// report prints the result: text is called where JSON was not asked for.
+func (r *run) report(v any, text func(*bytes.Buffer)) error {
+	var out bytes.Buffer
+	if r.json {
+		b, err := encode(v)
+		if err != nil {
+			return err
+		}
+		out.Write(b)
+	} else {
+		text(&out)
+	}
+	if _, err := r.Out.Write(out.Bytes()); err != nil {
+		return fmt.Errorf("writing the result: %w", err)
+	}
+	return nil
+}
+
+// encode returns v as JSON in which every character that would not just be shown
+// is escaped: the value is exact, and a terminal is safe.
+func encode(v any) ([]byte, error) {
+	var plain bytes.Buffer
+	e := json.NewEncoder(&plain)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(v); err != nil {
+		return nil, fmt.Errorf("writing JSON: %w", err)
+	}
+	var b strings.Builder
+	for _, c := range plain.String() {
+		if c == '\n' || letter.Visible(c) {
+			b.WriteRune(c)
+			continue
+		}
+		for _, u := range utf16.Encode([]rune{c}) {
+			fmt.Fprintf(&b, `\u%04x`, u)
+		}
+	}
+	return []byte(b.String()), nil
+}
+
+func base64Key(k crypt.PublicKey) string { return base64.StdEncoding.EncodeToString(k[:]) }

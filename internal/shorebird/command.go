@@ -1,0 +1,125 @@
+package shorebird
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+const about = `shorebird sends and opens mail that only its reader can read, over CMTP.
+
+It finds a domain's server by --server, or by $XDG_CONFIG_HOME/shorebird/config.toml:
+
+    account = "you@example.org"         whose mail you send and open
+    server = "mail.example.org:25"      asked for every domain not named below
+    [servers]
+    "example.net" = "mx.example.net:25"
+
+A password is asked for at the terminal, or comes from --password-stdin or the file
+that $SHOREBIRD_PASSWORD_FILE names; never from an argument.`
+
+// command returns the command line's grammar.
+func (r *run) command() *cobra.Command {
+	root := &cobra.Command{
+		Use: "shorebird", Short: "Send and open mail that only its reader can read", Long: about,
+		Args: cobra.NoArgs, SilenceErrors: true, SilenceUsage: true,
+	}
+	root.SetIn(r.In)
+	root.SetOut(r.Out)
+	root.SetErr(r.Err)
+	flags := root.PersistentFlags()
+	flags.BoolVar(&r.json, "json", false, "print JSON, for scripts")
+	flags.StringVar(&r.server, "server", "", "the `HOST:PORT` of the server to ask")
+	flags.DurationVar(&r.timeout, "timeout", 2*time.Minute, "how long to wait for a server's answer, or for any progress")
+	root.AddCommand(r.keysCommand(), r.recoverCommand(), r.sendCommand(), r.openCommand(), r.versionCommand(),
+		&cobra.Command{Use: "exit-codes", Short: "What the exit statuses mean", Long: exitCodes})
+	return root
+}
+
+// action is a command's work, told from the reading of its arguments.
+func (r *run) action(do func(context.Context, []string) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, args []string) error {
+		r.started = true
+		return do(c.Context(), args)
+	}
+}
+
+func (r *run) keysCommand() *cobra.Command {
+	var forget string
+	c := &cobra.Command{
+		Use: "keys ADDRESS", Short: "Ask a server for an address's key, and check it",
+		Long: "keys asks the server of ADDRESS for its own key and for the one of ADDRESS, checks the\n" +
+			"signatures, and prints both with their fingerprints and how far they can be trusted.\n" +
+			"A server that shows another key than before is refused.",
+		Args: func(c *cobra.Command, args []string) error {
+			if forget != "" {
+				return cobra.NoArgs(c, args)
+			}
+			return cobra.ExactArgs(1)(c, args)
+		},
+		RunE: r.action(func(ctx context.Context, args []string) error {
+			if forget != "" {
+				return r.forget(ctx, forget)
+			}
+			return r.keys(ctx, args[0])
+		}),
+	}
+	c.Flags().StringVar(&forget, "forget", "", "forget the remembered server key of `DOMAIN`: the next contact is a first one")
+	return c
+}
+
+func (r *run) recoverCommand() *cobra.Command {
+	var stdin bool
+	c := &cobra.Command{
+		Use: "recover ADDRESS", Short: "Fetch your keys from your server, to use them on this machine",
+		Long: "recover fetches the sealed keys of ADDRESS from its server, opens them with your password,\n" +
+			"proves that they are the ones that others seal their letters to, and keeps them on this\n" +
+			"machine, still sealed under the password.",
+		Args: cobra.ExactArgs(1),
+		RunE: r.action(func(ctx context.Context, args []string) error { return r.recover(ctx, args[0], stdin) }),
+	}
+	c.Flags().BoolVar(&stdin, "password-stdin", false, "read the password from the first line of standard input")
+	return c
+}
+
+func (r *run) sendCommand() *cobra.Command {
+	var o sendOptions
+	c := &cobra.Command{
+		Use: "send ADDRESS...", Short: "Send a letter, its text from standard input",
+		Long: "send seals a letter to each ADDRESS and sends each its own copy. All keys are asked for\n" +
+			"and checked first: if one is not to be had, nothing is sent to anybody.",
+		Args: cobra.MinimumNArgs(1),
+		RunE: r.action(func(ctx context.Context, args []string) error { return r.send(ctx, args, o) }),
+	}
+	f := c.Flags()
+	f.StringVarP(&o.subject, "subject", "s", "", "the letter's `SUBJECT`")
+	f.StringArrayVarP(&o.attach, "attach", "a", nil, "attach `FILE`; may be given several times")
+	f.StringVar(&o.from, "from", "", "your own `ADDRESS`, instead of the configuration's account")
+	f.StringVar(&o.replyTo, "reply-to", "", "the `ADDRESS` that answers should go to")
+	f.StringArrayVar(&o.cc, "cc", nil, "name `ADDRESS` as one who got a copy; it gets none by this; may be given several times")
+	return c
+}
+
+func (r *run) openCommand() *cobra.Command {
+	var o openOptions
+	c := &cobra.Command{
+		Use: "open FILE", Short: "Open a letter that was exported from a server",
+		Long: "open decrypts the message in FILE, or on standard input for -, with the keys that recover\n" +
+			"saved. Nothing is shown or saved before all of it was found unaltered.",
+		Args: cobra.ExactArgs(1),
+		RunE: r.action(func(ctx context.Context, args []string) error { return r.open(ctx, args[0], o) }),
+	}
+	f := c.Flags()
+	f.StringVar(&o.save, "save", "", "save the attachments in `DIR`; no file is ever replaced")
+	f.StringVar(&o.account, "account", "", "the `ADDRESS` whose keys to use, instead of the letter's destination")
+	f.BoolVar(&o.stdin, "password-stdin", false, "read the password from the first line of standard input")
+	return c
+}
+
+func (r *run) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: r.action(func(context.Context, []string) error { return r.version() }),
+	}
+}

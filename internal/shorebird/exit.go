@@ -1,0 +1,137 @@
+package shorebird
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+
+	"cmtpd/internal/address"
+	"cmtpd/internal/client"
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/letter"
+	"cmtpd/internal/xzibit"
+)
+
+// Exit statuses; see the package comment.
+const (
+	exitOK          = 0
+	exitFailure     = 1
+	exitUsage       = 2
+	exitRefused     = 3
+	exitTrust       = 4
+	exitPassword    = 5
+	exitTemporary   = 75 // EX_TEMPFAIL of sysexits.h
+	exitInterrupted = 130
+)
+
+const exitCodes = `shorebird ends with one of these statuses:
+
+    0  done
+    1  failed
+    2  wrong use
+    3  the server refused; it does not say why
+    4  a key or a signature is not what it must be; nothing was sent or saved
+    5  the password is wrong or empty
+   75  failed for now; trying again later may help
+  130  interrupted
+
+They are stable.`
+
+// Errors of this package.
+var (
+	errUsage         = errors.New("wrong use")
+	errEmptyPassword = errors.New("the password is empty")
+	errTooMuchText   = errors.New("the text is too long")
+	// errTrust is what every error wraps that says a key is not the right one.
+	errTrust      = errors.New("trust")
+	errKeyChanged = kind{"the server's key has changed", errTrust}
+	errWrongKey   = kind{"the keys do not belong together", errTrust}
+	errNoServer   = kind{"no server is known", errUsage}
+	errNoAccount  = kind{"no account is given", errUsage}
+	errNoKeys     = errors.New("the keys are not on this machine")
+	errUnknown    = errors.New("no key is remembered")
+)
+
+// A kind is an error of a more general kind that goes unsaid.
+type kind struct {
+	text    string
+	general error
+}
+
+func (k kind) Error() string { return k.text }
+func (k kind) Unwrap() error { return k.general }
+
+// hinted is an error with advice that only the place where it arose can give.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h hinted) Unwrap() error { return h.error }
+
+func hint(err error, hint string) error { return hinted{err, hint} }
+
+// usage makes err one of how the program was called.
+func usage(err error) error { return kind{err.Error(), errUsage} }
+
+// A diagnosis is what is told of an error; in JSON, too.
+type diagnosis struct {
+	Message string `json:"error"`
+	Hint    string `json:"hint,omitempty"`
+	Code    int    `json:"code"`
+}
+
+// causes are tried in this order: a refusal is temporary for a server, but a
+// person should know that it was one.
+var causes = []struct {
+	err  error
+	code int
+	hint string
+}{
+	{context.Canceled, exitInterrupted, ""},
+	{errUsage, exitUsage, "see shorebird --help, or --help after a command"},
+	{errTrust, exitTrust, ""},
+	{client.ErrSignature, exitTrust, "Somebody may be between you and the server. Nothing was sent; try another network, or ask the server's operator."},
+	{crypt.ErrPublicKey, exitTrust, "The server gave a key that nothing can be sealed to. Nothing was sent; tell its operator."},
+	{errEmptyPassword, exitPassword, "No account has an empty password: check the file or the program that the password comes from."},
+	{xzibit.ErrPassword, exitPassword, "Type it again with care. If it is right, the address may be an alias: use the account's own address."},
+	{client.ErrRefused, exitRefused, "The server does not say why. There may be no such account, the letter may be too large, or the server too busy: check the address, then try again later."},
+	{client.ErrNoCMTP, exitFailure, "Check host and port: this may be an ordinary mail server."},
+	{cmtp.ErrReply, exitFailure, "What answers there does not keep to CMTP. Check host and port."},
+	{xzibit.ErrParams, exitFailure, "Opening these keys would cost more memory or time than any honest program asks for. Ask the server's operator."},
+	{letter.ErrChanged, exitFailure, "Nothing was delivered. Wait until nobody writes to the file, or send a copy."},
+	{crypt.ErrChanged, exitFailure, "Nothing was delivered. Wait until nobody writes to the file, or send a copy."},
+	{letter.ErrNotRegular, exitFailure, "An attachment is read twice, so it has to be a file. Write the data to a file first, or a directory into an archive."},
+	{letter.ErrKeys, exitFailure, "It may be for another of your accounts (see --account), older than your keys, or damaged."},
+	{crypt.ErrOpen, exitFailure, "The message is damaged. Fetch it again if you can."},
+	{cmtp.ErrMessage, exitFailure, "shorebird opens messages as cmtpd spool export writes them."},
+	{address.ErrInvalid, exitUsage, "an address is account@domain"},
+	{fs.ErrNotExist, exitFailure, ""},
+	{context.DeadlineExceeded, exitTemporary, "Nothing came in time. Try again later, or with a longer --timeout."},
+	{os.ErrDeadlineExceeded, exitTemporary, "Nothing came in time. Try again later, or with a longer --timeout."},
+}
+
+// diagnose says what err means to a person and to a script.
+func diagnose(err error) diagnosis {
+	d := diagnosis{Message: err.Error(), Code: exitFailure}
+	found := false
+	for _, c := range causes {
+		if found = errors.Is(err, c.err); found {
+			d.Code, d.Hint = c.code, c.hint
+			break
+		}
+	}
+	if !found && client.Temporary(err) {
+		d.Code, d.Hint = exitTemporary, "Try again later. If it stays so, check the network and the server's address."
+	}
+	if d.Code == exitInterrupted {
+		d.Message = "interrupted"
+	}
+	var h hinted
+	if errors.As(err, &h) {
+		d.Hint = h.hint
+	}
+	return d
+}

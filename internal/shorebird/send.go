@@ -1,0 +1,203 @@
+package shorebird
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"cmtpd/internal/address"
+	"cmtpd/internal/letter"
+)
+
+// maxText bounds the text of a letter, in bytes: it is read from a pipe, and held
+// in memory. Anything longer is better attached.
+const maxText = 16 << 20
+
+type sendOptions struct {
+	subject, from, replyTo string
+	attach, cc             []string
+}
+
+// SendReport is what send prints with --json, also when some copies were not sent.
+type SendReport struct {
+	From   string       `json:"from"`
+	Sent   []SentReport `json:"sent"`
+	Failed []FailReport `json:"failed"`
+}
+
+// SentReport is a copy that the recipient's server has for good.
+type SentReport struct {
+	KeysReport
+	Bytes int64 `json:"bytes"` // on the wire
+}
+
+// FailReport is a copy that was not sent.
+type FailReport struct {
+	Address string `json:"address"`
+	diagnosis
+}
+
+func (r *run) send(ctx context.Context, args []string, o sendOptions) error {
+	n, _, err := r.network()
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	from, to, err := envelope(args, o.from, n.settings)
+	if err != nil {
+		return err
+	}
+	files, err := openFiles(o.attach)
+	defer closeFiles(files)
+	if err != nil {
+		return err
+	}
+	draft := &letter.Draft{Time: r.Now(), Subject: o.subject, ReplyTo: o.replyTo, CC: o.cc}
+	if draft.Text, err = r.text(ctx); err != nil {
+		return err
+	}
+	answers, err := n.lookupAll(ctx, to)
+	if err != nil {
+		return err
+	}
+	return r.sendAll(ctx, n, from, draft, files, answers)
+}
+
+// envelope returns whom a letter is from and, each once, whom it is to.
+func envelope(args []string, from string, s *settings) (address.Address, []address.Address, error) {
+	source := s.Account
+	if from != "" {
+		var err error
+		if source, err = address.Parse(from); err != nil {
+			return source, nil, fmt.Errorf("--from: %w", err)
+		}
+	}
+	if source.IsZero() {
+		return source, nil, hint(fmt.Errorf("sending: %w", errNoAccount), "Say who you are with --from ADDRESS, or with account in the configuration file.")
+	}
+	var to []address.Address
+	for _, arg := range args {
+		a, err := address.Parse(arg)
+		if err != nil {
+			return source, nil, err
+		}
+		if !slices.Contains(to, a) {
+			to = append(to, a)
+		}
+	}
+	return source, to, nil
+}
+
+func openFiles(paths []string) ([]*letter.File, error) {
+	var files []*letter.File
+	for _, path := range paths {
+		f, err := letter.OpenFile(path)
+		if err != nil {
+			return files, err
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+func closeFiles(files []*letter.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// text reads the letter's text from standard input.
+func (r *run) text(ctx context.Context) ([]byte, error) {
+	if r.InIsTerminal {
+		r.note("Write the letter; end with Ctrl-D on a line of its own.")
+	}
+	text, err := interruptible(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(r.In, maxText+1)) })
+	if err != nil {
+		return nil, fmt.Errorf("reading the text: %w", err)
+	}
+	if len(text) > maxText {
+		return nil, hint(fmt.Errorf("%w: it may have %d bytes", errTooMuchText, maxText), "Write it to a file and attach that with -a FILE.")
+	}
+	return text, nil
+}
+
+// lookupAll asks for every key before anything is sent to anybody.
+func (n *network) lookupAll(ctx context.Context, to []address.Address) ([]*answer, error) {
+	var answers []*answer
+	for _, addr := range to {
+		a, err := n.lookup(ctx, addr)
+		if err != nil {
+			return nil, fmt.Errorf("nothing was sent: %w", err)
+		}
+		answers = append(answers, a)
+	}
+	return answers, nil
+}
+
+// sendAll sends everybody a copy, and goes on where one was not taken.
+func (r *run) sendAll(ctx context.Context, n *network, from address.Address, d *letter.Draft, files []*letter.File, answers []*answer) error {
+	total := int64(0)
+	for _, f := range files {
+		total += 2 * f.Attachment().Size * int64(len(answers)) // sealing reads a file twice
+	}
+	bar := r.progress(ctx, "sending", total)
+	for _, f := range files {
+		a := f.Attachment()
+		a.Data = bar.watch(a.Data)
+		d.Attachments = append(d.Attachments, a)
+	}
+	report := SendReport{From: from.String(), Sent: []SentReport{}, Failed: []FailReport{}}
+	var failed error
+	for _, a := range answers {
+		size, err := n.sendOne(ctx, from, d, a)
+		switch {
+		case err == nil:
+			report.Sent = append(report.Sent, SentReport{a.report(), size})
+			continue
+		case ctx.Err() != nil:
+			err = context.Cause(ctx)
+		}
+		if failed == nil {
+			failed = err
+		}
+		report.Failed = append(report.Failed, FailReport{a.address.String(), diagnose(err)})
+	}
+	bar.done()
+	if len(answers) > 1 && failed != nil {
+		failed = fmt.Errorf("%d of %d copies were not sent; the first of them: %w", len(report.Failed), len(answers), failed)
+	}
+	return errors.Join(failed, r.report(report, report.text))
+}
+
+func (s *SendReport) text(out *bytes.Buffer) {
+	for _, a := range s.Sent {
+		fmt.Fprintf(out, "sent to %s: %d bytes, sealed to %s (server: %s)\n", a.Address, a.Bytes, a.Fingerprint, a.Trust)
+	}
+	if len(s.Sent)+len(s.Failed) > 1 {
+		for _, f := range s.Failed {
+			fmt.Fprintf(out, "not sent to %s: %s\n", f.Address, letter.Line(f.Message))
+		}
+	}
+}
+
+// sendOne seals the letter to the key in the answer, no other, and returns once
+// the server has it for good: with its size in bytes.
+func (n *network) sendOne(ctx context.Context, from address.Address, d *letter.Draft, a *answer) (int64, error) {
+	m, err := d.Seal(from, a.address, a.key)
+	if err != nil {
+		return 0, err
+	}
+	p, err := n.again(ctx, a)
+	if err != nil {
+		return 0, err
+	}
+	if err := p.Send(m.Header, nil, m.Body, m.Attachments, a.server); err != nil {
+		n.drop(a.where)
+		return 0, fmt.Errorf("%s: %w", a.address, err)
+	}
+	p.used = n.now()
+	return m.Size(), nil
+}

@@ -1,0 +1,75 @@
+package shorebird
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"golang.org/x/term"
+)
+
+// A Terminal is what the program reads from and writes to.
+type Terminal struct {
+	In           io.Reader
+	Out, Err     io.Writer
+	InIsTerminal bool
+	// ErrIsTerminal says that Err is a terminal, where progress is shown.
+	ErrIsTerminal bool
+	// ReadPassword asks for a password without showing it. It is nil where there is
+	// nobody to ask.
+	ReadPassword func(ctx context.Context, prompt string) ([]byte, error)
+}
+
+// systemTerminal returns the process's own.
+func systemTerminal() Terminal {
+	t := Terminal{
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
+		InIsTerminal:  term.IsTerminal(int(os.Stdin.Fd())),
+		ErrIsTerminal: term.IsTerminal(int(os.Stderr.Fd())),
+	}
+	// Standard input may be a letter; the person is still at the terminal.
+	if tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0); err == nil {
+		t.ReadPassword = func(ctx context.Context, prompt string) ([]byte, error) { return ask(ctx, tty, tty, prompt) }
+	} else if t.InIsTerminal {
+		t.ReadPassword = func(ctx context.Context, prompt string) ([]byte, error) {
+			return ask(ctx, os.Stdin, os.Stderr, prompt)
+		}
+	}
+	return t
+}
+
+// ask reads a line from the terminal in without echo, which is on again when it
+// returns, however it does.
+func ask(ctx context.Context, in *os.File, out io.Writer, prompt string) ([]byte, error) {
+	fd := int(in.Fd())
+	state, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	defer term.Restore(fd, state)
+	if _, err := io.WriteString(out, prompt); err != nil {
+		return nil, err
+	}
+	defer io.WriteString(out, "\n")
+	return interruptible(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
+}
+
+// interruptible returns what read does, or the context's error when that ends
+// first: a read from a terminal or a pipe cannot be called back, only left behind.
+func interruptible(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
+	type result struct {
+		b   []byte
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		b, err := read()
+		done <- result{b, err}
+	}()
+	select {
+	case r := <-done:
+		return r.b, r.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
