@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/crypto/blake2b"
 	"golang.org/x/crypto/nacl/box"
-	"golang.org/x/crypto/salsa20/salsa"
 )
 
 // A sealed box, the output of libsodium's crypto_box_seal:
@@ -108,11 +107,6 @@ func pureOpen(dst, sealed []byte, s *secret) ([]byte, error) {
 	return out, nil
 }
 
-// A sharedKey is what crypto_box_beforenm computes: HSalsa20 of the X25519 secret.
-type sharedKey [32]byte
-
-func (k *sharedKey) wipe() { clear(k[:]) }
-
 // agree returns the key that own and peer share. It fails only when peer is of
 // small order, which makes the secret all zeros (RFC 7748 section 6.1).
 func agree(own *ecdh.PrivateKey, peer *ecdh.PublicKey) (*sharedKey, error) {
@@ -121,9 +115,7 @@ func agree(own *ecdh.PrivateKey, peer *ecdh.PublicKey) (*sharedKey, error) {
 		return nil, fmt.Errorf("%w: %w", ErrPublicKey, err)
 	}
 	defer clear(z)
-	var k sharedKey
-	salsa.HSalsa20((*[32]byte)(&k), new([16]byte), (*[32]byte)(z), &salsa.Sigma)
-	return &k, nil
+	return newSharedKey((*[32]byte)(z)), nil
 }
 
 // agreeOn returns key and nonce of the box that begins with an ephemeral key.

@@ -93,9 +93,8 @@ func inMainSubgroup(p *edwards25519.Point) bool {
 	return q.Add(q, p).Equal(edwards25519.NewIdentityPoint()) == 1
 }
 
-// pureToX25519 is libsodium's crypto_sign_ed25519_pk_to_curve25519: it refuses
-// what is no point, and points of small or mixed order, but not an encoding
-// that is only non-canonical.
+// pureToX25519 is libsodium's crypto_sign_ed25519_pk_to_curve25519: it refuses what
+// is no point, and points of small or mixed order.
 func pureToX25519(pk PublicKey) ([32]byte, error) {
 	p, err := new(edwards25519.Point).SetBytes(pk[:])
 	if err != nil {

@@ -47,9 +47,8 @@ func ParsePublicKey(b []byte) (PublicKey, error) {
 		return PublicKey{}, fmt.Errorf("%w: %d bytes, want %d", ErrPublicKey, len(b), PublicKeySize)
 	}
 	pk := PublicKey(b)
-	if !isCanonical(pk[:]) {
-		return PublicKey{}, fmt.Errorf("%w: its encoding is not canonical", ErrPublicKey)
-	}
+	// What can be sealed to can also be verified with: its order is L, and none of
+	// the few points with a second encoding is of that order.
 	if _, err := toX25519(pk); err != nil {
 		return PublicKey{}, err
 	}
@@ -72,9 +71,14 @@ func (pk PublicKey) String() string {
 // printed, logged or marshalled, only the word redacted comes out. It is safe for
 // concurrent use, except for Wipe.
 type PrivateKey struct {
-	// Behind a pointer, so that even a printer that cannot call our methods, as
-	// for an unexported field of somebody's struct, shows only an address.
-	*secret
+	// Behind a function, since package fmt sees through pointers where it may not
+	// call our methods: %s of somebody's struct with a key in an unexported field.
+	secret func() *secret
+}
+
+func newPrivateKey(full []byte) *PrivateKey {
+	s := &secret{bytes: [PrivateKeySize]byte(full)}
+	return &PrivateKey{func() *secret { return s }}
 }
 
 type secret struct {
@@ -105,7 +109,7 @@ func PrivateKeyFromSeed(seed []byte) (*PrivateKey, error) {
 	}
 	full := ed25519.NewKeyFromSeed(seed)
 	defer clear(full)
-	return &PrivateKey{&secret{bytes: [PrivateKeySize]byte(full)}}, nil
+	return newPrivateKey(full), nil
 }
 
 // ParsePrivateKey returns the key in b: 64 bytes, seed and public key. It returns
@@ -129,14 +133,15 @@ func ParsePrivateKey(b []byte) (*PrivateKey, error) {
 // material returns the secret. To go on with a wiped key would sign with, or open
 // for, a key that everybody knows.
 func (k *PrivateKey) material() *secret {
-	if k.wiped {
+	s := k.secret()
+	if s.wiped {
 		panic("crypt: a wiped key was used")
 	}
-	return k.secret
+	return s
 }
 
 // Public returns the public half, also after Wipe.
-func (k *PrivateKey) Public() PublicKey { return PublicKey(k.bytes[SeedSize:]) }
+func (k *PrivateKey) Public() PublicKey { return PublicKey(k.secret().bytes[SeedSize:]) }
 
 // Bytes returns a copy of the key for safekeeping: 64 bytes, seed and public key.
 func (k *PrivateKey) Bytes() []byte {
@@ -148,9 +153,10 @@ func (k *PrivateKey) Bytes() []byte {
 // and every use but Public panics afterwards. Copies that the standard library
 // made for itself are left to the garbage collector.
 func (k *PrivateKey) Wipe() {
-	clear(k.bytes[:SeedSize])
-	k.x25519 = nil
-	k.wiped = true
+	s := k.secret()
+	clear(s.bytes[:SeedSize])
+	s.x25519 = nil
+	s.wiped = true
 }
 
 // Sign returns the key's signature of msg (RFC 8032 section 5.1.6).

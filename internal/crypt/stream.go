@@ -4,14 +4,12 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/subtle"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 
-	"golang.org/x/crypto/poly1305" //lint:ignore SA1019 the MAC of libsodium's boxes; there is no other kept incremental one
-	"golang.org/x/crypto/salsa20/salsa"
+	"golang.org/x/crypto/poly1305" //lint:ignore SA1019 the MAC of these boxes; no other kept package computes it piece by piece
 )
 
 // MaxPlaintext is the longest plaintext that a Sealer takes, in bytes.
@@ -264,50 +262,4 @@ func readFullAt(r io.ReaderAt, b []byte, off int64) error {
 		return io.ErrUnexpectedEOF
 	}
 	return err
-}
-
-// xsalsa20 is the key stream of one box, at any offset. Its first 32 bytes are the
-// key of the MAC; the plaintext begins behind them.
-type xsalsa20 struct {
-	key   [32]byte
-	nonce [8]byte // the last third of the box's; the rest went into the key
-}
-
-func newXSalsa20(k *sharedKey, nonce [24]byte) *xsalsa20 {
-	x := &xsalsa20{nonce: [8]byte(nonce[16:])}
-	salsa.HSalsa20(&x.key, (*[16]byte)(nonce[:16]), (*[32]byte)(k), &salsa.Sigma)
-	return x
-}
-
-func (x *xsalsa20) wipe() { clear(x.key[:]) }
-
-func (x *xsalsa20) mac() *poly1305.MAC {
-	var key [32]byte
-	defer clear(key[:])
-	counter := x.counter(0)
-	salsa.XORKeyStream(key[:], key[:], &counter, &x.key)
-	return poly1305.New(&key)
-}
-
-// xorAt encrypts or decrypts b, which stands at an offset of the plaintext.
-func (x *xsalsa20) xorAt(b []byte, off int64) {
-	const block = 64
-	at := uint64(off) + 32
-	counter := x.counter(at / block)
-	if skip := int(at % block); skip != 0 && len(b) > 0 {
-		var head [block]byte
-		n := copy(head[skip:], b)
-		salsa.XORKeyStream(head[:], head[:], &counter, &x.key)
-		copy(b, head[skip:skip+n])
-		clear(head[:])
-		b = b[n:]
-		counter = x.counter(at/block + 1)
-	}
-	salsa.XORKeyStream(b, b, &counter, &x.key)
-}
-
-func (x *xsalsa20) counter(block uint64) (c [16]byte) {
-	copy(c[:], x.nonce[:])
-	binary.LittleEndian.PutUint64(c[8:], block)
-	return c
 }
