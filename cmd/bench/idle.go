@@ -1,0 +1,82 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"cmtpd/internal/cmtp"
+)
+
+const idleConns = 19000
+
+// idle measures what a connection costs that has spoken and waits.
+func idle(l *lab) (*table, error) {
+	t := &table{
+		title:  "Memory of idle connections",
+		note:   fmt.Sprintf("Resident memory of the daemon with %d connections that have each asked for a key and wait, less what it was before, by their number. Kernel memory is not in it.", idleConns),
+		header: []string{"", "KiB a connection"},
+	}
+	s, err := l.each(1, func(int) (float64, error) { return idleOnce(l) })
+	if err != nil {
+		return nil, err
+	}
+	kib := s[0].median()
+	word := "met"
+	if kib > 7 {
+		word = fmt.Sprintf("**missed by %.0f %%**", 100*(kib/7-1))
+	}
+	t.add("after one KEYREQUEST", fmt.Sprintf("%.2f (target 7 at most: %s)", kib, word))
+	return t, nil
+}
+
+func idleOnce(l *lab) (float64, error) {
+	addr, cmd, err := l.cmtpd("")
+	if err != nil {
+		return 0, err
+	}
+	before, err := resident(cmd.Process.Pid)
+	if err != nil {
+		return 0, err
+	}
+	conns := make([]net.Conn, 0, idleConns)
+	defer func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	}()
+	reply := make([]byte, keyReply)
+	for i := range idleConns {
+		// Several loopback addresses, so that the ports of none run out.
+		c, err := greeted(addr, net.IPv4(127, 0, 0, byte(2+i%8)))
+		if err != nil {
+			return 0, fmt.Errorf("connection %d: %w", i+1, err)
+		}
+		conns = append(conns, c)
+		if _, err := c.Write(keyRequest); err != nil {
+			return 0, err
+		}
+		if _, err := io.ReadFull(c, reply); err != nil || reply[3] != cmtp.KeyVersion {
+			return 0, fmt.Errorf("reply %d: %q, %w", i+1, reply, err)
+		}
+	}
+	after, err := resident(cmd.Process.Pid)
+	return (after - before) / idleConns, err
+}
+
+// resident returns a process' resident memory in KiB.
+func resident(pid int) (float64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			return strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(v), "kB")), 64)
+		}
+	}
+	return 0, fmt.Errorf("process %d shows no resident memory", pid)
+}

@@ -1,0 +1,81 @@
+// Command bench measures cmtpd against real peers on this machine and writes what
+// it found as a document: medians of interleaved rounds and the ratios within
+// each round, since absolute figures of a shared machine swing and ratios less.
+//
+// Everything runs on loopback, for a bounded time. It needs bin/cmtpd, haproxy,
+// and Postfix' smtp-source and smtp-sink.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+// roles are what this program is when it calls itself: the bare peers have to be
+// processes of their own, as cmtpd is.
+var roles = map[string]func(addr string) error{"bare": serveBare, "sink": serveSink}
+
+func main() {
+	bin := flag.String("bin", "bin", "the directory that holds cmtpd")
+	out := flag.String("out", "", "write the document to this `file`, not to standard output")
+	rounds := flag.Int("rounds", 5, "interleaved rounds of every measurement")
+	only := flag.String("only", "", "run only the measurements whose name begins so")
+	role := flag.String("role", "", "be a peer of the measurement, at the address that follows")
+	flag.Parse()
+	if *role != "" {
+		fail(roles[*role](flag.Arg(0)))
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	fail(run(ctx, *bin, *out, *only, *rounds))
+}
+
+func fail(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// A measurement is one table of the document.
+type measurement struct {
+	name string
+	run  func(*lab) (*table, error)
+}
+
+func run(ctx context.Context, bin, out, only string, rounds int) (err error) {
+	l, err := newLab(ctx, bin, rounds)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.close()) }()
+	var doc strings.Builder
+	fmt.Fprint(&doc, preamble(rounds))
+	for _, m := range []measurement{
+		{"passthrough", passthrough},
+		{"keyrequest", keyRequests},
+		{"idle", idle},
+	} {
+		if !strings.HasPrefix(m.name, only) {
+			continue
+		}
+		fmt.Fprintln(os.Stderr, "measuring", m.name)
+		t, err := m.run(l)
+		if err != nil {
+			return fmt.Errorf("measuring %s: %w", m.name, err)
+		}
+		doc.WriteString(t.markdown())
+	}
+	if out == "" {
+		_, err = os.Stdout.WriteString(doc.String())
+		return err
+	}
+	return os.WriteFile(out, []byte(doc.String()), 0o644)
+}

@@ -1,0 +1,85 @@
+// Command cmtpd is the server: it shares port 25 with a mail server, serves the
+// Cipher Mail Transport Protocol there, and keeps its mail in a signed spool.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"cmtpd/internal/config"
+	"cmtpd/internal/daemon"
+)
+
+// Exit statuses. They are stable.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+	exitConfig  = 78 // EX_CONFIG of sysexits.h: no restart helps
+)
+
+// errUsage marks an error in how a command was called.
+var errUsage = errors.New("usage")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := command().ExecuteContext(ctx)
+	if err == nil {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "cmtpd:", err)
+	os.Exit(status(err))
+}
+
+func status(err error) int {
+	var problems *config.Error
+	switch {
+	case errors.As(err, &problems):
+		return exitConfig
+	case errors.Is(err, errUsage):
+		return exitUsage
+	}
+	return exitFailure
+}
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "cmtpd",
+		Short:         "CMTP beside SMTP on one port",
+		Long:          "cmtpd shares port 25 with a mail server: SMTP passes through to it byte for byte,\nCMTP is served here, and its mail is kept encrypted in a signed spool.",
+		Version:       daemon.Version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w; see %s --help (%w)", err, c.CommandPath(), errUsage)
+	})
+	root.PersistentFlags().String("config", "/etc/cmtpd/cmtpd.toml", "the configuration `FILE`")
+	root.AddCommand(serveCommand(), userCommand(), spoolCommand())
+	return root
+}
+
+// load reads the configuration that --config names.
+func load(c *cobra.Command) (*config.Config, error) {
+	path, err := c.Flags().GetString("config")
+	if err != nil {
+		return nil, err
+	}
+	return config.Load(path)
+}
+
+// args makes what cobra says of a wrong number of arguments a usage error.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, a []string) error {
+		if err := check(c, a); err != nil {
+			return fmt.Errorf("%w; usage: %s (%w)", err, c.UseLine(), errUsage)
+		}
+		return nil
+	}
+}

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"cmtpd/internal/account"
+	"cmtpd/internal/address"
+	"cmtpd/internal/admin"
+)
+
+func userCommand() *cobra.Command {
+	c := &cobra.Command{Use: "user", Short: "Add, list and change the users of this server"}
+	c.AddCommand(userAdd(), userPasswd(), userList(), userShow(),
+		userDo("disable", "Answer and receive nothing for a user, and keep everything", func(u *admin.Users, a address.Address) error { return u.SetDisabled(a, true) }),
+		userDo("enable", "Undo disable", func(u *admin.Users, a address.Address) error { return u.SetDisabled(a, false) }),
+		userDo("remove", "Forget a user and the sealed keys; the mail in the spool can be read by nobody then", (*admin.Users).Remove))
+	return c
+}
+
+const (
+	passwordFlag = "password-stdin"
+	jsonFlag     = "json"
+)
+
+// onUser makes a command on one address.
+func onUser(use, short string, run func(*cobra.Command, *admin.Users, address.Address) error) *cobra.Command {
+	return &cobra.Command{
+		Use: use + " ADDRESS", Short: short, Args: args(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, argv []string) error {
+			addr, err := address.Parse(argv[0])
+			if err != nil {
+				return fmt.Errorf("%w (%w)", err, errUsage)
+			}
+			return withUsers(c, func(u *admin.Users) error { return run(c, u, addr) })
+		},
+	}
+}
+
+func withUsers(c *cobra.Command, run func(*admin.Users) error) error {
+	cfg, err := load(c)
+	if err != nil {
+		return err
+	}
+	users, err := admin.OpenUsers(cfg)
+	if err != nil {
+		return err
+	}
+	return errors.Join(run(users), users.Close())
+}
+
+func userDo(use, short string, do func(*admin.Users, address.Address) error) *cobra.Command {
+	return onUser(use, short, func(_ *cobra.Command, u *admin.Users, a address.Address) error { return do(u, a) })
+}
+
+func userAdd() *cobra.Command {
+	c := onUser("add", "Make keys for a new user, sealed under a password", func(c *cobra.Command, u *admin.Users, a address.Address) error {
+		password, err := newPassword(c, a)
+		if err != nil {
+			return err
+		}
+		defer clear(password)
+		made, err := u.Create(a, password)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(c.ErrOrStderr(), "The keys of %s were made on this machine, which has seen the password; they are stored sealed under it.\n", a)
+		return showUser(c, made)
+	})
+	c.Flags().Bool(passwordFlag, false, "read the password from the first line of standard input")
+	c.Flags().Bool(jsonFlag, false, "print JSON")
+	return c
+}
+
+func userPasswd() *cobra.Command {
+	c := onUser("passwd", "Seal a user's keys under another password", func(c *cobra.Command, u *admin.Users, a address.Address) error {
+		old, password, err := changedPassword(c, a)
+		if err != nil {
+			return err
+		}
+		defer clear(password)
+		defer clear(old)
+		return u.ChangePassword(a, old, password)
+	})
+	c.Flags().Bool(passwordFlag, false, "read the present and the new password from two lines of standard input")
+	return c
+}
+
+func userShow() *cobra.Command {
+	c := onUser("show", "Show a user", func(c *cobra.Command, u *admin.Users, a address.Address) error {
+		found, err := u.Get(a)
+		if err != nil {
+			return err
+		}
+		return showUser(c, found)
+	})
+	c.Flags().Bool(jsonFlag, false, "print JSON")
+	return c
+}
+
+func userList() *cobra.Command {
+	c := &cobra.Command{
+		Use: "list", Short: "List the users", Args: args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return withUsers(c, func(u *admin.Users) error {
+				all, err := u.List()
+				if err != nil {
+					return err
+				}
+				return listUsers(c, all)
+			})
+		},
+	}
+	c.Flags().Bool(jsonFlag, false, "print JSON")
+	return c
+}
+
+func listUsers(c *cobra.Command, all []*account.Account) error {
+	views := make([]admin.UserView, 0, len(all))
+	for _, a := range all {
+		views = append(views, admin.View(a))
+	}
+	if asJSON(c) {
+		return printJSON(c, views)
+	}
+	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+	for _, v := range views {
+		state := "active"
+		if v.Disabled {
+			state = "disabled"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", v.Address, state, v.Fingerprint)
+	}
+	return w.Flush()
+}
+
+func showUser(c *cobra.Command, a *account.Account) error {
+	v := admin.View(a)
+	if asJSON(c) {
+		return printJSON(c, v)
+	}
+	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "address\t%s\nkey\t%s\nfingerprint\t%s\ncreated\t%s\ndisabled\t%v\nmailbox\t%s\n",
+		v.Address, v.Key, v.Fingerprint, v.Created.Format("2006-01-02 15:04:05 MST"), v.Disabled, v.ID)
+	return w.Flush()
+}
+
+func asJSON(c *cobra.Command) bool {
+	on, err := c.Flags().GetBool(jsonFlag)
+	return err == nil && on
+}
+
+func printJSON(c *cobra.Command, v any) error {
+	enc := json.NewEncoder(c.OutOrStdout())
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// fromStdin reports whether passwords come from standard input, and reads it.
+func fromStdin(c *cobra.Command) ([]byte, bool, error) {
+	if on, err := c.Flags().GetBool(passwordFlag); err != nil || !on {
+		return nil, false, err
+	}
+	input, err := io.ReadAll(io.LimitReader(c.InOrStdin(), 4096))
+	if err != nil {
+		err = fmt.Errorf("reading the password: %w", err)
+	}
+	return input, true, err
+}
+
+func newPassword(c *cobra.Command, a address.Address) ([]byte, error) {
+	input, ok, err := fromStdin(c)
+	if err != nil {
+		return nil, err
+	}
+	if ok {
+		password, _, err := admin.CutPassword(input)
+		return password, err
+	}
+	return askTwice(c, fmt.Sprintf("New password for %s: ", a))
+}
+
+func changedPassword(c *cobra.Command, a address.Address) (old, password []byte, err error) {
+	input, ok, err := fromStdin(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	if ok {
+		old, rest, err := admin.CutPassword(input)
+		if err != nil {
+			return nil, nil, fmt.Errorf("the present password, on the first line: %w", err)
+		}
+		if password, _, err = admin.CutPassword(rest); err != nil {
+			return nil, nil, fmt.Errorf("the new password, on the second line: %w", err)
+		}
+		return old, password, nil
+	}
+	if old, err = ask(c, fmt.Sprintf("Present password of %s: ", a)); err != nil {
+		return nil, nil, err
+	}
+	password, err = askTwice(c, fmt.Sprintf("New password for %s: ", a))
+	return old, password, err
+}
+
+func askTwice(c *cobra.Command, prompt string) ([]byte, error) {
+	first, err := ask(c, prompt)
+	if err != nil {
+		return nil, err
+	}
+	second, err := ask(c, "Once more: ")
+	if err != nil {
+		return nil, err
+	}
+	defer clear(second)
+	if string(first) != string(second) {
+		return nil, errors.New("the two passwords differ; nothing was changed")
+	}
+	return first, nil
+}
+
+// ask reads a password from the terminal without showing it.
+func ask(c *cobra.Command, prompt string) ([]byte, error) {
+	fd := int(os.Stdin.Fd())
+	if !term.IsTerminal(fd) {
+		return nil, fmt.Errorf("there is no terminal to ask for a password; use --%s (%w)", passwordFlag, errUsage)
+	}
+	fmt.Fprint(c.ErrOrStderr(), prompt)
+	line, err := term.ReadPassword(fd)
+	fmt.Fprintln(c.ErrOrStderr())
+	if err != nil {
+		return nil, fmt.Errorf("reading the password: %w", err)
+	}
+	password, _, err := admin.CutPassword(line)
+	return password, err
+}

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// A stage is the temporary folder with the server in it and the programs that
+// play on it.
+type stage struct {
+	ctx  context.Context
+	bin  string
+	dir  string
+	port string // host:port that cmtpd serves
+	conf string
+	file string // what Alice attaches: a real file
+
+	daemon *exec.Cmd
+	logs   chan string // everything the daemon logged, when it has ended
+}
+
+func newStage(ctx context.Context, bin, dir, backend string) (*stage, error) {
+	bin, err := filepath.Abs(bin)
+	if err != nil {
+		return nil, err
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	s := &stage{ctx: ctx, bin: bin, dir: dir, port: port, conf: filepath.Join(dir, "cmtpd.toml")}
+	if s.file, err = filepath.Abs("LICENSE"); err != nil {
+		return nil, err
+	}
+	conf := fmt.Sprintf(`hostname = "mail.%s"
+domains = [%q]
+data_dir = "data"
+
+[listen]
+addresses = [%q]
+
+[smtp]
+mode = "relay"
+backend = %q
+proxy_protocol = "v2"
+
+[limits]
+max_connections = 100
+min_free_space = "1MiB"
+`, domain, domain, port, backend)
+	return s, os.WriteFile(s.conf, []byte(conf), 0o600)
+}
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+func (s *stage) say(format string, a ...any) { fmt.Printf("   "+format+"\n", a...) }
+
+func (s *stage) show(output string) {
+	for line := range strings.Lines(output) {
+		fmt.Print("   | ", strings.TrimRight(line, "\n"), "\n")
+	}
+}
+
+func (s *stage) expect(output string, wants ...string) error {
+	for _, w := range wants {
+		if !strings.Contains(output, w) {
+			return fmt.Errorf("the output does not show %q:\n%s", w, output)
+		}
+	}
+	return nil
+}
+
+// run runs a program to its end and returns what it printed. The command is
+// shown as a person would type it.
+func (s *stage) run(env []string, stdin, name string, args ...string) (string, error) {
+	s.say("$ %s %s", name, strings.ReplaceAll(strings.Join(args, " "), s.dir+"/", ""))
+	cmd := exec.CommandContext(s.ctx, filepath.Join(s.bin, name), args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, errs.String())
+	}
+	return out.String(), nil
+}
+
+func (s *stage) cmtpd(stdin string, args ...string) (string, error) {
+	return s.run(nil, stdin, "cmtpd", append(args, "--config", s.conf)...)
+}
+
+// shorebird runs the client on the machine of who: a home of its own.
+func (s *stage) shorebird(who, stdin string, args ...string) (string, error) {
+	home := filepath.Join(s.dir, "home-"+who)
+	env := []string{"HOME=" + home, "XDG_CONFIG_HOME=" + home + "/config", "XDG_DATA_HOME=" + home + "/data"}
+	return s.run(env, stdin, "shorebird", append(args, "--server", s.port)...)
+}
+
+// serve starts the daemon and returns once it says that it serves.
+func (s *stage) serve() error {
+	s.daemon = exec.Command(filepath.Join(s.bin, "cmtpd"), "serve", "--config", s.conf)
+	stderr, err := s.daemon.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := s.daemon.Start(); err != nil {
+		return err
+	}
+	ready, logs := make(chan struct{}), make(chan string, 1)
+	s.logs = logs
+	go func() {
+		var all strings.Builder
+		told := false
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			all.WriteString(lines.Text() + "\n")
+			if !told && strings.Contains(lines.Text(), "msg=serving") {
+				close(ready)
+				told = true
+			}
+		}
+		logs <- all.String()
+	}()
+	select {
+	case <-ready:
+		return nil
+	case log := <-logs:
+		s.logs = nil
+		return fmt.Errorf("cmtpd ended: %w\n%s", s.daemon.Wait(), log)
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	}
+}
+
+// finish stops the daemon as systemd would and looks at how it went.
+func (s *stage) finish(*sink) error {
+	if err := s.stop(); err != nil {
+		return err
+	}
+	s.say("it closed its port, finished its sessions, closed the spool and left with status 0")
+	return nil
+}
+
+func (s *stage) stop() error {
+	if s.logs == nil {
+		return nil
+	}
+	if err := s.daemon.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	log := <-s.logs
+	s.logs = nil
+	if err := s.daemon.Wait(); err != nil {
+		return fmt.Errorf("cmtpd: %w\n%s", err, log)
+	}
+	return nil
+}
+
+// search returns the path of a file under the data directory that holds any of
+// the needles, or "".
+func (s *stage) search(needles ...[]byte) (found string, err error) {
+	files := 0
+	err = filepath.WalkDir(filepath.Join(s.dir, "data"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		files++
+		data, err := os.ReadFile(path)
+		for _, n := range needles {
+			if bytes.Contains(data, n) {
+				found = path
+			}
+		}
+		return err
+	})
+	if err == nil && files == 0 {
+		err = errors.New("there is no file to search")
+	}
+	return found, err
+}
+
+// firstID returns the id of the first message of spool list --json.
+func firstID(list string) (string, error) {
+	var messages []struct {
+		ID string `json:"id"`
+	}
+	if err := json.Unmarshal([]byte(list), &messages); err != nil {
+		return "", fmt.Errorf("reading spool list --json: %w", err)
+	}
+	if len(messages) == 0 {
+		return "", errors.New("the spool is empty")
+	}
+	return messages[0].ID, nil
+}

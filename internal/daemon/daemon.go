@@ -1,0 +1,236 @@
+// Package daemon makes the server out of its parts: it opens the data, starts
+// what listens, and stops it all in order. It is the only package that knows
+// every concrete type.
+//
+// It guarantees that nothing listens before everything behind it is ready, and
+// that a stop that is asked for loses nothing: listeners close first, sessions
+// finish their message, the spool is closed last.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"cmtpd/internal/account"
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/config"
+	"cmtpd/internal/control"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/durable"
+	"cmtpd/internal/front"
+	"cmtpd/internal/keyfile"
+	"cmtpd/internal/limit"
+	"cmtpd/internal/session"
+	"cmtpd/internal/spool"
+)
+
+// Version is the software's version.
+const Version = "0.1.0"
+
+// wireVersion is what OHAI answers (docs/protocol.md, Version string).
+const wireVersion = "CMTP/0.01 cmtpd/" + Version
+
+// messageGrace is how long a sender may take before the least rate is asked of
+// its message.
+const messageGrace = 30 * time.Second
+
+// A daemon is the running server.
+type daemon struct {
+	cfg      *config.Config
+	log      *slog.Logger
+	identity *crypt.PrivateKey
+	lock     interface{ Close() error }
+	accounts *account.Store
+	spool    *spool.Spool
+	metrics  *metrics
+	front    *front.Server
+	serving  []func(context.Context) error // what runs until it is stopped
+}
+
+// Run serves until ctx ends, and then shuts down in order. ready is called, if
+// not nil, once everything listens, with the addresses of the shared port.
+func Run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func([]net.Addr)) error {
+	d := &daemon{cfg: cfg, log: log}
+	defer d.close()
+	if err := d.open(); err != nil {
+		return err
+	}
+	addrs, err := d.listen(ctx)
+	if err != nil {
+		return err
+	}
+	log.Info("serving", "hostname", cfg.Hostname.String(), "addresses", addrs, "smtp", string(cfg.SMTP.Mode),
+		"key", d.identity.Public().String(), "spool_head", d.spool.Head().Number)
+	if ready != nil {
+		ready(addrs)
+	}
+	return d.serve(ctx)
+}
+
+// open opens the data: the lock before all, so that nothing is touched that
+// another daemon has.
+func (d *daemon) open() (err error) {
+	if err := os.MkdirAll(d.cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("making the data directory: %w", err)
+	}
+	if d.lock, err = durable.OS.Lock(d.cfg.LockFile()); err != nil {
+		return fmt.Errorf("%w; is another cmtpd running on %s?", err, d.cfg.DataDir)
+	}
+	if d.identity, err = d.key(d.cfg.KeyFile(), "identity"); err != nil {
+		return err
+	}
+	spoolKey, err := d.key(d.cfg.SpoolKeyFile(), "spool")
+	if err != nil {
+		return err
+	}
+	if d.accounts, err = account.Open(d.cfg.AccountsDir(), durable.OS, d.identity, time.Now); err != nil {
+		return err
+	}
+	d.spool, err = spool.Open(d.cfg.SpoolDir(), spool.Options{
+		FS: durable.OS, Key: spoolKey, Identity: d.identity, Now: time.Now, Log: d.log,
+		LargeThreshold: int64(d.cfg.Limits.LargeMessage), MemoryBudget: int64(d.cfg.Limits.MessageMemory),
+	})
+	if err != nil {
+		return fmt.Errorf("opening the spool: %w", err)
+	}
+	return nil
+}
+
+// key loads a key or makes it at the first start.
+func (d *daemon) key(path, what string) (*crypt.PrivateKey, error) {
+	key, created, err := keyfile.LoadOrCreate(path)
+	if err != nil {
+		return nil, err
+	}
+	if created {
+		d.log.Info("made a key", "what", what, "file", path, "key", key.Public().String())
+	}
+	return key, nil
+}
+
+// listen opens every listener, so that serve cannot fail for a port in use.
+func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
+	d.metrics = newMetrics(Version)
+	if err := d.checkFiles(); err != nil {
+		return nil, err
+	}
+	smtp, err := d.smtpHandler(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.front = front.New(front.Config{
+		Hostname: d.cfg.Hostname.String(), MaxConnections: d.cfg.Limits.MaxConnections,
+		MaxPerAddress: d.cfg.Limits.MaxConnectionsPerAddress, FirstCommandTimeout: d.cfg.Limits.CommandTimeout,
+		ProxyFrom: d.cfg.Listen.ProxyFrom, IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) }, Log: d.log,
+	}, smtp, d.cmtpHandler())
+	d.metrics.watch(d.front, d.spool)
+	addrs, err := d.listenMail(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return addrs, errors.Join(d.listenControl(), d.listenMetrics(ctx))
+}
+
+func (d *daemon) listenMail(ctx context.Context) (addrs []net.Addr, err error) {
+	open := func(address string, cmtpOnly bool) error {
+		l, err := front.Listen(ctx, address)
+		if errors.Is(err, syscall.EACCES) {
+			return fmt.Errorf("%w; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE", err)
+		}
+		if err != nil {
+			return err
+		}
+		if !cmtpOnly {
+			addrs = append(addrs, l.Addr())
+		}
+		d.log.Info("listening", "address", l.Addr().String(), "cmtp_only", cmtpOnly)
+		d.serving = append(d.serving, func(ctx context.Context) error { return d.front.Serve(ctx, l, cmtpOnly) })
+		return nil
+	}
+	for _, a := range d.cfg.Listen.Addresses {
+		err = errors.Join(err, open(a, false))
+	}
+	for _, a := range d.cfg.Listen.CMTPOnly {
+		err = errors.Join(err, open(a, true))
+	}
+	return addrs, err
+}
+
+func (d *daemon) listenControl() error {
+	l, err := control.Listen(d.cfg.ControlSocket())
+	if err != nil {
+		return err
+	}
+	directory := d.directory()
+	srv := control.NewServer(localUsers{d.accounts, directory})
+	d.serving = append(d.serving, serveHTTP(srv, l))
+	return nil
+}
+
+func (d *daemon) directory() *account.Directory {
+	return &account.Directory{Store: d.accounts, Domains: d.cfg.Domains, Aliases: d.cfg.Aliases, Postmaster: d.cfg.Postmaster}
+}
+
+func (d *daemon) cmtpHandler() front.Handler {
+	logins := limit.NewRate(d.cfg.Limits.LoginRate, d.cfg.Limits.LoginBurst, time.Now)
+	return session.New(session.Config{
+		Version: wireVersion, MaxMessage: uint64(d.cfg.Limits.MaxMessageSize), AcceptPlaintext: d.cfg.Limits.AcceptPlaintext,
+		CommandTimeout: d.cfg.Limits.CommandTimeout, SessionTimeout: d.cfg.Limits.SessionTimeout,
+		MinRate: int64(d.cfg.Limits.MinRate), MessageGrace: messageGrace, Key: d.identity,
+		Directory: d.directory(), Store: &store{d.spool, newRoom(d.cfg.SpoolDir(), uint64(d.cfg.Limits.MinFreeSpace))},
+		AllowLogin: logins.Allow, Observer: d.metrics, Log: d.log, Now: time.Now,
+	})
+}
+
+// serve runs everything that listens until ctx ends or one of them fails, and
+// then stops in order.
+func (d *daemon) serve(ctx context.Context) error {
+	running, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	failed := make(chan error, len(d.serving))
+	for _, serve := range d.serving {
+		go func() { failed <- serve(running) }()
+	}
+	var err error
+	waiting := len(d.serving)
+	select {
+	case <-ctx.Done():
+		d.log.Info("stopping", "grace", d.cfg.ShutdownGrace)
+	case err = <-failed:
+		waiting--
+		if err == nil {
+			err = errors.New("a listener ended")
+		}
+	}
+	grace, stop := context.WithTimeout(context.Background(), d.cfg.ShutdownGrace)
+	defer stop()
+	if cut := d.front.Shutdown(grace); cut != nil {
+		d.log.Warn("sessions were cut off at the end of the grace", "err", cut)
+	}
+	cancel()
+	for range waiting {
+		err = errors.Join(err, <-failed)
+	}
+	return err
+}
+
+// close gives back what open took, in the reverse order.
+func (d *daemon) close() {
+	if d.spool != nil {
+		head := d.spool.Head()
+		if err := d.spool.Close(); err != nil {
+			d.log.Error("closing the spool", "err", err)
+		} else {
+			d.log.Info("spool closed", "head", head.Number, "hash", fmt.Sprintf("%x", head.Hash))
+		}
+	}
+	if d.lock != nil {
+		d.lock.Close()
+	}
+}

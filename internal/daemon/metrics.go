@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/front"
+	"cmtpd/internal/session"
+	"cmtpd/internal/spool"
+)
+
+// metrics are what an operator can watch. They implement session.Observer.
+type metrics struct {
+	registry *prometheus.Registry
+	commands *prometheus.CounterVec
+	messages *prometheus.CounterVec
+	bytes    *prometheus.CounterVec
+	keyOK    prometheus.Counter // commands{KEYREQUEST,ok}: asked for too often to be looked up
+}
+
+func newMetrics(version string) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		commands: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_commands_total", Help: "CMTP commands by verb and whether they were answered."}, []string{"verb", "result"}),
+		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_messages_total", Help: "CMTP messages by what became of them."}, []string{"outcome"}),
+		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_message_bytes_total", Help: "Bytes of CMTP messages by what became of the message."}, []string{"outcome"}),
+	}
+	m.keyOK = m.commands.WithLabelValues(cmtp.KeyRequest.String(), "ok")
+	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "cmtpd_build_info", Help: "1, labelled with the version."}, []string{"version"})
+	build.WithLabelValues(version).Set(1)
+	m.registry.MustRegister(m.commands, m.messages, m.bytes, build,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Command implements session.Observer.
+func (m *metrics) Command(v cmtp.Verb, ok bool) {
+	switch {
+	case ok && v == cmtp.KeyRequest:
+		m.keyOK.Inc()
+	case ok:
+		m.commands.WithLabelValues(v.String(), "ok").Inc()
+	default:
+		m.commands.WithLabelValues(v.String(), "failure").Inc()
+	}
+}
+
+// Message implements session.Observer.
+func (m *metrics) Message(o session.Outcome, bytes int64) {
+	m.messages.WithLabelValues(string(o)).Inc()
+	m.bytes.WithLabelValues(string(o)).Add(float64(bytes))
+}
+
+// watch adds the figures that the parts keep themselves.
+func (m *metrics) watch(f *front.Server, s *spool.Spool) {
+	counter := func(name, help string, labels prometheus.Labels, get func(front.Stats) uint64) {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels},
+			func() float64 { return float64(get(f.Stats())) }))
+	}
+	const sessions, sessionsHelp = "cmtpd_sessions_total", "Sessions by the protocol that their first command showed."
+	counter(sessions, sessionsHelp, prometheus.Labels{"protocol": "smtp"}, func(s front.Stats) uint64 { return s.SMTP })
+	counter(sessions, sessionsHelp, prometheus.Labels{"protocol": "cmtp"}, func(s front.Stats) uint64 { return s.CMTP })
+	counter(sessions, sessionsHelp, prometheus.Labels{"protocol": "neither"}, func(s front.Stats) uint64 { return s.Neither })
+	counter(sessions, sessionsHelp, prometheus.Labels{"protocol": "silent"}, func(s front.Stats) uint64 { return s.Silent })
+	const refused, refusedHelp = "cmtpd_connections_refused_total", "Connections refused, by the reason."
+	counter(refused, refusedHelp, prometheus.Labels{"cap": "total"}, func(s front.Stats) uint64 { return s.RefusedTotal })
+	counter(refused, refusedHelp, prometheus.Labels{"cap": "address"}, func(s front.Stats) uint64 { return s.RefusedAddress })
+	counter(refused, refusedHelp, prometheus.Labels{"cap": "proxy_header"}, func(s front.Stats) uint64 { return s.BadProxy })
+	gauge := func(name, help string, get func() float64) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, get))
+	}
+	gauge("cmtpd_connections_open", "Connections open now.", func() float64 { return float64(f.Stats().Open) })
+	gauge("cmtpd_spool_head", "Number of the spool's last signed commit.", func() float64 { return float64(s.Head().Number) })
+	gauge("cmtpd_spool_messages", "Messages in the spool.", func() float64 { return float64(s.Stats().Messages) })
+}
+
+// listenMetrics serves the metrics where the configuration says so.
+func (d *daemon) listenMetrics(ctx context.Context) error {
+	if d.cfg.Metrics.Listen == "" {
+		return nil
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", d.cfg.Metrics.Listen)
+	if err != nil {
+		return fmt.Errorf("listening for metrics.listen: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(d.metrics.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	d.log.Info("metrics", "address", l.Addr().String())
+	srv := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
+	d.serving = append(d.serving, serveHTTP(srv, l))
+	return nil
+}

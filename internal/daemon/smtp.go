@@ -1,0 +1,88 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"cmtpd/internal/config"
+	"cmtpd/internal/front"
+	"cmtpd/internal/relay"
+)
+
+// filesBeside is how many files the daemon opens besides client connections and
+// their backends: listeners, logs, spool segments, large messages on their way.
+const filesBeside = 512
+
+// checkFiles refuses to start when the open-file limit is too low for the
+// connections that the configuration promises: running out of files in the
+// middle of the day hits the spool as well as strangers.
+func (d *daemon) checkFiles() error {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("asking for the open-file limit: %w", err)
+	}
+	need := uint64(d.cfg.Limits.MaxConnections) + filesBeside
+	if limit.Cur >= need {
+		return nil
+	}
+	return fmt.Errorf("limits.max_connections = %d needs an open-file limit of %d, and it is %d: raise it (LimitNOFILE= in the service's unit, or ulimit -n) or lower max_connections",
+		d.cfg.Limits.MaxConnections, need, limit.Cur)
+}
+
+// smtpHandler returns what serves SMTP sessions, once the backend has shown that
+// it can be fronted.
+func (d *daemon) smtpHandler(ctx context.Context) (front.Handler, error) {
+	if d.cfg.SMTP.Mode == config.Refuse {
+		return relay.Refuse{Hostname: d.cfg.Hostname.String()}, nil
+	}
+	rc := relay.Config{
+		Hostname: d.cfg.Hostname.String(), Backend: d.cfg.SMTP.Backend, Proxy: d.cfg.SMTP.ProxyProtocol,
+		ConnectTimeout: d.cfg.SMTP.ConnectTimeout, IdleTimeout: d.cfg.SMTP.IdleTimeout, SessionTimeout: d.cfg.SMTP.SessionTimeout,
+		Log: d.log,
+	}
+	if err := d.checkRelay(ctx, rc); err != nil {
+		return nil, err
+	}
+	return relay.New(rc), nil
+}
+
+// checkRelay plays a stranger to the backend. A backend that would relay for one
+// is not fronted; one that cannot be asked now is, since a mail server that
+// starts later than we do is no reason to be closed to everybody.
+func (d *daemon) checkRelay(ctx context.Context, rc relay.Config) error {
+	err := relay.CheckRelay(ctx, rc)
+	switch {
+	case err == nil:
+		d.log.Info("the mail server behind refuses to relay for strangers", "backend", rc.Backend)
+	case !errors.Is(err, relay.ErrWouldRelay):
+		d.log.Warn("could not find out whether the mail server behind relays for strangers", "backend", rc.Backend, "err", err)
+	case d.cfg.SMTP.RelayCheck == config.WarnBackend:
+		d.log.Error("the mail server behind relays for strangers", "backend", rc.Backend, "err", err)
+	default:
+		return fmt.Errorf("%w; tell it who its clients are (smtp.proxy_protocol) or let it trust fewer; smtp.relay_check = \"warn\" starts all the same", err)
+	}
+	return nil
+}
+
+// serveHTTP returns a function that serves l until its context ends.
+func serveHTTP(srv *http.Server, l net.Listener) func(context.Context) error {
+	return func(ctx context.Context) error {
+		stop := context.AfterFunc(ctx, func() {
+			grace, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			if srv.Shutdown(grace) != nil {
+				srv.Close()
+			}
+		})
+		defer stop()
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	}
+}
