@@ -8,7 +8,6 @@ import (
 	"golang.org/x/crypto/chacha20"
 	"golang.org/x/crypto/poly1305" //lint:ignore SA1019 the original ChaCha20-Poly1305 exists nowhere else
 	"golang.org/x/crypto/scrypt"
-	"golang.org/x/text/unicode/norm"
 
 	"cmtpd/internal/crypt"
 )
@@ -22,9 +21,12 @@ const (
 // its normal form: which of the two the user's terminal once sent is unknown.
 func open1(e envelope, password []byte) (*Keyring, error) {
 	plaintext, err := decrypt1(e, password)
-	if nfc := norm.NFC.Bytes(password); err != nil && !bytes.Equal(nfc, password) {
-		plaintext, err = decrypt1(e, nfc)
-		clear(nfc)
+	if err != nil {
+		nfc := normal(password)
+		defer clear(nfc)
+		if !bytes.Equal(nfc, password) {
+			plaintext, err = decrypt1(e, nfc)
+		}
 	}
 	if err != nil {
 		return nil, err

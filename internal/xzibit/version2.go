@@ -144,7 +144,7 @@ func open2(e envelope, x []byte, addr string, password []byte) (*Keyring, error)
 // newCipher derives the key and returns the cipher that holds it. The parameters
 // must have been checked.
 func newCipher(p Params, salt, password []byte) (cipher.AEAD, error) {
-	nfc := norm.NFC.Bytes(password) // a copy, whatever it changes
+	nfc := normal(password)
 	defer clear(nfc)
 	key := argon2.IDKey(nfc, salt, p.Time, p.MemoryKiB, uint8(p.Threads), chacha20poly1305.KeySize)
 	defer clear(key)
@@ -154,6 +154,10 @@ func newCipher(p Params, salt, password []byte) (cipher.AEAD, error) {
 	}
 	return aead, nil
 }
+
+// normal returns a copy of the password in NFC, for the caller to wipe. norm's Bytes
+// would return the caller's own bytes where nothing is to be changed.
+func normal(password []byte) []byte { return norm.NFC.Append(nil, password...) }
 
 // associated returns what the tag of version 2 covers beside the ciphertext.
 func associated(x []byte, addr string) []byte {

@@ -1,0 +1,83 @@
+package xzibit_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"cmtpd/internal/xzibit"
+)
+
+// requireSeeds fails when the committed corpus is missing, without which a fuzz
+// target that is not fuzzing tests nothing.
+func requireSeeds(f *testing.F) {
+	f.Helper()
+	seeds, err := filepath.Glob(filepath.Join("testdata", "fuzz", f.Name(), "*"))
+	if err != nil || len(seeds) == 0 {
+		f.Fatalf("no seeds: %v", err)
+	}
+	for _, s := range seeds {
+		if info, err := os.Stat(s); err != nil || info.Size() == 0 {
+			f.Fatalf("seed %s: %v", s, err)
+		}
+	}
+}
+
+// FuzzCheck: what Check accepts has bounded length and re-encodes identically, and
+// ReadFrom takes exactly that from a stream.
+func FuzzCheck(f *testing.F) {
+	requireSeeds(f)
+	f.Fuzz(func(t *testing.T, x []byte) {
+		err := xzibit.Check(x)
+		r := bytes.NewReader(append(bytes.Clone(x), "behind"...))
+		read, readErr := xzibit.ReadFrom(r)
+		if readErr == nil && xzibit.Check(read) != nil {
+			t.Fatalf("read %x, which is not acceptable", read)
+		}
+		if err != nil {
+			if !errors.Is(err, xzibit.ErrFormat) && !errors.Is(err, xzibit.ErrVersion) && !errors.Is(err, xzibit.ErrParams) {
+				t.Fatalf("an undocumented error: %v", err)
+			}
+			return
+		}
+		if len(x) > xzibit.MaxSize {
+			t.Fatalf("%d bytes are accepted", len(x))
+		}
+		if again, err := xzibit.Reencode(x); err != nil || !bytes.Equal(again, x) {
+			t.Fatalf("%x becomes %x, %v", x, again, err)
+		}
+		if readErr != nil || !bytes.Equal(read, x) || r.Len() != len("behind") {
+			t.Fatalf("%x is read as %x, %d bytes left: %v", x, read, r.Len(), readErr)
+		}
+	})
+}
+
+// FuzzOpen seals any plaintext under the cheapest parameters. What opens re-encodes
+// identically; what does not fails with ErrFormat.
+func FuzzOpen(f *testing.F) {
+	requireSeeds(f)
+	f.Fuzz(func(t *testing.T, plaintext []byte, addr string, password []byte) {
+		x, err := xzibit.SealPlaintext(plaintext, addr, password, cheap)
+		if err != nil {
+			if !errors.Is(err, xzibit.ErrAddress) {
+				t.Fatal(err)
+			}
+			return
+		}
+		k, err := xzibit.Open(x, addr, password)
+		if err != nil {
+			if !errors.Is(err, xzibit.ErrFormat) {
+				t.Fatalf("an undocumented error: %v", err)
+			}
+			return
+		}
+		if again, err := k.Encode(); err != nil || !bytes.Equal(again, plaintext) {
+			t.Fatalf("%x becomes %x, %v", plaintext, again, err)
+		}
+		if _, err := xzibit.Open(x, addr+"x", password); !errors.Is(err, xzibit.ErrPassword) {
+			t.Fatalf("opens for another address: %v", err)
+		}
+	})
+}
