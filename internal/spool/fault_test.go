@@ -148,11 +148,14 @@ func (tr *trial) check(tb testing.TB, fsys *durabletest.FS) error {
 // TestSpool_Faults fails every durable call of the workload in turn, before and after it
 // took effect and halfway, then ends the process or the machine, then both.
 func TestSpool_Faults(t *testing.T) {
-	total := 0
+	total, seeds := 0, uint64(4)
+	if raceEnabled {
+		seeds = 1
+	}
 	for _, fault := range []durabletest.Fault{durabletest.Before, durabletest.After, durabletest.Short} {
 		for n := 1; ; n++ {
 			reached := false
-			for seed := range uint64(4) {
+			for seed := range seeds {
 				fsys := durabletest.New()
 				fsys.Inject(func(c durabletest.Call) durabletest.Fault {
 					if c.N != n {

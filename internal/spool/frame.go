@@ -16,7 +16,8 @@ const (
 	headerSize = 128
 	frameSize  = 24
 	maxData    = 4 << 20
-	maxRecords = 65536 // in a batch
+	maxRecords = 65536   // in a batch
+	maxNumber  = 1 << 62 // of anything that is counted
 )
 
 var segmentMagic = [8]byte{'C', 'M', 'T', 'P', 'S', 'P', 'L', '1'}
@@ -153,7 +154,8 @@ func parseHeader(b []byte) (h header, err error) {
 	h.before.Number = binary.BigEndian.Uint64(b[32:])
 	h.before.Hash = [32]byte(b[40:72])
 	h.key = crypt.PublicKey(b[72:104])
-	if h.sequence == 0 || binary.BigEndian.Uint64(b[16:]) != h.sequence || h.generation == 0 {
+	if h.sequence == 0 || h.sequence > maxNumber || binary.BigEndian.Uint64(b[16:]) != h.sequence ||
+		h.generation == 0 || h.before.Number > maxNumber {
 		return h, fmt.Errorf("%w: impossible numbers", errHeader)
 	}
 	return h, nil

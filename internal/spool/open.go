@@ -180,7 +180,7 @@ func (s *Spool) resume(w *walker) error {
 // settleLast cuts the torn tail and makes the last commit durable.
 func (s *Spool) settleLast(w *walker) error {
 	newest := s.segments[len(s.segments)-1]
-	if w.torn > 0 && !newest.dirty {
+	if w.torn > 0 {
 		s.log.Warn("cutting off a torn tail", "segment", newest.sequence, "offset", newest.size, "bytes", w.torn)
 		if err := s.change(newest, func(f durable.File) error { return f.Truncate(newest.size) }); err != nil {
 			return err

@@ -74,7 +74,7 @@ func parseCommit(b []byte) (c commit, err error) {
 	c.leaves = [32]byte(b[28:60])
 	c.previous = [32]byte(b[60:92])
 	c.signature = crypt.Signature(b[92:156])
-	if c.number == 0 || c.count == 0 || c.count > maxRecords {
+	if c.number == 0 || c.number > maxNumber || c.next > maxNumber || c.count == 0 || c.count > maxRecords {
 		return c, errHead
 	}
 	return c, nil
@@ -182,7 +182,7 @@ func parseMessage(k kind, b []byte) (m message, err error) {
 		m.file = [16]byte(b[104:120])
 	}
 	m.entry.From = string(b[fixed:])
-	if m.id == 0 || m.size < 0 {
+	if m.id == 0 || m.id > maxNumber || m.size < 0 {
 		return m, errHead
 	}
 	return m, nil

@@ -222,7 +222,7 @@ func (w *walker) follow(i uint32, seg *segment, whole bool) {
 func (w *walker) lost(seg *segment, offset int64, first, last uint64) {
 	w.report(Damage{File: seg.name, Segment: seg.sequence, Offset: offset, FirstCommit: first, LastCommit: last,
 		Reason: fmt.Sprintf("before it, commits %d to %d are missing", first, last)})
-	w.chain.next += ID((last - first + 1) * maxRecords)
+	w.chain.next += ID(min(last-first+1, 1<<32) * maxRecords)
 }
 
 // take handles what the scanner found next.

@@ -1,0 +1,163 @@
+package spool_test
+
+import (
+	"errors"
+	"runtime"
+	"testing"
+
+	"cmtpd/internal/durable"
+	"cmtpd/internal/durable/durabletest"
+	"cmtpd/internal/spool"
+)
+
+func TestOpen_Options(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*spool.Options)
+		ok     bool
+	}{
+		{"defaults", func(*spool.Options) {}, true},
+		{"no key", func(o *spool.Options) { o.Key = nil }, false},
+		{"no identity", func(o *spool.Options) { o.Identity = nil }, false},
+		{"no file system", func(o *spool.Options) { o.FS = nil }, false},
+		{"smallest segment", func(o *spool.Options) { o.SegmentSize = 4 << 10 }, true},
+		{"segment too small", func(o *spool.Options) { o.SegmentSize = 4<<10 - 1 }, false},
+		{"largest segment", func(o *spool.Options) { o.SegmentSize = 2 << 30 }, true},
+		{"segment too large", func(o *spool.Options) { o.SegmentSize = 2<<30 + 1 }, false},
+		{"largest threshold", func(o *spool.Options) { o.LargeThreshold = 4 << 20 }, true},
+		{"threshold too large", func(o *spool.Options) { o.LargeThreshold = 4<<20 + 1 }, false},
+		{"negative budget", func(o *spool.Options) { o.MemoryBudget = -1 }, false},
+		{"negative batch", func(o *spool.Options) { o.BatchSize = -1 }, false},
+	}
+	for _, tt := range tests {
+		o := options(t)
+		o.FS = durabletest.New()
+		tt.change(&o)
+		s, err := spool.Open("/spool", o)
+		if tt.ok != (err == nil) || (err != nil && !errors.Is(err, spool.ErrOptions)) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if err == nil {
+			s.Close()
+		}
+	}
+}
+
+func TestOpen_Locked(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, options(t))
+	if _, err := spool.Open(dir, options(t)); !errors.Is(err, durable.ErrLocked) {
+		t.Errorf("second Open: %v", err)
+	}
+	s.Close()
+	open(t, dir, options(t))
+}
+
+// Another spool key takes over within the chain, vouched for by the identity.
+func TestOpen_NewKey(t *testing.T) {
+	dir := t.TempDir()
+	o := options(t)
+	var ids []spool.ID
+	for i := range 3 {
+		o.Key = key(t, byte(10+i))
+		s := open(t, dir, o)
+		ids = append(ids, mustStore(t, s, box(1), text(i, 100)).ID)
+		if s.Key() != o.Key.Public() {
+			t.Error("the new key is not in force")
+		}
+		s.Close()
+	}
+	s := open(t, dir, o)
+	for _, id := range ids {
+		if _, err := read(s, id); err != nil {
+			t.Error(err)
+		}
+	}
+	r, err := spool.Verify(ctx, durable.OS, dir, o.Identity.Public(), nil)
+	if err != nil || r.Err() != nil || r.Key != o.Key.Public() || r.Commits != 6 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func TestOpenReadOnly_Refuses(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir, options(t)).Close()
+	s, err := spool.OpenReadOnly(dir, durable.OS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store(s, box(1), []byte("x")); !errors.Is(err, spool.ErrReadOnly) {
+		t.Errorf("store: %v", err)
+	}
+	if _, err := s.NewWriter().Commit(ctx, entryOf(box(1), nil)); !errors.Is(err, spool.ErrReadOnly) {
+		t.Errorf("commit of nothing: %v", err)
+	}
+	if _, err := s.Get(1); !errors.Is(err, spool.ErrNotFound) {
+		t.Errorf("Get: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := spool.OpenReadOnly(t.TempDir(), durable.OS); err == nil {
+		t.Error("an empty directory is no spool")
+	}
+}
+
+// A log of which nothing is whole must not be taken for a new one.
+func TestOpen_Lost(t *testing.T) {
+	fsys := durabletest.New()
+	o := options(t)
+	o.FS = fsys
+	s := open(t, "/spool", o)
+	mustStore(t, s, box(1), text(1, 10))
+	s.Close()
+	replace(t, fsys, newest(t, fsys), []byte("not a segment"))
+	if _, err := spool.Open("/spool", o); !errors.Is(err, spool.ErrLost) {
+		t.Errorf("Open: %v", err)
+	}
+}
+
+func TestParseID(t *testing.T) {
+	for _, id := range []spool.ID{0, 1, 0xabcdef, 1<<64 - 1} {
+		if got, err := spool.ParseID(id.String()); got != id || err != nil {
+			t.Errorf("%s: %d, %v", id, got, err)
+		}
+	}
+	for _, s := range []string{"", "1", "00000000000000001", "000000000000000G", "000000000000000A", "+00000000000000f"} {
+		if id, err := spool.ParseID(s); err == nil {
+			t.Errorf("%q became %s", s, id)
+		}
+	}
+}
+
+func TestParseHead(t *testing.T) {
+	h := spool.Head{Number: 12, Hash: [32]byte{1, 2, 255}}
+	if got, err := spool.ParseHead(h.String()); got != h || err != nil {
+		t.Errorf("%s: %s, %v", h, got, err)
+	}
+	for _, s := range []string{"", "12", "12:", "012:" + h.String()[3:], h.String() + "0", h.String() + "00", "-1" + h.String()[2:]} {
+		if got, err := spool.ParseHead(s); err == nil {
+			t.Errorf("%q became %s", s, got)
+		}
+	}
+}
+
+// TestIndex_Memory weighs the index: docs promise less than 100 bytes for a message.
+func TestIndex_Memory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("fills an index")
+	}
+	const n = 300_000
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	x := spool.FilledIndex(n, 3000)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	each := float64(after.HeapAlloc-before.HeapAlloc) / n
+	runtime.KeepAlive(x)
+	t.Logf("%.1f bytes each", each)
+	if each > 100 {
+		t.Errorf("%.1f bytes a message", each)
+	}
+}
