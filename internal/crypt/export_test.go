@@ -69,3 +69,6 @@ func ForgeZeroSecret(plaintext []byte, ephemeral, to [32]byte) []byte {
 	k := newSharedKey(new([32]byte))
 	return box.SealAfterPrecomputation(ephemeral[:], plaintext, &nonce, (*[32]byte)(k))
 }
+
+// IsCanonical reports whether an encoded point is canonical.
+func IsCanonical(p []byte) bool { return isCanonical(p) }

@@ -270,6 +270,28 @@ func TestVerify_Hostile(t *testing.T) {
 	}
 }
 
+// TestIsCanonical looks inside: nobody can sign under a key that is not canonical and
+// not of small order, so no verdict shows that it is refused for that.
+func TestIsCanonical(t *testing.T) {
+	for _, e := range nonCanonical() {
+		if crypt.IsCanonical(e[:]) {
+			t.Errorf("%x is taken", e)
+		}
+		for i := 1; i < 32; i++ {
+			below := e
+			below[i] ^= 1
+			if !crypt.IsCanonical(below[:]) {
+				t.Errorf("%x is refused", below)
+			}
+		}
+	}
+	largest := nonCanonical()[0]
+	largest[0]--
+	if !crypt.IsCanonical(largest[:]) || !crypt.IsCanonical(make([]byte, 32)) {
+		t.Error("the prime minus one, or zero, is refused")
+	}
+}
+
 // TestVerify_Altered changes every bit of a signature, its message and its key.
 func TestVerify_Altered(t *testing.T) {
 	k, msg := newKey(t), []byte("message")
