@@ -59,8 +59,8 @@ func Open(dir string, o Options) (*Spool, error) {
 }
 
 // OpenReadOnly opens the spool in dir for reading, as it is now. It locks, cuts
-// and removes nothing, so it may run beside the process that writes; what that
-// one stores afterwards it does not show.
+// and removes nothing, so it may run beside the process that writes. It shows all that was
+// acknowledged before, perhaps a batch whose flush is under way, and nothing that comes later.
 func OpenReadOnly(dir string, fsys durable.FS) (*Spool, error) {
 	w := newWalker(fsys, dir)
 	if err := w.walk(context.Background()); err != nil {
