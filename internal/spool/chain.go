@@ -123,19 +123,19 @@ func match(cm *commit, leaves []byte, records []record) (found []record, missing
 	if len(leaves) != 32*n || sha256.Sum256(leaves) != cm.leaves {
 		return nil, n, len(records) > 0
 	}
-	for i := 0; i < n; i++ {
-		want := [32]byte(leaves[32*i:])
-		j := 0
-		for j < len(records) && records[j].leaf != want {
-			j++
-		}
-		if j == len(records) {
+	places := make(map[[32]byte]int, len(records))
+	for i := range records {
+		places[records[i].leaf] = i
+	}
+	next := 0
+	for i := range n {
+		place, ok := places[[32]byte(leaves[32*i:])]
+		if !ok || place < next {
 			missing++
 			continue
 		}
-		extra = extra || j > 0
-		found = append(found, records[j])
-		records = records[j+1:]
+		found = append(found, records[place])
+		next = place + 1
 	}
-	return found, missing, extra || len(records) > 0
+	return found, missing, len(found) < len(records)
 }

@@ -12,17 +12,28 @@ import (
 // Forge appends to a segment a batch of one message, number 1<<40, that continues the chain
 // from head and is signed by key.
 func Forge(segment []byte, head Head, key *crypt.PrivateKey, data []byte) []byte {
+	m := message{id: 1 << 40, entry: Entry{Mailbox: MailboxID{1}}, size: int64(len(data)), sha256: sha256.Sum256(data)}
+	return forge(segment, head, key, m.id+1, kindMessage, m.append(nil), data)
+}
+
+// ForgeKeys appends a batch that replaces the spool's keys. before stands for the identity
+// in force.
+func ForgeKeys(segment []byte, head Head, of *Spool, key, before, identity *crypt.PrivateKey) []byte {
+	k := keys{spool: of.chain.keys.spool, time: time.Unix(1, 0), key: key.Public(), identity: identity.Public()}
+	k.sign(head.Hash, before, identity)
+	return forge(segment, head, key, 1, kindKeys, k.append(nil), nil)
+}
+
+func forge(segment []byte, head Head, key *crypt.PrivateKey, next ID, k kind, recordHead, data []byte) []byte {
 	h, err := parseHeader(segment)
 	if err != nil {
 		panic(err)
 	}
-	m := message{id: 1 << 40, entry: Entry{Mailbox: MailboxID{1}}, size: int64(len(data)), sha256: sha256.Sum256(data)}
-	mh := m.append(nil)
-	l := leaf(kindMessage, mh)
-	c := commit{number: head.Number + 1, time: time.Unix(1, 0), next: m.id + 1, count: 1,
+	l := leaf(k, recordHead)
+	c := commit{number: head.Number + 1, time: time.Unix(1, 0), next: next, count: 1,
 		leaves: sha256.Sum256(l[:]), previous: head.Hash}
 	c.sign(key)
-	segment = appendFrame(segment[:len(segment):len(segment)], h.generation, kindMessage, mh, len(data), crc32.Checksum(data, castagnoli))
+	segment = appendFrame(segment[:len(segment):len(segment)], h.generation, k, recordHead, len(data), crc32.Checksum(data, castagnoli))
 	segment = append(segment, data...)
 	segment = appendFrame(segment, h.generation, kindCommit, c.append(nil), len(l), crc32.Checksum(l[:], castagnoli))
 	return append(segment, l[:]...)

@@ -228,6 +228,42 @@ func TestSpool_FaultsAtOpen(t *testing.T) {
 	}
 }
 
+// TestSpool_PowerCuts has many write at once, cuts the power at a random call, and goes on with
+// what is left, again and again.
+func TestSpool_PowerCuts(t *testing.T) {
+	for seed := range uint64(8) {
+		r := rand.New(rand.NewPCG(seed, 7))
+		fsys := durabletest.New()
+		tr := newTrial()
+		for round := range 12 {
+			at := fsys.Calls() + 1 + r.IntN(60)
+			fsys.Inject(func(c durabletest.Call) durabletest.Fault {
+				if c.N < at {
+					return durabletest.None
+				}
+				return durabletest.Before // and so does every call that follows
+			})
+			if s, err := spool.Open("/spool", faultOptions(t, fsys)); err == nil {
+				var wg sync.WaitGroup
+				for range 8 {
+					n, m := r.IntN(200), r.IntN(200)
+					wg.Go(func() {
+						tr.store(s, text(n, 10+n*17))
+						tr.store(s, text(m, 10+m*17))
+					})
+				}
+				wg.Wait()
+				s.Close()
+			}
+			fsys = fsys.Crash(r)
+			if err := tr.check(t, fsys); err != nil {
+				t.Fatalf("seed %d, round %d: %v", seed, round, err)
+			}
+			fsys = fsys.Kill()
+		}
+	}
+}
+
 // TestSpool_TornTail cuts the last batch at every length, as a crash may.
 func TestSpool_TornTail(t *testing.T) {
 	fsys := durabletest.New()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"iter"
 
 	"cmtpd/internal/durable"
@@ -141,8 +142,11 @@ func (s *Spool) openRecord(seg *segment, e indexEntry) (*Reader, error) {
 
 func (s *Spool) openLarge(m *message) (durable.File, error) {
 	f, err := s.fs.Open(s.path("large", m.fileName()))
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: message %s: %w", ErrDamaged, m.id, err)
+	}
+	if err != nil {
+		return nil, err // too many open files, say: that is no damage
 	}
 	size, err := f.Size()
 	if err == nil && size != m.size {

@@ -52,7 +52,7 @@ var (
 	ErrDamaged = errors.New("spool: the message is damaged")
 )
 
-// ErrClosed is what every method returns after Close.
+// ErrClosed is what Open, Get and Commit return after Close.
 var ErrClosed = errors.New("spool: closed")
 
 // MailboxID is the stable number of a mailbox's owner. The zero value names none.
@@ -138,7 +138,7 @@ type Options struct {
 	SegmentSize    int64 // bytes; 64 MiB if 0, 4 KiB to 2 GiB
 	LargeThreshold int64 // bytes from which a message has its own file; 256 KiB if 0, at most 4 MiB
 	MemoryBudget   int64 // bytes that all writers together hold; 64 MiB if 0
-	BatchSize      int64 // bytes that one flush carries unless a single message is longer; 4 MiB if 0
+	BatchSize      int64 // bytes that one flush carries, unless a single message is longer, and that the committer keeps; 4 MiB if 0
 }
 
 func (o *Options) complete() error {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/durable/durabletest"
 	"cmtpd/internal/spool"
@@ -299,6 +300,56 @@ func TestVerify_ForgedCommit(t *testing.T) {
 	}
 	if ids, _ := sp.served(t); len(ids) != specimenMessages+1 {
 		t.Errorf("serves %v", ids)
+	}
+}
+
+// A commit by the right key that continues another history: what is left when an old copy was
+// run for a while and its files were mixed with these.
+func TestVerify_Fork(t *testing.T) {
+	sp := newSpecimen(t)
+	path := newest(t, sp.fs)
+	other := spool.Head{Number: sp.head.Number, Hash: [32]byte{1}}
+	replace(t, sp.fs, path, spool.Forge(contents(t, sp.fs, path), other, sp.options.Key, []byte("forked")))
+	if r := sp.verify(t); r.Err() == nil || !strings.Contains(r.Err().Error(), "another chain") {
+		t.Errorf("%v", r.Err())
+	}
+}
+
+// Only the identity in force can name the next keys.
+func TestVerify_Keys(t *testing.T) {
+	right, wrong, next := key(t, 2), key(t, 77), key(t, 78)
+	tests := []struct {
+		name             string
+		before, identity *crypt.PrivateKey
+		ok               bool
+	}{
+		{"another spool key", right, right, true},
+		{"another spool key by a stranger", wrong, right, false},
+		{"another identity", right, next, true},
+		{"another identity by a stranger", wrong, next, false},
+		{"another identity by itself", next, next, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			sp := newSpecimen(t)
+			ro, err := spool.OpenReadOnly("/spool", sp.fs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			path := newest(t, sp.fs)
+			key := key(t, 79)
+			replace(t, sp.fs, path, spool.ForgeKeys(contents(t, sp.fs, path), sp.head, ro, key, tt.before, tt.identity))
+			r, err := spool.Verify(ctx, sp.fs, "/spool", tt.identity.Public(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := r.Err() == nil; got != tt.ok {
+				t.Errorf("accepted: %v, %v", got, r.Err())
+			}
+			if tt.ok && (r.Key != key.Public() || r.Identity != tt.identity.Public()) {
+				t.Errorf("keys in force: %x, %x", r.Key, r.Identity)
+			}
+		})
 	}
 }
 

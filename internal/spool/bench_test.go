@@ -1,0 +1,128 @@
+package spool_test
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"cmtpd/internal/durable"
+	"cmtpd/internal/spool"
+)
+
+// BenchmarkStore compares, on the same disk and in the same run: the spool; one file for each
+// message, flushed and renamed ("files"); and a bare log with shared flushes that neither hashes,
+// signs nor indexes ("bare"). It is run with -benchtime as a number of messages.
+func BenchmarkStore(b *testing.B) {
+	for _, load := range []struct{ writers, size int }{{1, 4 << 10}, {64, 4 << 10}, {8, 1 << 20}} {
+		for _, store := range []struct {
+			name string
+			open func(*testing.B) func(n uint64, data []byte) error
+		}{{"spool", benchSpool}, {"bare", benchBare}, {"files", benchFiles}} {
+			b.Run(fmt.Sprintf("writers=%d/size=%dK/%s", load.writers, load.size>>10, store.name), func(b *testing.B) {
+				benchStore(b, load.writers, load.size, store.open(b))
+			})
+		}
+	}
+}
+
+func benchStore(b *testing.B, writers, size int, store func(n uint64, data []byte) error) {
+	b.SetBytes(int64(size))
+	b.ReportAllocs()
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	b.ResetTimer()
+	for range writers {
+		wg.Go(func() {
+			data := text(1, size)
+			for n := next.Add(1); n <= int64(b.N); n = next.Add(1) {
+				binary.BigEndian.PutUint64(data, uint64(n))
+				if err := store(uint64(n), data); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func benchSpool(b *testing.B) func(uint64, []byte) error {
+	s := open(b, b.TempDir(), options(b))
+	before := s.Head().Number
+	b.Cleanup(func() {
+		if b.N > 1 {
+			b.ReportMetric(float64(s.Head().Number-before)/float64(b.N), "flushes/op")
+		}
+	})
+	return func(n uint64, data []byte) error {
+		w := s.NewWriter()
+		defer w.Abort()
+		for p := data; len(p) > 0; { // as it comes from a connection
+			k := min(len(p), 32<<10)
+			if _, err := w.Write(p[:k]); err != nil {
+				return err
+			}
+			p = p[k:]
+		}
+		var d [8]byte
+		binary.BigEndian.PutUint64(d[:], n)
+		_, err := w.Commit(ctx, spool.Entry{Mailbox: box(byte(1 + n%200)), Digest: sha256.Sum256(d[:]), From: "192.0.2.1:4711"})
+		return err
+	}
+}
+
+func benchFiles(b *testing.B) func(uint64, []byte) error {
+	dir := b.TempDir()
+	return func(n uint64, data []byte) error {
+		return durable.WriteFile(durable.OS, filepath.Join(dir, fmt.Sprint(n)), data, 0o600)
+	}
+}
+
+func benchBare(b *testing.B) func(uint64, []byte) error {
+	f, err := durable.OS.Create(filepath.Join(b.TempDir(), "log"), 0o600)
+	if err != nil {
+		b.Fatal(err)
+	}
+	type request struct {
+		data []byte
+		done chan error
+	}
+	requests := make(chan request, 64)
+	go func() {
+		var buf []byte
+		var offset int64
+		for r := range requests {
+			batch := []request{r}
+			buf = append(buf[:0], r.data...)
+			for more := true; more && len(buf) < 4<<20; {
+				select {
+				case r, more = <-requests:
+					if more {
+						batch, buf = append(batch, r), append(buf, r.data...)
+					}
+				default:
+					more = false
+				}
+			}
+			_, err := f.WriteAt(buf, offset)
+			if err == nil {
+				err = f.Sync()
+			}
+			offset += int64(len(buf))
+			for _, r := range batch {
+				r.done <- err
+			}
+		}
+		f.Close()
+	}()
+	b.Cleanup(func() { close(requests) })
+	return func(_ uint64, data []byte) error {
+		done := make(chan error, 1)
+		requests <- request{data, done}
+		return <-done
+	}
+}
