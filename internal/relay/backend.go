@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/pires/go-proxyproto"
@@ -14,8 +15,8 @@ import (
 	"cmtpd/internal/netbuf"
 )
 
-// errNotSMTP: what the backend sent is no greeting of RFC 5321.
-var errNotSMTP = errors.New("relay: the backend does not greet as an SMTP server")
+// errNotSMTP: what the backend sent is no reply of RFC 5321.
+var errNotSMTP = errors.New("relay: the backend does not speak as an SMTP server")
 
 // A refusedError is a backend's greeting that refuses the session: 4xx or 5xx.
 type refusedError struct {
@@ -30,19 +31,16 @@ func (e *refusedError) Error() string {
 // connect opens a connection to the backend for the client c and swallows the
 // greeting. What the backend sent after that is unread in the Reader.
 func (r *Relay) connect(ctx context.Context, c *netbuf.Conn) (net.Conn, *netbuf.Reader, error) {
-	header, err := proxyHeader(r.cfg.Proxy, c)
+	header, err := proxyHeader(r.cfg.Proxy, c.Client, c.Local)
 	if err != nil {
 		return nil, nil, err
 	}
-	deadline := time.Now().Add(r.cfg.ConnectTimeout)
-	d := net.Dialer{Deadline: deadline, KeepAlive: -1}
-	backend, err := d.DialContext(ctx, "tcp", r.cfg.Backend)
+	backend, err := r.cfg.dial(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer context.AfterFunc(ctx, func() { backend.Close() })()
 	in := netbuf.NewReader(backend)
-	backend.SetDeadline(deadline)
 	if err := greet(backend, in, header); err != nil {
 		in.Release()
 		backend.Close()
@@ -52,6 +50,17 @@ func (r *Relay) connect(ctx context.Context, c *netbuf.Conn) (net.Conn, *netbuf.
 	return backend, in, nil
 }
 
+// dial connects to the backend, and leaves its deadline on the conn.
+func (c Config) dial(ctx context.Context) (net.Conn, error) {
+	deadline := time.Now().Add(c.ConnectTimeout)
+	d := net.Dialer{Deadline: deadline, KeepAlive: -1}
+	backend, err := d.DialContext(ctx, "tcp", c.Backend)
+	if err != nil {
+		return nil, err
+	}
+	return backend, backend.SetDeadline(deadline)
+}
+
 // greet sends the PROXY header, if any, and takes the greeting off in.
 func greet(backend net.Conn, in *netbuf.Reader, header []byte) error {
 	if len(header) > 0 {
@@ -59,16 +68,23 @@ func greet(backend net.Conn, in *netbuf.Reader, header []byte) error {
 			return err
 		}
 	}
+	n, code, err := awaitReply(in)
+	if err != nil {
+		return fmt.Errorf("relay: no greeting from the backend: %w", err)
+	}
+	return take(in, n, code)
+}
+
+// awaitReply reads until a whole reply is unread in in, and returns its length
+// and code.
+func awaitReply(in *netbuf.Reader) (n, code int, err error) {
 	for {
-		n, code, err := parseGreeting(in.Buffered())
-		if err != nil {
-			return err
-		}
-		if n > 0 {
-			return take(in, n, code)
+		n, code, err := parseReply(in.Buffered())
+		if err != nil || n > 0 {
+			return n, code, err
 		}
 		if err := in.Fill(); err != nil {
-			return fmt.Errorf("relay: no greeting from the backend: %w", err)
+			return 0, 0, err
 		}
 	}
 }
@@ -85,21 +101,21 @@ func take(in *netbuf.Reader, n, code int) error {
 	return errNotSMTP
 }
 
-// Bounds of a greeting. RFC 5321 section 4.5.3.1.5 allows a line 512 bytes.
+// Bounds of a reply. RFC 5321 section 4.5.3.1.5 allows a line 512 bytes.
 const (
-	maxGreetingLine = 1024
-	maxGreeting     = netbuf.Size
+	maxReplyLine = 1024
+	maxReply     = netbuf.Size
 )
 
-// parseGreeting returns the length and the code of the reply that b begins with
+// parseReply returns the length and the code of the reply that b begins with
 // (RFC 5321 section 4.2: one or more lines, ended by CRLF, of three digits and,
 // on all but the last line, a hyphen). The length is 0 when more bytes are needed.
-func parseGreeting(b []byte) (n, code int, err error) {
+func parseReply(b []byte) (n, code int, err error) {
 	for {
 		line := b[n:]
-		end := bytes.IndexByte(line[:min(len(line), maxGreetingLine)], '\n')
+		end := bytes.IndexByte(line[:min(len(line), maxReplyLine)], '\n')
 		if end < 0 {
-			if len(line) >= maxGreetingLine || len(b) >= maxGreeting {
+			if len(line) >= maxReplyLine || len(b) >= maxReply {
 				return 0, 0, errNotSMTP
 			}
 			return 0, 0, nil
@@ -136,7 +152,7 @@ func parseLine(line []byte) (code int, last, ok bool) {
 var errNoAddress = errors.New("relay: the client has no address to pass on")
 
 // proxyHeader returns what the backend has to read before anything else.
-func proxyHeader(p config.ProxyProtocol, c *netbuf.Conn) ([]byte, error) {
+func proxyHeader(p config.ProxyProtocol, client, local netip.AddrPort) ([]byte, error) {
 	version := byte(2)
 	switch p {
 	case config.ProxyNone:
@@ -147,8 +163,8 @@ func proxyHeader(p config.ProxyProtocol, c *netbuf.Conn) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("relay: unknown PROXY protocol %q", p)
 	}
-	if !c.Client.IsValid() || !c.Local.IsValid() {
+	if !client.IsValid() || !local.IsValid() {
 		return nil, errNoAddress
 	}
-	return proxyproto.HeaderProxyFromAddrs(version, net.TCPAddrFromAddrPort(c.Client), net.TCPAddrFromAddrPort(c.Local)).Format()
+	return proxyproto.HeaderProxyFromAddrs(version, net.TCPAddrFromAddrPort(client), net.TCPAddrFromAddrPort(local)).Format()
 }

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"net"
 	"os"
 	"runtime"
@@ -87,20 +88,22 @@ func (r *Relay) pass(c *netbuf.Conn, backend net.Conn, in *netbuf.Reader) stream
 	r.loops.once.Do(r.loops.open)
 	client, ok := c.Conn.(*net.TCPConn)
 	if !ok || len(r.loops.all) == 0 {
-		return newPump(c, backend, c.In, in)
+		return newPump(c.Conn, backend, c.In, in)
 	}
 	a, b, err := duplicate(client, backend.(*net.TCPConn))
 	if err != nil {
-		return newPump(c, backend, c.In, in)
+		return newPump(c.Conn, backend, c.In, in)
 	}
 	s := newSession(a, b)
-	s.up.put(c.In.Buffered())
-	s.down.put(in.Buffered())
+	err = errors.Join(s.up.put(c.In.Buffered()), s.down.put(in.Buffered()))
 	in.Release()
 	c.Close()
 	backend.Close()
-	l := r.loops.all[r.loops.next.Add(1)%uint32(len(r.loops.all))]
-	l.add(s)
+	if err != nil {
+		s.close()
+		return s
+	}
+	r.loops.all[r.loops.next.Add(1)%uint32(len(r.loops.all))].add(s)
 	return s
 }
 

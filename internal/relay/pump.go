@@ -35,16 +35,17 @@ func newPump(client, backend net.Conn, fromClient, fromBackend *netbuf.Reader) *
 // both directions end.
 func (p *pump) copy(to net.Conn, in *netbuf.Reader) {
 	defer in.Release()
+	buf := make([]byte, 8*netbuf.Size)
 	for {
-		if b := in.Buffered(); len(b) > 0 {
-			if _, err := to.Write(b); err != nil {
+		n, err := in.Read(buf)
+		if n > 0 {
+			if _, err := to.Write(buf[:n]); err != nil {
 				p.cut()
 				return
 			}
 			p.moves.Add(1)
-			in.Discard(len(b))
 		}
-		if err := in.Fill(); err != nil {
+		if err != nil {
 			if err != io.EOF || closeWrite(to) != nil {
 				p.cut()
 			}

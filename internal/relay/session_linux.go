@@ -75,6 +75,9 @@ func (f *flow) blocked() bool { return len(f.rest) > 0 || f.pipe != nil && f.pip
 
 // put writes b, as far as it goes, and keeps a copy of the rest.
 func (f *flow) put(b []byte) error {
+	if len(b) == 0 {
+		return nil // even writing nothing would take a reset's error away
+	}
 	n, err := write(f.to, b)
 	if err == unix.EAGAIN {
 		err = nil
@@ -90,9 +93,6 @@ func (f *flow) put(b []byte) error {
 func (f *flow) flush() error {
 	b := f.rest
 	f.rest = nil
-	if len(b) == 0 {
-		return nil
-	}
 	return f.put(b)
 }
 
