@@ -153,6 +153,7 @@ func why(err error) string {
 
 // run answers commands until there is an end to them. A nil error is OBAI.
 func (s *session) run(ctx context.Context) error {
+	s.arm() // the first replies may be written before anything is waited for
 	for {
 		cmd, n, err := cmtp.ParseCommand(s.in.Buffered())
 		if errors.Is(err, cmtp.ErrShort) {
@@ -258,7 +259,10 @@ func (s *session) flush() error {
 	}
 	out := s.out
 	s.out = nil
-	_, err := s.conn.Write(*out)
+	var err error
+	if len(*out) > 0 {
+		_, err = s.conn.Write(*out)
+	}
 	if cap(*out) <= 2*flushAt {
 		*out = (*out)[:0]
 		buffers.Put(out)
