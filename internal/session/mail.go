@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/spool"
@@ -87,11 +90,25 @@ func (s *session) refuse(src *pacedReader, m *cmtp.MessageReader, o Outcome, rea
 	if err := s.flush(); err != nil {
 		return err
 	}
-	if _, err := io.CopyN(io.Discard, m, drainBytes); err == io.EOF {
-		s.rearm()
-		return nil
+	if !drain(src, m) {
+		return errOutOfStep
 	}
-	return errOutOfStep
+	s.rearm()
+	return nil
+}
+
+// drain reads what is left of a message and reports whether that was no more
+// than drainBytes.
+func drain(src *pacedReader, m *cmtp.MessageReader) bool {
+	most := src.total + drainBytes
+	buf := copyBuffers.Get().(*[32 << 10]byte)
+	defer copyBuffers.Put(buf)
+	for src.total <= most {
+		if _, err := m.Read(buf[:]); err != nil {
+			return err == io.EOF
+		}
+	}
+	return false
 }
 
 // broken ends a message that cannot be read on: one that breaks the format or a
@@ -116,7 +133,17 @@ func (s *session) broken(src *pacedReader, h *cmtp.Header, reason error) error {
 func (s *session) fate(level slog.Level, o Outcome, src *pacedReader, h *cmtp.Header, key string, value any) {
 	s.cfg.Observer.Message(o, src.total)
 	s.log.Log(context.Background(), level, "message "+string(o), key, value, "bytes", src.total,
-		"to", h.DestinationAccount+"@"+h.DestinationDomain, "from", h.SourceAccount+"@"+h.SourceDomain)
+		"to", shown(h.DestinationAccount, h.DestinationDomain), "from", shown(h.SourceAccount, h.SourceDomain))
+}
+
+// shown makes of names that nobody has checked what a log may hold: one in JSON
+// passes on what a terminal takes for commands.
+func shown(account, domain string) string {
+	s := account + "@" + domain
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(s)
+	}
+	return s
 }
 
 // rearm gives the client a command's time again after the time of a message.
@@ -193,10 +220,15 @@ func (r *pacedReader) ReadByte() (byte, error) {
 
 // allow sets the deadline of the next read.
 func (r *pacedReader) allow(now time.Time) {
-	earned := time.Duration(float64(r.total) / float64(r.cfg.MinRate) * float64(time.Second))
-	deadline := now.Add(r.cfg.MessageGrace + earned - r.waited)
+	deadline := now.Add(r.cfg.MessageGrace + earned(r.total, r.cfg.MinRate, r.cfg.SessionTimeout) - r.waited)
 	if deadline.After(r.ends) {
 		deadline = r.ends
 	}
 	r.conn.SetReadDeadline(deadline)
+}
+
+// earned returns the time that n bytes may take at a rate a second. It is most at
+// most, for terabytes may take longer than a Duration holds.
+func earned(n, rate int64, most time.Duration) time.Duration {
+	return time.Duration(min(float64(n)/float64(rate), most.Seconds()) * float64(time.Second))
 }
