@@ -50,13 +50,14 @@ type daemon struct {
 	spool    *spool.Spool
 	metrics  *metrics
 	front    *front.Server
+	broken   chan error                    // the spool has stopped; one is enough
 	serving  []func(context.Context) error // what runs until it is stopped
 }
 
 // Run serves until ctx ends, and then shuts down in order. ready is called, if
 // not nil, once everything listens, with the addresses of the shared port.
 func Run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func([]net.Addr)) error {
-	d := &daemon{cfg: cfg, log: log}
+	d := &daemon{cfg: cfg, log: log, broken: make(chan error, 1)}
 	defer d.close()
 	if err := d.open(); err != nil {
 		return err
@@ -183,7 +184,7 @@ func (d *daemon) cmtpHandler() front.Handler {
 		Version: wireVersion, MaxMessage: uint64(d.cfg.Limits.MaxMessageSize), AcceptPlaintext: d.cfg.Limits.AcceptPlaintext,
 		CommandTimeout: d.cfg.Limits.CommandTimeout, SessionTimeout: d.cfg.Limits.SessionTimeout,
 		MinRate: int64(d.cfg.Limits.MinRate), MessageGrace: messageGrace, Key: d.identity,
-		Directory: d.directory(), Store: &store{d.spool, newRoom(d.cfg.SpoolDir(), uint64(d.cfg.Limits.MinFreeSpace))},
+		Directory: d.directory(), Store: &store{d.spool, newRoom(d.cfg.SpoolDir(), uint64(d.cfg.Limits.MinFreeSpace)), d.broken},
 		AllowLogin: logins.Allow, Observer: d.metrics, Log: d.log, Now: time.Now,
 	})
 }
@@ -202,6 +203,8 @@ func (d *daemon) serve(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		d.log.Info("stopping", "grace", d.cfg.ShutdownGrace)
+	case err = <-d.broken:
+		err = fmt.Errorf("the spool cannot be written, and what is on disk is known only after a restart: %w", err)
 	case err = <-failed:
 		waiting--
 		if err == nil {

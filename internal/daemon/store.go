@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -19,15 +20,36 @@ var errDiskFull = errors.New("there is too little free space on the spool's disk
 
 // A store lets sessions write to the spool while there is room for it.
 type store struct {
-	spool *spool.Spool
-	room  *room
+	spool  *spool.Spool
+	room   *room
+	failed chan<- error // takes one: the spool has stopped
 }
 
+// NewWriter implements session.Store.
 func (s *store) NewWriter() (session.Writer, error) {
 	if err := s.room.check(); err != nil {
 		return nil, err
 	}
-	return s.spool.NewWriter(), nil
+	return writer{s.spool.NewWriter(), s.failed}, nil
+}
+
+// A writer tells the daemon when the spool has stopped: what is on disk after a
+// failed flush is known only once it was opened again.
+type writer struct {
+	*spool.Writer
+	failed chan<- error
+}
+
+// Commit implements session.Writer.
+func (w writer) Commit(ctx context.Context, e spool.Entry) (spool.Stored, error) {
+	stored, err := w.Writer.Commit(ctx, e)
+	if errors.Is(err, spool.ErrFailed) {
+		select {
+		case w.failed <- err:
+		default: // somebody has told already
+		}
+	}
+	return stored, err
 }
 
 // A room knows whether a file system has free space, and asks it at most once a
