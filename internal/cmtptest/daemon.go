@@ -1,0 +1,168 @@
+package cmtptest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// A Daemon is a running "cmtpd serve".
+type Daemon struct {
+	Shared   []string // host:port of the ports for both protocols
+	CMTPOnly []string // of those for CMTP alone
+	Metrics  string   // of the metrics, or ""
+	PID      int
+
+	cmd   *exec.Cmd
+	log   log
+	ended chan struct{} // closed when the process is gone
+	err   error         // why it ended, once it has
+}
+
+// Launch starts program with a configuration and returns when it serves, or with
+// an error that shows its log when it ended before. Its log must be text of level
+// info or debug.
+func Launch(ctx context.Context, program, config string) (*Daemon, error) {
+	d := &Daemon{cmd: exec.Command(program, "serve", "--config", config), ended: make(chan struct{})}
+	d.log.more = make(chan struct{})
+	d.cmd.Stderr = &d.log
+	if err := d.cmd.Start(); err != nil {
+		return nil, err
+	}
+	d.PID = d.cmd.Process.Pid
+	go func() {
+		d.err = d.cmd.Wait()
+		close(d.ended)
+	}()
+	if _, err := d.Await(ctx, "msg=serving "); err != nil {
+		d.Kill()
+		return nil, err
+	}
+	for line := range strings.Lines(d.Log()) {
+		switch address := Field(line, "address"); Field(line, "msg") {
+		case "listening":
+			if Field(line, "cmtp_only") == "true" {
+				d.CMTPOnly = append(d.CMTPOnly, address)
+			} else {
+				d.Shared = append(d.Shared, address)
+			}
+		case "metrics":
+			d.Metrics = address
+		}
+	}
+	return d, nil
+}
+
+// Field returns the value of a key in a line of the log that needs no quotes.
+func Field(line, key string) string {
+	for word := range strings.FieldsSeq(line) {
+		if v, ok := strings.CutPrefix(word, key+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// Log returns everything that the daemon has logged.
+func (d *Daemon) Log() string { return d.log.String() }
+
+// Await returns the first line of the log that holds all of the words, as soon
+// as there is one. It fails when the daemon or ctx ends without.
+func (d *Daemon) Await(ctx context.Context, words ...string) (string, error) {
+	seen := 0
+	for {
+		more, text := d.log.after(seen)
+		for line := range strings.Lines(text) {
+			if !strings.HasSuffix(line, "\n") {
+				break
+			}
+			seen += len(line)
+			if holdsAll(line, words) {
+				return line, nil
+			}
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return "", fmt.Errorf("waiting for %q in the log: %w\n%s", words, context.Cause(ctx), d.Log())
+		case <-d.ended:
+			if _, rest := d.log.after(seen); strings.HasSuffix(rest, "\n") {
+				continue
+			}
+			return "", fmt.Errorf("cmtpd ended (%v) before it logged %q:\n%s", d.err, words, d.Log())
+		}
+	}
+}
+
+func holdsAll(line string, words []string) bool {
+	for _, w := range words {
+		if !strings.Contains(line, w) {
+			return false
+		}
+	}
+	return true
+}
+
+// Terminate asks the daemon to stop, as service managers do.
+func (d *Daemon) Terminate() error { return d.cmd.Process.Signal(syscall.SIGTERM) }
+
+// Wait waits for the daemon's end. The error is its exit status, if not 0.
+func (d *Daemon) Wait(ctx context.Context) error {
+	select {
+	case <-d.ended:
+		return d.err
+	case <-ctx.Done():
+		return fmt.Errorf("cmtpd does not end: %w\n%s", context.Cause(ctx), d.Log())
+	}
+}
+
+// Kill ends the daemon by SIGKILL, wherever it is, and waits until it is gone. It
+// may be called again.
+func (d *Daemon) Kill() {
+	d.cmd.Process.Kill()
+	<-d.ended
+}
+
+// bad returns a line of the log that no daemon may ever write, or "".
+func (d *Daemon) bad() string {
+	for line := range strings.Lines(d.Log()) {
+		for _, sign := range []string{"WARNING: DATA RACE", "this is a bug", "panic:", "fatal error:"} {
+			if strings.Contains(line, sign) {
+				return line
+			}
+		}
+	}
+	return ""
+}
+
+// A log is text that grows while others wait for it.
+type log struct {
+	mu   sync.Mutex
+	text bytes.Buffer  // under mu
+	more chan struct{} // under mu: closed and replaced when the text grows
+}
+
+func (l *log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Write(p)
+	close(l.more)
+	l.more = make(chan struct{})
+	return len(p), nil
+}
+
+func (l *log) String() string {
+	_, text := l.after(0)
+	return text
+}
+
+// after returns the text from an offset on, and what is closed when there is more.
+func (l *log) after(offset int) (<-chan struct{}, string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.more, string(l.text.Bytes()[offset:])
+}

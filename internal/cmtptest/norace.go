@@ -1,0 +1,5 @@
+//go:build !race
+
+package cmtptest
+
+const raceEnabled = false
