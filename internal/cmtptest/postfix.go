@@ -1,0 +1,220 @@
+package cmtptest
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Need skips the test, loudly, when one of the programs is missing; with CI=true
+// it fails the test instead.
+func Need(t testing.TB, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			leaveOut(t, p+" is not installed")
+		}
+	}
+}
+
+// leaveOut ends a test for which this machine lacks something.
+func leaveOut(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("CI=true, but %s", why)
+	}
+	t.Skipf("LEFT OUT: %s", why)
+}
+
+// A Postfix is a real mail server for the domain mail.example, with a queue and
+// a configuration of its own. As Debian's does, it relays for clients on
+// loopback, and for nobody else.
+type Postfix struct {
+	Plain   string // host:port where clients are who they seem to be
+	Proxied string // host:port where smtpd expects a PROXY header
+	dir     string
+}
+
+// StartPostfix starts a Postfix that stops with the test. It needs root.
+func StartPostfix(t testing.TB) *Postfix {
+	t.Helper()
+	Need(t, "postfix")
+	if os.Geteuid() != 0 {
+		leaveOut(t, "Postfix is started only by root")
+	}
+	dir, err := os.MkdirTemp("", "postfix") // not t.TempDir: a socket's path must be short
+	check(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	check(t, os.Chmod(dir, 0o755))
+	p := &Postfix{Plain: freePort(t), Proxied: freePort(t), dir: dir}
+	p.configure(t)
+	p.run(t, "start")
+	t.Cleanup(func() { p.run(t, "stop") })
+	for _, addr := range []string{p.Plain, p.Proxied} {
+		await(t, "Postfix to listen", func() bool {
+			c, err := net.Dial("tcp", addr)
+			if err == nil {
+				c.Close()
+			}
+			return err == nil
+		})
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			log, _ := os.ReadFile(filepath.Join(dir, "log"))
+			t.Logf("Postfix wrote:\n%s", log)
+		}
+	})
+	return p
+}
+
+// Mail waits until n messages have been delivered and returns them, headers
+// first, in no order.
+func (p *Postfix) Mail(t testing.TB, n int) []string {
+	t.Helper()
+	var names []string
+	await(t, fmt.Sprintf("%d messages", n), func() bool {
+		names, _ = filepath.Glob(filepath.Join(p.dir, "mail/inbox/new/*"))
+		return len(names) >= n
+	})
+	var mail []string
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		check(t, err)
+		mail = append(mail, string(b))
+	}
+	return mail
+}
+
+func (p *Postfix) run(t testing.TB, verb string) {
+	t.Helper()
+	cmd := exec.Command("postfix", "-c", filepath.Join(p.dir, "etc"), verb)
+	var out bytes.Buffer
+	cmd.Stderr = &out // no pipe: master would hold it open
+	if err := cmd.Run(); err != nil {
+		log, _ := os.ReadFile(filepath.Join(p.dir, "log"))
+		t.Fatalf("postfix %s: %v\n%s%s", verb, err, out.Bytes(), log)
+	}
+}
+
+func (p *Postfix) configure(t testing.TB) {
+	t.Helper()
+	owner, err := user.Lookup("postfix")
+	check(t, err)
+	uid, err := strconv.Atoi(owner.Uid)
+	check(t, err)
+	for _, d := range []string{"etc", "queue", "data", "mail"} {
+		check(t, os.Mkdir(filepath.Join(p.dir, d), 0o755))
+	}
+	for _, d := range []string{"data", "mail"} {
+		check(t, os.Chown(filepath.Join(p.dir, d), uid, -1))
+	}
+	check(t, os.WriteFile(filepath.Join(p.dir, "tls.pem"), selfSigned(t), 0o600))
+	vars := strings.NewReplacer("DIR", p.dir, "PLAIN", p.Plain, "PROXIED", p.Proxied, "UID", owner.Uid, "GID", owner.Gid)
+	check(t, os.WriteFile(filepath.Join(p.dir, "etc/main.cf"), []byte(vars.Replace(mainCF)), 0o644))
+	check(t, os.WriteFile(filepath.Join(p.dir, "etc/master.cf"), []byte(vars.Replace(masterCF)), 0o644))
+}
+
+const mainCF = `compatibility_level = 3.6
+queue_directory = DIR/queue
+data_directory = DIR/data
+maillog_file = DIR/log
+maillog_file_prefixes = DIR
+myhostname = mail.example
+mydestination =
+mynetworks = 127.0.0.0/8 [::1]/128
+inet_interfaces = loopback-only
+alias_maps =
+smtpd_relay_restrictions = permit_mynetworks reject_unauth_destination
+virtual_mailbox_domains = mail.example
+virtual_mailbox_base = DIR/mail
+virtual_mailbox_maps = static:inbox/
+virtual_uid_maps = static:UID
+virtual_gid_maps = static:GID
+default_transport = discard:
+smtpd_tls_security_level = may
+smtpd_tls_chain_files = DIR/tls.pem
+smtpd_client_connection_count_limit = 0
+`
+
+const masterCF = `PLAIN inet n - n - - smtpd
+PROXIED inet n - n - - smtpd
+  -o smtpd_upstream_proxy_protocol=haproxy
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+proxymap unix - - n - - proxymap
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+virtual unix - n n - - virtual
+anvil unix - - n - 1 anvil
+postlog unix-dgram n - n - 1 postlogd
+`
+
+// selfSigned returns a key and a certificate for mail.example in PEM.
+func selfSigned(t testing.TB) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	check(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "mail.example"},
+		DNSNames:     []string{"mail.example"},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(24 * time.Hour),
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	check(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	check(t, err)
+	return append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})...)
+}
+
+// freePort returns a loopback address on which nobody listens just now.
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// await asks again until ok: another process gives no signal.
+func await(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(30 * time.Second); !ok(); <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("waited 30 seconds for %s", what)
+		}
+	}
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

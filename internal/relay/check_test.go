@@ -1,0 +1,127 @@
+package relay_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cmtpd/internal/config"
+	"cmtpd/internal/relay"
+)
+
+// answers plays a mail server: for each session the PROXY header if there is
+// one, then a reply for each command, by its verb.
+func (b *backend) answers(proxied bool, reply func(client, verb string) string) (heard func() []string) {
+	var mu sync.Mutex
+	var lines []string
+	go func() {
+		for {
+			c, err := b.Accept()
+			if err != nil {
+				return
+			}
+			r := bufio.NewReader(c)
+			client := ""
+			if proxied {
+				header, _ := r.ReadString('\n')
+				client = strings.Fields(header + " ? ? ?")[2]
+			}
+			io.WriteString(c, reply(client, "")+"\r\n")
+			for {
+				line, err := r.ReadString('\n')
+				if err != nil {
+					break
+				}
+				mu.Lock()
+				lines = append(lines, client+" "+strings.TrimSpace(line))
+				mu.Unlock()
+				io.WriteString(c, reply(client, strings.Fields(line + " ?")[0])+"\r\n")
+			}
+			c.Close()
+		}
+	}()
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return lines
+	}
+}
+
+func TestCheckRelay(t *testing.T) {
+	// script gives the replies that differ from a server's that relays.
+	script := func(m map[string]string) func(string, string) string {
+		return func(client, verb string) string {
+			for _, key := range []string{client + " " + verb, verb} {
+				if r, ok := m[key]; ok {
+					return r
+				}
+			}
+			if verb == "" {
+				return "220 mail.example"
+			}
+			return "250 ok"
+		}
+	}
+	const v6 = "2001:db8::1 "
+	for _, tt := range []struct {
+		name  string
+		proxy config.ProxyProtocol
+		reply map[string]string
+		want  error
+	}{
+		{"relays", "v1", nil, relay.ErrWouldRelay},
+		{"relays for this host", "none", nil, relay.ErrWouldRelay},
+		{"refuses", "v1", map[string]string{"RCPT": "554 5.7.1 relay access denied"}, nil},
+		{"refuses this host", "none", map[string]string{"RCPT": "550-no\r\n550 no"}, nil},
+		{"relays for IPv6 only", "v1", map[string]string{"RCPT": "554 no", v6 + "RCPT": "251 will forward"}, relay.ErrWouldRelay},
+		{"unsure for IPv4, relays for IPv6", "v1", map[string]string{"RCPT": "450 later", v6 + "RCPT": "250 ok"}, relay.ErrWouldRelay},
+		{"unsure for IPv6", "v1", map[string]string{"RCPT": "554 no", v6 + "RCPT": "450 later"}, relay.ErrUndecided},
+		{"refuses the sender", "v1", map[string]string{"MAIL": "550 no"}, nil},
+		{"refuses strangers", "v1", map[string]string{"": "554 no"}, nil},
+		{"greylists", "v1", map[string]string{"RCPT": "450 4.2.0 later"}, relay.ErrUndecided},
+		{"is busy", "v1", map[string]string{"": "421 later"}, relay.ErrUndecided},
+		{"demands encryption", "v1", map[string]string{"MAIL": "530 5.7.0 Must issue a STARTTLS command first"}, relay.ErrUndecided},
+		{"knows no EHLO", "v1", map[string]string{"EHLO": "502 what"}, relay.ErrUndecided},
+		{"is no mail server", "v1", map[string]string{"": "SSH-2.0"}, relay.ErrUndecided},
+		{"talks nonsense", "v1", map[string]string{"RCPT": "yes"}, relay.ErrUndecided},
+		{"continues", "v1", map[string]string{"RCPT": "354 go on"}, relay.ErrUndecided},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBackend(t)
+			heard := b.answers(tt.proxy != "none", script(tt.reply))
+			err := relay.CheckRelay(context.Background(), relay.Config{Hostname: "me.example", Backend: b.Addr().String(), Proxy: tt.proxy})
+			if !errors.Is(err, tt.want) {
+				t.Errorf("%v, want %v", err, tt.want)
+			}
+			for _, line := range heard() {
+				if strings.Contains(line, "DATA") || strings.Contains(line, "RCPT") && !strings.Contains(line, "@example.net>") {
+					t.Errorf("it said %q", line)
+				}
+			}
+		})
+	}
+}
+
+func TestCheckRelay_Unreachable(t *testing.T) {
+	b := newBackend(t)
+	cfg := relay.Config{Hostname: "me.example", Backend: b.Addr().String(), Proxy: config.ProxyV2, ConnectTimeout: 50 * time.Millisecond}
+	if err := relay.CheckRelay(context.Background(), cfg); !errors.Is(err, relay.ErrUndecided) {
+		t.Errorf("a silent backend: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	cfg.ConnectTimeout = time.Minute
+	if err := relay.CheckRelay(ctx, cfg); !errors.Is(err, relay.ErrUndecided) {
+		t.Errorf("a cancelled check: %v", err)
+	}
+	b.Close()
+	if err := relay.CheckRelay(context.Background(), cfg); !errors.Is(err, relay.ErrUndecided) || !errors.As(err, new(*net.OpError)) {
+		t.Errorf("a backend that is down: %v", err)
+	}
+}
