@@ -178,9 +178,6 @@ func (s *session) run(ctx context.Context) error {
 		case receive:
 			err = s.mail(ctx)
 		case end:
-			if err == nil {
-				return s.flush()
-			}
 			return s.goodbye(err)
 		default:
 			err = nil
@@ -273,7 +270,7 @@ func (s *session) flush() error {
 // goodbye ends a session. Where the peer may still be sending, what it is owed is
 // written so that no reset overtakes it.
 func (s *session) goodbye(err error) error {
-	if errors.Is(err, cmtp.ErrCommand) || errors.Is(err, errOutOfStep) {
+	if err == nil || errors.Is(err, cmtp.ErrCommand) || errors.Is(err, errOutOfStep) {
 		s.conn.Farewell(*s.buffer())
 		s.out = nil
 	}
