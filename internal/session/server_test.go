@@ -341,7 +341,7 @@ func (s *server) unchanged(before []string) {
 }
 
 // mailbox returns the messages of a user, or of the operator for no address.
-func (s *server) mailbox(addr string) (messages []string) {
+func (s *server) mailbox(addr string) []string {
 	s.tb.Helper()
 	id := account.Operator
 	if addr != "" {
@@ -351,7 +351,13 @@ func (s *server) mailbox(addr string) (messages []string) {
 		}
 		id = a.ID
 	}
-	for info, err := range s.spool.List(spool.MailboxID(id), 0) {
+	return s.messages(spool.MailboxID(id))
+}
+
+// messages reads a mailbox.
+func (s *server) messages(id spool.MailboxID) (messages []string) {
+	s.tb.Helper()
+	for info, err := range s.spool.List(id, 0) {
 		if err != nil {
 			s.tb.Fatal(err)
 		}
