@@ -24,6 +24,9 @@ const maxNumber = 9999
 // glob somewhere, besides those that cannot be seen.
 const unsafe = `/\:*?"<>|`
 
+// trailing are the characters that Windows drops from the end of a name.
+const trailing = ". "
+
 // FileName returns a name to save an attachment under, whatever a stranger called
 // it: not empty, no path, no leading dot or dash, no character that is not shown,
 // no name of a device, at most 200 bytes with its extension kept.
@@ -34,7 +37,7 @@ func FileName(claimed string) string {
 		}
 		return r
 	}, norm.NFC.String(claimed))
-	s = strings.TrimRight(strings.TrimSpace(s), ". ")
+	s = strings.TrimRight(strings.TrimSpace(s), trailing)
 	if s == "" {
 		return "attachment"
 	}
@@ -48,7 +51,7 @@ func FileName(claimed string) string {
 	if len(ext) > 20 {
 		ext = ""
 	}
-	return cut(s, maxSavedName-len(ext)) + ext
+	return strings.TrimRight(cut(s, maxSavedName-len(ext))+ext, trailing)
 }
 
 // cut returns at most n bytes of s, and no half character.
