@@ -30,6 +30,9 @@ var (
 	ErrXzibit   = errors.New("the xzibit is not in a form that this server stores")
 	ErrForeign  = errors.New("the domain is not one of this server's")
 	ErrReserved = errors.New("the name is reserved")
+	// ErrFailed: a change failed half way, so that only the next Open can tell
+	// whether it is there. Until then nothing else is changed.
+	ErrFailed = errors.New("an earlier change to the accounts failed; what is on disk shows when the server has started again")
 )
 
 // An ID names an account for good: it is drawn at random when the account is
@@ -53,10 +56,14 @@ func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
 // UnmarshalText parses what String returns.
 func (id *ID) UnmarshalText(b []byte) error {
-	if n, err := hex.Decode(id[:], b); err != nil || n != len(id) || len(b) != 2*len(id) {
-		return fmt.Errorf("account ID %q is not %d hex digits", b, 2*len(id))
+	var parsed ID
+	if len(b) == 2*len(id) { // hex.Decode trusts that there is room
+		if _, err := hex.Decode(parsed[:], b); err == nil {
+			*id = parsed
+			return nil
+		}
 	}
-	return nil
+	return fmt.Errorf("account ID %q is not %d hex digits", b, 2*len(id))
 }
 
 // An Account is one local user. It is never changed after it was made; the
@@ -89,11 +96,18 @@ func (a *Account) MarshalJSON() ([]byte, error) {
 	return json.Marshal(form{a.ID, a.Address, a.Key[:], a.Xzibit, a.Created, a.Disabled})
 }
 
-// UnmarshalJSON reads what MarshalJSON wrote and checks the key and the xzibit.
+// UnmarshalJSON reads what MarshalJSON wrote and checks that it is an account: a
+// user with the Operator's ID would read the Operator's mail.
 func (a *Account) UnmarshalJSON(data []byte) error {
 	var f form
 	if err := json.Unmarshal(data, &f); err != nil {
 		return err
+	}
+	if f.ID == (ID{}) || f.ID == Operator {
+		return fmt.Errorf("%v is nobody's account ID", f.ID)
+	}
+	if f.Address.IsZero() {
+		return errors.New("it names no address")
 	}
 	key, err := crypt.ParsePublicKey(f.Key)
 	if err != nil {
