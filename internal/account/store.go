@@ -25,12 +25,19 @@ type Store struct {
 	signer *crypt.PrivateKey
 	now    func() time.Time
 
-	write sync.Mutex // held through a change, its flush included
+	write   sync.Mutex // held through a change, its flush included
+	failure error      // under write: wraps ErrFailed once disk and memory may differ
+
 	mu    sync.RWMutex
 	users map[address.Address]*Account // under mu
 }
 
-const suffix = ".json"
+// How the names in the directory end: an account's, and what an atomic write that
+// was cut short has left (durable.WriteNew).
+const (
+	suffix    = ".json"
+	temporary = ".tmp"
+)
 
 // maxFile bounds what an account's file may hold, in bytes.
 const maxFile = 1 << 20
@@ -49,8 +56,15 @@ func Open(dir string, fsys durable.FS, signer *crypt.PrivateKey, now func() time
 	s := &Store{dir: dir, fs: fsys, signer: signer, now: now, users: make(map[address.Address]*Account)}
 	var damaged []error
 	for _, name := range names {
+		if strings.HasPrefix(name, ".") && strings.HasSuffix(name, temporary) {
+			// It holds a xzibit, which must not outlive its account.
+			if err := fsys.Remove(filepath.Join(dir, name)); err != nil {
+				return nil, fmt.Errorf("opening the accounts: %w", err)
+			}
+			continue
+		}
 		if !strings.HasSuffix(name, suffix) {
-			continue // what an interrupted atomic write left
+			continue // an operator's, not ours
 		}
 		a, err := s.load(name)
 		switch {
@@ -84,18 +98,36 @@ func (s *Store) load(name string) (*Account, error) {
 }
 
 // put makes a the account of its address, on disk first. The caller holds write.
+//
+//	open, pwrite, fdatasync  accounts/.<random>.tmp
+//	rename                   accounts/.<random>.tmp   accounts/<id>.json
+//	fsync                    accounts/
 func (s *Store) put(a *Account) error {
 	data, err := json.MarshalIndent(a, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(s.fs, s.path(a.ID), append(data, '\n'), 0o600); err != nil {
+	if s.failure != nil {
+		return fmt.Errorf("storing the account %s: %w", a.Address, s.failure)
+	}
+	tmp := filepath.Join(s.dir, "."+durable.RandomName()+temporary)
+	if err := durable.WriteNew(s.fs, tmp, append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("storing the account %s: %w", a.Address, err)
+	}
+	if err := durable.Publish(s.fs, tmp, s.path(a.ID)); err != nil {
+		return fmt.Errorf("storing the account %s: %w", a.Address, s.fail(err))
 	}
 	s.mu.Lock()
 	s.users[a.Address] = a.sign(s.signer)
 	s.mu.Unlock()
 	return nil
+}
+
+// fail ends all changes after one of which nobody knows whether it took effect:
+// going on could make a second file for one address. The caller holds write.
+func (s *Store) fail(cause error) error {
+	s.failure = fmt.Errorf("%w: %w", ErrFailed, cause)
+	return s.failure
 }
 
 func (s *Store) path(id ID) string { return filepath.Join(s.dir, id.String()+suffix) }
@@ -188,6 +220,9 @@ func (s *Store) change(addr address.Address, edit func(*Account) error) error {
 
 // Remove forgets an account, its xzibit included. Its mail stays in the spool
 // under the account's ID.
+//
+//	unlink  accounts/<id>.json
+//	fsync   accounts/
 func (s *Store) Remove(addr address.Address) error {
 	s.write.Lock()
 	defer s.write.Unlock()
@@ -195,11 +230,14 @@ func (s *Store) Remove(addr address.Address) error {
 	if err != nil {
 		return err
 	}
+	if s.failure != nil {
+		return fmt.Errorf("removing the account %s: %w", addr, s.failure)
+	}
 	if err := s.fs.Remove(s.path(a.ID)); err != nil {
-		return fmt.Errorf("removing the account %s: %w", addr, err)
+		return fmt.Errorf("removing the account %s: %w", addr, s.fail(err))
 	}
 	if err := s.fs.SyncDir(s.dir); err != nil {
-		return fmt.Errorf("removing the account %s: %w", addr, err)
+		return fmt.Errorf("removing the account %s: %w", addr, s.fail(err))
 	}
 	s.mu.Lock()
 	delete(s.users, addr)
