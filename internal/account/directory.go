@@ -2,6 +2,7 @@ package account
 
 import (
 	"fmt"
+	"slices"
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/config"
@@ -33,12 +34,10 @@ func (d *Directory) Domain(name string) (address.Domain, error) {
 	if err != nil {
 		return address.Domain{}, err
 	}
-	for _, own := range d.Domains {
-		if own == parsed {
-			return own, nil
-		}
+	if !slices.Contains(d.Domains, parsed) {
+		return address.Domain{}, fmt.Errorf("%s: %w", parsed, ErrForeign)
 	}
-	return address.Domain{}, fmt.Errorf("%s: %w", parsed, ErrForeign)
+	return parsed, nil
 }
 
 // Resolve returns the account that takes mail for a name on the wire, and whose
@@ -59,31 +58,35 @@ func (d *Directory) Resolve(account, domain string) (*Account, error) {
 	}
 	at := address.Address{Account: name, Domain: own}
 	for range config.MaxAliasDepth + 1 {
-		if a, err := d.active(at); err == nil {
+		a, to := d.step(at)
+		if a != nil {
 			return a, nil
 		}
-		next, ok := d.alias(at)
-		if !ok {
+		if to.IsZero() {
 			break
 		}
-		at = next
+		at = to
 	}
 	if at.Account.Base() == address.Postmaster {
 		return d.operator()
 	}
-	if base := at.Account.Base(); base != at.Account {
-		return d.active(address.Address{Account: base, Domain: at.Domain})
-	}
 	return nil, fmt.Errorf("%s: %w", at, ErrUnknown)
 }
 
-// alias returns what at stands for: itself first, then without its subaddress.
-func (d *Directory) alias(at address.Address) (address.Address, bool) {
-	if to, ok := d.Aliases[at]; ok {
-		return to, true
+// step returns the account of at, or else nil and what at is an alias of, or else
+// both for at without its subaddress: bob+tag is whatever bob is.
+func (d *Directory) step(at address.Address) (a *Account, to address.Address) {
+	a, err := d.active(at)
+	if err == nil {
+		return a, to
 	}
-	to, ok := d.Aliases[address.Address{Account: at.Account.Base(), Domain: at.Domain}]
-	return to, ok
+	if to = d.Aliases[at]; !to.IsZero() {
+		return nil, to
+	}
+	if base := (address.Address{Account: at.Account.Base(), Domain: at.Domain}); base != at {
+		return d.step(base)
+	}
+	return nil, to
 }
 
 func (d *Directory) operator() (*Account, error) {
@@ -111,6 +114,9 @@ func (d *Directory) Login(user string) (*Account, error) {
 			return nil, err
 		}
 		at = address.Address{Account: name, Domain: d.Domains[0]}
+	}
+	if !slices.Contains(d.Domains, at.Domain) {
+		return nil, fmt.Errorf("%s: %w", at, ErrForeign)
 	}
 	return d.active(at)
 }
