@@ -1,0 +1,357 @@
+package account_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cmtpd/internal/account"
+	"cmtpd/internal/address"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/durable"
+	"cmtpd/internal/xzibit"
+)
+
+var now = func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 6, time.FixedZone("", 3600)) }
+
+func mustAddress(s string) address.Address {
+	a, err := address.Parse(s)
+	if err != nil {
+		panic(err)
+	}
+	return a
+}
+
+// seeded returns the key that grows from 32 times n.
+func seeded(tb testing.TB, n byte) *crypt.PrivateKey {
+	tb.Helper()
+	k, err := crypt.PrivateKeyFromSeed(bytes.Repeat([]byte{n}, crypt.SeedSize))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return k
+}
+
+// cheap are parameters that no real user has.
+var cheap = xzibit.Params{Time: 1, MemoryKiB: 8, Threads: 1}
+
+func sealed(tb testing.TB, addr address.Address, key *crypt.PrivateKey, password string) []byte {
+	tb.Helper()
+	ring := &xzibit.Keyring{Keys: []xzibit.KeyPair{{Key: key}}}
+	x, err := xzibit.Seal(ring, addr.String(), []byte(password), cheap)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return x
+}
+
+// register makes the registration of addr for the key of seed n.
+func register(tb testing.TB, addr string, n byte) account.Registration {
+	tb.Helper()
+	a, key := mustAddress(addr), seeded(tb, n)
+	return account.NewRegistration(a, key, sealed(tb, a, key, "password"))
+}
+
+func open(tb testing.TB, dir string, fsys durable.FS) *account.Store {
+	tb.Helper()
+	s, err := account.Open(dir, fsys, seeded(tb, 1), now)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return s
+}
+
+func mustAdd(tb testing.TB, s *account.Store, addr string, n byte) *account.Account {
+	tb.Helper()
+	a, err := s.Add(register(tb, addr, n))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return a
+}
+
+// dump is all that a store holds, in the form of its files.
+func dump(tb testing.TB, s *account.Store) string {
+	tb.Helper()
+	all, err := s.List()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	b, err := json.Marshal(all)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(b)
+}
+
+// A store is after a restart what it was before, and each change is on disk when
+// it has been reported done.
+func TestStore_Restart(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "deep", "accounts")
+	s := open(t, dir, durable.OS)
+	again := func() {
+		t.Helper()
+		before := dump(t, s)
+		if s = open(t, dir, durable.OS); dump(t, s) != before {
+			t.Errorf("before the restart:\n%s\nafter:\n%s", before, dump(t, s))
+		}
+	}
+	again()
+	alice := mustAdd(t, s, "Alice@Example.org", 2)
+	if want := now().UTC().Truncate(time.Second); alice.Created != want || alice.Address != mustAddress("alice@example.org") || alice.Disabled {
+		t.Errorf("the account is %+v", alice)
+	}
+	again()
+	mustAdd(t, s, "bob@b.example", 3)
+	mustAdd(t, s, "bob@a.example", 3)
+	mustAdd(t, s, "zoë@a.example", 3)
+	again()
+	if err := s.SetDisabled(mustAddress("bob@b.example"), true); err != nil {
+		t.Fatal(err)
+	}
+	again()
+	if a, err := s.Get(mustAddress("bob@b.example")); err != nil || !a.Disabled {
+		t.Errorf("%+v, %v after SetDisabled", a, err)
+	}
+	if err := s.SetDisabled(mustAddress("bob@b.example"), false); err != nil {
+		t.Fatal(err)
+	}
+	again()
+	fresh := account.NewRegistration(alice.Address, seeded(t, 2), sealed(t, alice.Address, seeded(t, 2), "new"))
+	if err := s.SetXzibit(fresh); err != nil {
+		t.Fatal(err)
+	}
+	again()
+	a, err := s.Get(alice.Address)
+	if err != nil || !bytes.Equal(a.Xzibit, fresh.Xzibit) || a.ID != alice.ID || a.Key != alice.Key || a.Created != alice.Created {
+		t.Errorf("after SetXzibit: %+v, %v", a, err)
+	}
+	if bytes.Equal(alice.Xzibit, fresh.Xzibit) {
+		t.Error("an account was changed that others may be reading")
+	}
+	if err := s.Remove(mustAddress("zoë@a.example")); err != nil {
+		t.Fatal(err)
+	}
+	again()
+	all, err := s.List()
+	var names []string
+	for _, a := range all {
+		names = append(names, a.Address.String())
+	}
+	if want := []string{"bob@a.example", "bob@b.example", "alice@example.org"}; err != nil || !slices.Equal(names, want) {
+		t.Errorf("List: %v, %v, want %v", names, err, want)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != len(names) {
+		t.Errorf("the directory has %d files, %v", len(files), err)
+	}
+	for _, f := range files {
+		if info, err := f.Info(); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", f.Name(), info.Mode(), err)
+		}
+		if strings.Contains(f.Name(), "bob") || len(f.Name()) != len(account.ID{})*2+len(".json") {
+			t.Errorf("a file is called %s", f.Name())
+		}
+	}
+}
+
+// A user of a name that somebody had before inherits nothing.
+func TestStore_Remove_NewID(t *testing.T) {
+	s := open(t, t.TempDir(), durable.OS)
+	first := mustAdd(t, s, "alice@example.org", 2)
+	if err := s.Remove(first.Address); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(first.Address); !errors.Is(err, account.ErrUnknown) {
+		t.Errorf("a removed account: %v", err)
+	}
+	if second := mustAdd(t, s, "alice@example.org", 2); second.ID == first.ID || second.ID == account.Operator {
+		t.Errorf("the second alice has ID %v, the first had %v", second.ID, first.ID)
+	}
+}
+
+func TestStore_Errors(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, durable.OS)
+	mustAdd(t, s, "alice@example.org", 2)
+	before := dump(t, s)
+	edit := func(addr string, n byte, change func(r *account.Registration)) account.Registration {
+		r := register(t, addr, n)
+		change(&r)
+		return r
+	}
+	other := register(t, "eve@example.org", 3)
+	nobody := mustAddress("nobody@example.org")
+	for _, tt := range []struct {
+		name string
+		do   func() error
+		want error
+	}{
+		{"add twice", func() error { _, err := s.Add(register(t, "ALICE@example.org", 3)); return err }, account.ErrExists},
+		{"add with subaddress", func() error { _, err := s.Add(register(t, "alice+x@example.org", 2)); return err }, account.ErrReserved},
+		{"add that begins with +", func() error { _, err := s.Add(register(t, "+x@example.org", 2)); return err }, account.ErrReserved},
+		{"no proof", func() error {
+			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Proof = nil }))
+			return err
+		}, account.ErrProof},
+		{"altered proof", func() error {
+			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Proof[5] ^= 1 }))
+			return err
+		}, account.ErrProof},
+		{"long proof", func() error {
+			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Proof = append(r.Proof, 0) }))
+			return err
+		}, account.ErrProof},
+		{"proof for another address", func() error {
+			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Proof = other.Proof }))
+			return err
+		}, account.ErrProof},
+		{"registration replayed for another domain", func() error {
+			_, err := s.Add(edit("eve@example.com", 3, func(r *account.Registration) { r.Proof = other.Proof }))
+			return err
+		}, account.ErrProof},
+		{"another's key", func() error {
+			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { k := seeded(t, 2).Public(); r.Key = k[:] }))
+			return err
+		}, account.ErrProof},
+		{"no key", func() error {
+			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Key = make([]byte, 32) }))
+			return err
+		}, crypt.ErrPublicKey},
+		{"short key", func() error {
+			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Key = r.Key[:31] }))
+			return err
+		}, crypt.ErrPublicKey},
+		{"no xzibit", func() error {
+			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Xzibit = nil }))
+			return err
+		}, account.ErrXzibit},
+		{"cut xzibit", func() error {
+			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Xzibit = r.Xzibit[:len(r.Xzibit)-1] }))
+			return err
+		}, account.ErrXzibit},
+		{"xzibit of unknown version", func() error {
+			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Xzibit[3] = 9 }))
+			return err
+		}, account.ErrXzibit},
+		{"xzibit with absurd parameters", func() error {
+			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Xzibit[44] = 0xff }))
+			return err
+		}, account.ErrXzibit},
+		{"replace with another key", func() error { return s.SetXzibit(register(t, "alice@example.org", 3)) }, account.ErrProof},
+		{"replace without proof", func() error {
+			return s.SetXzibit(edit("alice@example.org", 2, func(r *account.Registration) { r.Proof[0] ^= 1 }))
+		}, account.ErrProof},
+		{"replace with no xzibit", func() error {
+			return s.SetXzibit(edit("alice@example.org", 2, func(r *account.Registration) { r.Xzibit = r.Xzibit[:40] }))
+		}, account.ErrXzibit},
+		{"replace of unknown", func() error { return s.SetXzibit(register(t, "nobody@example.org", 2)) }, account.ErrUnknown},
+		{"get unknown", func() error { _, err := s.Get(nobody); return err }, account.ErrUnknown},
+		{"get of another domain", func() error { _, err := s.Get(mustAddress("alice@example.com")); return err }, account.ErrUnknown},
+		{"disable unknown", func() error { return s.SetDisabled(nobody, true) }, account.ErrUnknown},
+		{"remove unknown", func() error { return s.Remove(nobody) }, account.ErrUnknown},
+	} {
+		if err := tt.do(); !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
+	}
+	if after := dump(t, s); after != before {
+		t.Errorf("before the refusals:\n%s\nafter:\n%s", before, after)
+	}
+	if restarted := dump(t, open(t, dir, durable.OS)); restarted != before {
+		t.Errorf("before the refusals:\n%s\non disk:\n%s", before, restarted)
+	}
+}
+
+// What is signed for outsiders is what they get.
+func TestAccount_Signatures(t *testing.T) {
+	s := open(t, t.TempDir(), durable.OS)
+	mustAdd(t, s, "alice@example.org", 2)
+	check := func() {
+		t.Helper()
+		a, err := s.Get(mustAddress("alice@example.org"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := seeded(t, 1).Public()
+		if !crypt.Verify(server, a.Key[:], a.KeySignature()) || !crypt.Verify(server, a.Xzibit, a.XzibitSignature()) {
+			t.Error("a signature is wrong")
+		}
+	}
+	check()
+	if err := s.SetXzibit(register(t, "alice@example.org", 2)); err != nil {
+		t.Fatal(err)
+	}
+	check()
+}
+
+func TestID_UnmarshalText(t *testing.T) {
+	id := account.NewID()
+	var got account.ID
+	if err := got.UnmarshalText([]byte(id.String())); err != nil || got != id {
+		t.Errorf("%v, %v, want %v", got, err, id)
+	}
+	for _, bad := range []string{"", "00", id.String()[1:], id.String() + "0", id.String() + "00", strings.Repeat("0", 1000), strings.Repeat("g", 32)} {
+		got := id
+		if err := got.UnmarshalText([]byte(bad)); err == nil || got != id {
+			t.Errorf("%q gives %v, %v", bad, got, err)
+		}
+	}
+}
+
+// Many change and read at once; each address is one account in the end.
+func TestStore_Concurrent(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, durable.OS)
+	const names, each = 4, 4
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	added := map[string]int{}
+	for i := range names * each {
+		addr := fmt.Sprintf("user%d@example.org", i%names)
+		r := register(t, addr, byte(2+i))
+		wg.Go(func() {
+			if _, err := s.Add(r); err == nil {
+				mu.Lock()
+				added[addr]++
+				mu.Unlock()
+			} else if !errors.Is(err, account.ErrExists) {
+				t.Error(err)
+			}
+			if err := s.SetDisabled(r.Address, i%2 == 0); err != nil {
+				t.Error(err)
+			}
+			a, err := s.Get(r.Address)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if !crypt.Verify(seeded(t, 1).Public(), a.Key[:], a.KeySignature()) {
+				t.Error("a signature is wrong")
+			}
+			if _, err := s.List(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for addr, n := range added {
+		if n != 1 {
+			t.Errorf("%s was added %d times", addr, n)
+		}
+	}
+	if len(added) != names {
+		t.Errorf("%d names were added, want %d", len(added), names)
+	}
+	if before, after := dump(t, s), dump(t, open(t, dir, durable.OS)); before != after {
+		t.Errorf("in memory:\n%s\non disk:\n%s", before, after)
+	}
+}
