@@ -28,7 +28,6 @@ type wire struct {
 	ended    chan struct{} // closed when Serve has returned
 	took     time.Duration // of Serve, after ended
 	handler  *session.Server
-	cancel   context.CancelFunc
 }
 
 const (
