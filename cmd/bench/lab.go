@@ -10,18 +10,27 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 // A lab is a temporary folder and the processes that run in it.
 type lab struct {
-	ctx    context.Context
-	bin    string
-	dir    string
-	rounds int
-	procs  []*exec.Cmd
+	ctx     context.Context
+	bin     string
+	dir     string
+	rounds  int
+	procs   []*exec.Cmd
+	ends    []func() error
+	serials atomic.Uint64
 }
+
+// atEnd has f called when the lab is closed.
+func (l *lab) atEnd(f func() error) { l.ends = append(l.ends, f) }
+
+// serial returns a number that no other caller gets.
+func (l *lab) serial() uint64 { return l.serials.Add(1) }
 
 func newLab(ctx context.Context, bin string, rounds int) (*lab, error) {
 	bin, err := filepath.Abs(bin)
@@ -32,12 +41,15 @@ func newLab(ctx context.Context, bin string, rounds int) (*lab, error) {
 	return &lab{ctx: ctx, bin: bin, dir: dir, rounds: rounds}, err
 }
 
-func (l *lab) close() error {
+func (l *lab) close() (err error) {
+	for _, end := range l.ends {
+		err = errors.Join(err, end())
+	}
 	for _, p := range l.procs {
 		p.Process.Signal(syscall.SIGTERM) // one that has ended already is fine
 		p.Wait()
 	}
-	return os.RemoveAll(l.dir)
+	return errors.Join(err, os.RemoveAll(l.dir))
 }
 
 // start starts a peer that serves addr, and returns once it takes connections.
@@ -49,15 +61,24 @@ func (l *lab) start(addr, name string, args ...string) (*exec.Cmd, error) {
 		return nil, err
 	}
 	l.procs = append(l.procs, cmd)
+	if err := awaitPort(addr); err != nil {
+		return nil, fmt.Errorf("%s: %w\n%s", name, err, errs.String())
+	}
+	return cmd, nil
+}
+
+// awaitPort waits until addr takes connections: the only sign that a foreign
+// program gives when it is ready.
+func awaitPort(addr string) error {
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		c, err := net.DialTimeout("tcp", addr, time.Second)
 		if err == nil {
-			return cmd, c.Close()
+			return c.Close()
 		}
 		if time.Now().After(deadline) || !errors.Is(err, syscall.ECONNREFUSED) {
-			return nil, fmt.Errorf("%s does not serve %s: %w\n%s", name, addr, err, errs.String())
+			return fmt.Errorf("nobody serves %s: %w", addr, err)
 		}
-		time.Sleep(10 * time.Millisecond) // the only sign of a foreign program's readiness is its port
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 

@@ -62,6 +62,7 @@ func run(ctx context.Context, bin, out, only string, rounds int) (err error) {
 		{"passthrough", passthrough},
 		{"keyrequest", keyRequests},
 		{"idle", idle},
+		{"durable", durable},
 	} {
 		if !strings.HasPrefix(m.name, only) {
 			continue
