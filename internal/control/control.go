@@ -13,10 +13,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"syscall"
 	"time"
 
 	"cmtpd/internal/account"
@@ -42,6 +44,7 @@ var codes = map[string]error{
 	"xzibit":   account.ErrXzibit,
 	"foreign":  account.ErrForeign,
 	"reserved": account.ErrReserved,
+	"failed":   account.ErrFailed,
 }
 
 // failure is an error on the socket.
@@ -182,6 +185,10 @@ func (c *Client) do(method, path string, in, out any) error {
 		return err
 	}
 	resp, err := c.http.Do(req)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("the data directory is in use, but nobody answers on its control socket; "+
+			"if a daemon is starting, or another command at work, try again: %w", err)
+	}
 	if err != nil {
 		return fmt.Errorf("asking the running daemon: %w", err)
 	}
@@ -206,19 +213,23 @@ func userPath(at address.Address) string { return "/users/" + url.PathEscape(at.
 
 // Add makes the account that r asks for.
 func (c *Client) Add(r account.Registration) (*account.Account, error) {
-	a := new(account.Account)
-	return a, c.do(http.MethodPost, "/users", r, a)
+	return ask[*account.Account](c, http.MethodPost, "/users", r)
 }
 
 // Get returns an account.
 func (c *Client) Get(at address.Address) (*account.Account, error) {
-	a := new(account.Account)
-	return a, c.do(http.MethodGet, userPath(at), nil, a)
+	return ask[*account.Account](c, http.MethodGet, userPath(at), nil)
 }
 
 // List returns all accounts.
-func (c *Client) List() (all []*account.Account, err error) {
-	return all, c.do(http.MethodGet, "/users", nil, &all)
+func (c *Client) List() ([]*account.Account, error) {
+	return ask[[]*account.Account](c, http.MethodGet, "/users", nil)
+}
+
+// ask makes one request that is answered with a T.
+func ask[T any](c *Client, method, path string, in any) (out T, err error) {
+	err = c.do(method, path, in, &out)
+	return out, err
 }
 
 // SetXzibit replaces an account's xzibit.
