@@ -45,28 +45,11 @@ func (d *daemon) smtpHandler(ctx context.Context) (front.Handler, error) {
 		ConnectTimeout: d.cfg.SMTP.ConnectTimeout, IdleTimeout: d.cfg.SMTP.IdleTimeout, SessionTimeout: d.cfg.SMTP.SessionTimeout,
 		Log: d.log,
 	}
-	if err := d.checkRelay(ctx, rc); err != nil {
-		return nil, err
+	g := &gate{cfg: rc, relay: relay.New(rc), warn: d.cfg.SMTP.RelayCheck == config.WarnBackend, log: d.log}
+	if err := g.check(ctx); errors.Is(err, relay.ErrWouldRelay) {
+		return nil, fmt.Errorf("%w; tell it who its clients are (smtp.proxy_protocol) or let it trust fewer; smtp.relay_check = \"warn\" starts all the same", err)
 	}
-	return relay.New(rc), nil
-}
-
-// checkRelay plays a stranger to the backend. A backend that would relay for one
-// is not fronted; one that cannot be asked now is, since a mail server that
-// starts later than we do is no reason to be closed to everybody.
-func (d *daemon) checkRelay(ctx context.Context, rc relay.Config) error {
-	err := relay.CheckRelay(ctx, rc)
-	switch {
-	case err == nil:
-		d.log.Info("the mail server behind refuses to relay for strangers", "backend", rc.Backend)
-	case !errors.Is(err, relay.ErrWouldRelay):
-		d.log.Warn("could not find out whether the mail server behind relays for strangers", "backend", rc.Backend, "err", err)
-	case d.cfg.SMTP.RelayCheck == config.WarnBackend:
-		d.log.Error("the mail server behind relays for strangers", "backend", rc.Backend, "err", err)
-	default:
-		return fmt.Errorf("%w; tell it who its clients are (smtp.proxy_protocol) or let it trust fewer; smtp.relay_check = \"warn\" starts all the same", err)
-	}
-	return nil
+	return g, nil
 }
 
 // serveHTTP returns a function that serves l until its context ends.

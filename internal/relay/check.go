@@ -19,6 +19,10 @@ var (
 	ErrWouldRelay = errors.New("relay: the mail server would relay for strangers")
 	// ErrUndecided: the backend could not be asked, or gave no final answer.
 	ErrUndecided = errors.New("relay: whether the mail server would relay for strangers is unknown")
+	// ErrDeferred comes with ErrUndecided when the backend was asked and did not
+	// take the stranger's mail, but did not refuse it for good either: 4xx, as
+	// Postfix' defer_unauth_destination answers, or 530, encryption first.
+	ErrDeferred = errors.New("it puts the stranger off")
 )
 
 // strangers are addresses that nobody has (RFC 5737, RFC 3849), each with one
@@ -96,7 +100,9 @@ func (c Config) probe(ctx context.Context, header []byte) error {
 	for _, line := range []string{probeMail, probeRcpt} {
 		code, err := say(conn, in, line)
 		switch {
-		case err != nil, code < 200, code >= 300 && code < 500, code == 530: // 530: RFC 3207, RFC 4954
+		case err == nil && (code/100 == 4 || code == 530): // 530: RFC 3207, RFC 4954
+			return fmt.Errorf("%w: %s was answered %d", ErrDeferred, line, code)
+		case err != nil, code < 200, code/100 == 3:
 			return answered(code, err)
 		case code >= 500:
 			return nil

@@ -1,0 +1,79 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"cmtpd/internal/netbuf"
+	"cmtpd/internal/relay"
+)
+
+// askAgain is how long an answer that opened nothing is believed.
+const askAgain = time.Second
+
+// A gate keeps SMTP sessions from a mail server behind that has not shown yet
+// that it does not relay for strangers. One that is away when the daemon starts
+// is asked again when the first session needs it: a mail server that starts
+// later is no reason to be closed, and no reason to be open either.
+type gate struct {
+	cfg   relay.Config
+	relay *relay.Relay
+	warn  bool // front it even if it relays
+	log   *slog.Logger
+
+	mu    sync.Mutex // held while the mail server is asked, so it is asked once
+	open  bool       // under mu
+	asked time.Time  // under mu
+}
+
+// Serve implements front.Handler.
+func (g *gate) Serve(ctx context.Context, c *netbuf.Conn) {
+	if !g.isOpen(ctx) {
+		c.Farewell(fmt.Appendf(nil, "421 4.3.2 %s has no mail server at present, try again later\r\n", g.cfg.Hostname))
+		return
+	}
+	g.relay.Serve(ctx, c)
+}
+
+func (g *gate) isOpen(ctx context.Context) bool {
+	came := time.Now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	// Who waited while somebody else asked takes that answer.
+	if !g.open && came.Sub(g.asked) >= askAgain {
+		g.ask(ctx) // the log has its answer
+	}
+	return g.open
+}
+
+// check asks now.
+func (g *gate) check(ctx context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.ask(ctx)
+}
+
+// ask plays a stranger to the mail server and opens the gate for one that does
+// not take the mail. The caller holds mu.
+func (g *gate) ask(ctx context.Context) error {
+	err := relay.CheckRelay(ctx, g.cfg)
+	g.asked = time.Now()
+	switch {
+	case err == nil:
+		g.open = true
+		g.log.Info("the mail server behind refuses to relay for strangers", "backend", g.cfg.Backend)
+	case errors.Is(err, relay.ErrDeferred):
+		g.open = true
+		g.log.Warn("the mail server behind does not relay for strangers now, and does not refuse for good", "backend", g.cfg.Backend, "err", err)
+	case errors.Is(err, relay.ErrWouldRelay):
+		g.open = g.warn
+		g.log.Error("the mail server behind relays for strangers", "backend", g.cfg.Backend, "fronted", g.open, "err", err)
+	default:
+		g.log.Error("the mail server behind cannot be asked whether it relays for strangers; SMTP is put off until it can", "backend", g.cfg.Backend, "err", err)
+	}
+	return err
+}
