@@ -33,6 +33,7 @@ type crashTest struct {
 // there afterwards, once and byte for byte; what it was not sent for is there
 // whole or not at all.
 func TestServe_Crash(t *testing.T) {
+	t.Parallel()
 	t.Logf("-crashseed %d", *crashSeed)
 	const large = 64 << 10
 	c := &crashTest{T: t, site: cmtptest.NewSite(t, cmtptest.Settings{

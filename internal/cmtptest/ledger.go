@@ -77,6 +77,17 @@ func (l *Ledger) ack(e *Entry) {
 	}
 }
 
+// Deliver sends one letter to the server at address, over a connection of its own.
+func Deliver(ctx context.Context, address string, l *Letter) error {
+	c, key, err := dial(ctx, address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	body, attachments := l.parts()
+	return c.Send(l.Header(), nil, body, attachments, key)
+}
+
 // dial connects and asks for the server's key, as a client must.
 func dial(ctx context.Context, address string) (*client.Conn, crypt.PublicKey, error) {
 	d := client.Dialer{Timeout: patience}
