@@ -72,7 +72,8 @@ func greet(backend net.Conn, in *netbuf.Reader, header []byte) error {
 	if err != nil {
 		return fmt.Errorf("relay: no greeting from the backend: %w", err)
 	}
-	return take(in, n, code)
+	defer in.Discard(n)
+	return judge(in.Buffered()[:n], code)
 }
 
 // awaitReply reads until a whole reply is unread in in, and returns its length
@@ -89,14 +90,13 @@ func awaitReply(in *netbuf.Reader) (n, code int, err error) {
 	}
 }
 
-// take drops a greeting of n bytes when it welcomes, and returns it when not.
-func take(in *netbuf.Reader, n, code int) error {
-	defer in.Discard(n)
+// judge returns nil for a greeting that welcomes.
+func judge(greeting []byte, code int) error {
 	switch {
 	case code == 220:
 		return nil
 	case code >= 400 && code <= 599:
-		return &refusedError{code, bytes.Clone(in.Buffered()[:n])}
+		return &refusedError{code, bytes.Clone(greeting)}
 	}
 	return errNotSMTP
 }

@@ -1,8 +1,6 @@
 package relay
 
 import (
-	"errors"
-	"net"
 	"os"
 	"runtime"
 	"sync"
@@ -10,8 +8,6 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"cmtpd/internal/netbuf"
 )
 
 // A loop passes the bytes of many sessions in one goroutine. A mail session is a
@@ -32,10 +28,22 @@ type loop struct {
 	busy  []*flow         // have more to do without an event, owned by run
 	spare []*flow         // busy's other half, owned by run
 
-	mu       sync.Mutex
-	running  bool
-	sessions map[int32]*session // by both descriptors
-	serial   int32              // tells a descriptor's sessions apart
+	mu      sync.Mutex
+	running bool
+	sockets map[int32]socket // by descriptor
+	serial  int32            // of the last one added
+}
+
+// A socket is one that the loop watches. The serial tells its events from those
+// of an earlier one that had the same descriptor.
+type socket struct {
+	serial int32
+	handler
+}
+
+// A handler is told by the loop's goroutine what can be done with a descriptor.
+type handler interface {
+	ready(l *loop, fd int, events uint32)
 }
 
 const (
@@ -80,77 +88,45 @@ func newLoop() (*loop, error) {
 		f.Close()
 		return nil, err
 	}
-	return &loop{epoll: f, wait: wait, fd: fd, buf: make([]byte, bufSize), sessions: make(map[int32]*session)}, nil
+	return &loop{epoll: f, wait: wait, fd: fd, buf: make([]byte, bufSize), sockets: make(map[int32]socket)}, nil
 }
 
-// pass starts the stream between c and backend, whose unread bytes in holds.
-func (r *Relay) pass(c *netbuf.Conn, backend net.Conn, in *netbuf.Reader) stream {
-	r.loops.once.Do(r.loops.open)
-	client, ok := c.Conn.(*net.TCPConn)
-	if !ok || len(r.loops.all) == 0 {
-		return newPump(c.Conn, backend, c.In, in)
+// pick returns one of the loops, or nil when there is none.
+func (ls *loops) pick() *loop {
+	ls.once.Do(ls.open)
+	if len(ls.all) == 0 {
+		return nil
 	}
-	a, b, err := duplicate(client, backend.(*net.TCPConn))
-	if err != nil {
-		return newPump(c.Conn, backend, c.In, in)
-	}
-	s := newSession(a, b)
-	err = errors.Join(s.up.put(c.In.Buffered()), s.down.put(in.Buffered()))
-	in.Release()
-	c.Close()
-	backend.Close()
-	if err != nil {
-		s.close()
-		return s
-	}
-	r.loops.all[r.loops.next.Add(1)%uint32(len(r.loops.all))].add(s)
-	return s
+	return ls.all[ls.next.Add(1)%uint32(len(ls.all))]
 }
 
-// duplicate returns descriptors of the two sockets that outlive the conns.
-func duplicate(a, b *net.TCPConn) (fa, fb int, err error) {
-	if fa, err = dup(a); err != nil {
-		return 0, 0, err
-	}
-	if fb, err = dup(b); err != nil {
-		unix.Close(fa)
-		return 0, 0, err
-	}
-	return fa, fb, nil
-}
-
-func dup(c *net.TCPConn) (fd int, err error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	if cerr := raw.Control(func(old uintptr) {
-		fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0)
-	}); cerr != nil {
-		return 0, cerr
-	}
-	return fd, err
-}
-
-// add takes s over, and closes it when that fails.
-func (l *loop) add(s *session) {
+// add has h told what happens on fd, and what has happened already. A
+// descriptor that the loop knows goes from one handler to the next.
+func (l *loop) add(fd int, h handler) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.serial++
-	s.serial = l.serial
-	for _, fd := range []int{s.client, s.backend} {
-		ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff, Fd: int32(fd), Pad: s.serial}
-		if err := unix.EpollCtl(l.fd, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
-			delete(l.sessions, int32(s.client))
-			s.close()
-			return
-		}
-		l.sessions[int32(fd)] = s
+	op := unix.EPOLL_CTL_ADD
+	if _, ok := l.sockets[int32(fd)]; ok {
+		op = unix.EPOLL_CTL_MOD
 	}
+	l.serial++
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(fd), Pad: l.serial}
+	if err := unix.EpollCtl(l.fd, op, fd, &ev); err != nil {
+		return err
+	}
+	l.sockets[int32(fd)] = socket{l.serial, h}
 	if !l.running {
 		l.running = true
 		go l.run()
 	}
+	return nil
+}
+
+// forget has nobody told of fd any more. It comes before closing fd.
+func (l *loop) forget(fd int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.sockets, int32(fd))
 }
 
 // run serves the loop's sessions until there are none.
@@ -164,7 +140,8 @@ func (l *loop) run() {
 		}
 		l.busy, l.spare = l.spare[:0], l.busy
 		for _, f := range l.spare {
-			l.turn(f)
+			f.queued = false
+			f.session.turn(l, f)
 		}
 		for i := range n {
 			l.event(&events[i])
@@ -193,75 +170,32 @@ func (l *loop) poll(events []unix.EpollEvent, block bool) (n int, err error) {
 	return max(n, 0), err
 }
 
-// stop reports whether there is no session left.
+// stop reports whether there is no socket left.
 func (l *loop) stop() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.running = len(l.sessions) > 0
+	l.running = len(l.sockets) > 0
 	return !l.running
 }
 
-// fail closes all sessions: without events none can go on.
+// fail ends everything: without events nothing can go on.
 func (l *loop) fail() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, s := range l.sessions {
-		s.close()
-	}
-	clear(l.sessions)
+	sockets := l.sockets
+	l.sockets = make(map[int32]socket)
 	l.running = false
+	l.mu.Unlock()
+	for fd, s := range sockets {
+		s.ready(l, int(fd), unix.EPOLLERR)
+	}
 }
 
-// event gives a turn to those directions of a session that ev says can move.
+// event tells the handler of ev.
 func (l *loop) event(ev *unix.EpollEvent) {
 	l.mu.Lock()
-	s := l.sessions[ev.Fd]
+	s := l.sockets[ev.Fd]
 	l.mu.Unlock()
-	if s == nil || s.serial != ev.Pad {
-		return // of a descriptor closed, perhaps opened again, since
+	if s.handler != nil && s.serial == ev.Pad { // else of a descriptor since closed, perhaps opened again
+		s.ready(l, int(ev.Fd), ev.Events)
 	}
-	if ev.Events&unix.EPOLLERR != 0 {
-		l.end(s)
-		return
-	}
-	from, to := &s.up, &s.down
-	if int(ev.Fd) == s.backend {
-		from, to = to, from
-	}
-	if ev.Events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP) != 0 {
-		from.hungUp = from.hungUp || ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP) != 0
-		l.turn(from)
-	}
-	if ev.Events&(unix.EPOLLOUT|unix.EPOLLHUP) != 0 && to.blocked() {
-		l.turn(to)
-	}
-}
-
-// turn moves f's bytes as far as its sockets allow, but not forever.
-func (l *loop) turn(f *flow) {
-	s := f.session
-	if s.closed {
-		return
-	}
-	before := f.moved
-	more, err := f.move(l)
-	if f.moved != before {
-		s.moves.Add(1)
-	}
-	switch {
-	case err != nil, s.up.ended && s.down.ended:
-		l.end(s)
-	case more && !f.queued:
-		f.queued = true
-		l.busy = append(l.busy, f)
-	}
-}
-
-// end closes s and forgets it.
-func (l *loop) end(s *session) {
-	l.mu.Lock()
-	delete(l.sessions, int32(s.client))
-	delete(l.sessions, int32(s.backend))
-	l.mu.Unlock()
-	s.close()
 }

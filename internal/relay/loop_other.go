@@ -3,14 +3,14 @@
 package relay
 
 import (
-	"net"
+	"context"
 
 	"cmtpd/internal/netbuf"
 )
 
 type loops struct{}
 
-// pass starts the stream between c and backend, whose unread bytes in holds.
-func (r *Relay) pass(c *netbuf.Conn, backend net.Conn, in *netbuf.Reader) stream {
-	return newPump(c.Conn, backend, c.In, in)
+// start connects to the backend and starts the stream between it and c.
+func (r *Relay) start(ctx context.Context, c *netbuf.Conn) (stream, error) {
+	return r.startPump(ctx, c)
 }

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
@@ -17,7 +18,15 @@ type pump struct {
 	ended           chan struct{}
 }
 
-// newPump starts a stream between two Readers' connections.
+// startPump connects to the backend and starts a pump between it and c.
+func (r *Relay) startPump(ctx context.Context, c *netbuf.Conn) (stream, error) {
+	backend, in, err := r.connect(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return newPump(c.Conn, backend, c.In, in), nil
+}
+
 func newPump(client, backend net.Conn, fromClient, fromBackend *netbuf.Reader) *pump {
 	p := &pump{client: client, backend: backend, ended: make(chan struct{})}
 	var directions sync.WaitGroup

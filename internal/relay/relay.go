@@ -101,7 +101,7 @@ func (r *Relay) Stats() Stats {
 func (r *Relay) Serve(ctx context.Context, c *netbuf.Conn) {
 	r.open.Add(1)
 	defer r.open.Add(-1)
-	backend, in, err := r.connect(ctx, c)
+	s, err := r.start(ctx, c)
 	var refusal *refusedError
 	switch {
 	case err == nil:
@@ -119,7 +119,7 @@ func (r *Relay) Serve(ctx context.Context, c *netbuf.Conn) {
 		return
 	}
 	r.passed.Add(1)
-	if err := r.watch(ctx, r.pass(c, backend, in)); err != nil {
+	if err := r.watch(ctx, s); err != nil {
 		r.timeout.Add(1)
 		r.cfg.Log.Info("session cut", "conn", c.ID, "client", c.Client, "err", err)
 	}

@@ -338,6 +338,19 @@ func TestRelay_Serve_BackendDown(t *testing.T) {
 	}
 }
 
+// TestRelay_Serve_BackendByName: a backend may have a name.
+func TestRelay_Serve_BackendByName(t *testing.T) {
+	b := newBackend(t)
+	_, port, _ := net.SplitHostPort(b.Addr().String())
+	r := relay.New(relay.Config{Backend: "localhost:" + port, Proxy: config.ProxyNone})
+	s := serve(context.Background(), t, r, false, "QUIT\r\n")
+	m := b.accept()
+	io.WriteString(m, "220 ready\r\n")
+	expect(t, m, "QUIT\r\n")
+	m.Close()
+	readAll(t, s)
+}
+
 // TestRelay_Serve_Proxy: the header is the first that the backend reads, and has
 // the client's own address.
 func TestRelay_Serve_Proxy(t *testing.T) {

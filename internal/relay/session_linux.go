@@ -9,21 +9,96 @@ import (
 
 // A session is a stream between two sockets in a loop.
 type session struct {
-	client, backend int // descriptors
-	serial          int32
-	up, down        flow // owned by the loop's goroutine
+	client, backend int  // descriptors
+	up, down        flow // owned by the loop's goroutine, once it is started
 	moves           atomic.Uint64
 	ended           chan struct{}
 
-	mu     sync.Mutex // so that cut never touches a descriptor that is closed
-	closed bool       // written by the loop's goroutine, under mu
+	mu     sync.Mutex // held while descriptors are added, shut or closed by number
+	closed bool       // written under mu, by the loop's goroutine once it knows s
 }
 
+// newSession returns a session that owns the two descriptors.
 func newSession(client, backend int) *session {
 	s := &session{client: client, backend: backend, ended: make(chan struct{})}
 	s.up = flow{session: s, from: client, to: backend}
 	s.down = flow{session: s, from: backend, to: client}
 	return s
+}
+
+// start passes on what was read before, and then all that comes.
+func (s *session) start(l *loop, fromClient, fromBackend []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.up.put(fromClient) != nil || s.down.put(fromBackend) != nil || l.add(s.backend, s) != nil {
+		s.close(l)
+		return
+	}
+	if l.add(s.client, s) != nil {
+		s.shut() // the loop knows s now, and is the one to close it
+	}
+}
+
+// ready gives a turn to those directions that can move.
+func (s *session) ready(l *loop, fd int, events uint32) {
+	if s.closed {
+		return
+	}
+	if events&unix.EPOLLERR != 0 {
+		s.end(l)
+		return
+	}
+	from, to := &s.up, &s.down
+	if fd == s.backend {
+		from, to = to, from
+	}
+	if events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP) != 0 {
+		from.hungUp = from.hungUp || events&(unix.EPOLLRDHUP|unix.EPOLLHUP) != 0
+		s.turn(l, from)
+	}
+	if events&(unix.EPOLLOUT|unix.EPOLLHUP) != 0 && to.blocked() {
+		s.turn(l, to)
+	}
+}
+
+// turn moves f's bytes as far as its sockets allow, but not forever.
+func (s *session) turn(l *loop, f *flow) {
+	if s.closed {
+		return
+	}
+	before := f.moved
+	more, err := f.move(l)
+	if f.moved != before {
+		s.moves.Add(1)
+	}
+	switch {
+	case err != nil, s.up.ended && s.down.ended:
+		s.end(l)
+	case more && !f.queued:
+		f.queued = true
+		l.busy = append(l.busy, f)
+	}
+}
+
+// end takes s out of the loop and closes it.
+func (s *session) end(l *loop) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.close(l)
+}
+
+// close is called with mu held. The loop forgets a descriptor before it is
+// closed, since after that it may be somebody else's.
+func (s *session) close(l *loop) {
+	s.closed = true
+	for _, f := range []*flow{&s.up, &s.down} {
+		l.forget(f.from)
+		closeFD(f.from)
+		if f.pipe != nil {
+			f.pipe.close() // not given back: it may hold bytes
+		}
+	}
+	close(s.ended)
 }
 
 func (s *session) done() <-chan struct{} { return s.ended }
@@ -34,26 +109,13 @@ func (s *session) cut() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
-		unix.Shutdown(s.client, unix.SHUT_RDWR)
-		unix.Shutdown(s.backend, unix.SHUT_RDWR)
+		s.shut()
 	}
 }
 
-func (s *session) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return
-	}
-	s.closed = true
-	unix.Close(s.client)
-	unix.Close(s.backend)
-	for _, f := range []*flow{&s.up, &s.down} {
-		if f.pipe != nil {
-			f.pipe.close() // not given back: it may hold bytes
-		}
-	}
-	close(s.ended)
+func (s *session) shut() {
+	unix.Shutdown(s.client, unix.SHUT_RDWR)
+	unix.Shutdown(s.backend, unix.SHUT_RDWR)
 }
 
 // A flow is one direction of a session.
@@ -99,7 +161,6 @@ func (f *flow) flush() error {
 // move passes on what there is. It returns true when there is more to do at
 // once, and false when an event will tell.
 func (f *flow) move(l *loop) (more bool, err error) {
-	f.queued = false
 	if f.pipe != nil {
 		return f.splice(l)
 	}

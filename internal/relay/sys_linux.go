@@ -24,6 +24,8 @@ func splice(from, to, n int) (int, error) {
 	return nonblocking(syscall.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
 }
 
+func closeFD(fd int) { nonblocking(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0, 0, 0) }
+
 // nonblocking makes a system call, again while a signal interrupts it.
 //
 //go:uintptrescapes
