@@ -393,7 +393,8 @@ func Temporary(err error) bool {
 	if errors.As(err, &greeting) {
 		return greeting.Temporary()
 	}
-	var network net.Error
+	// Not net.Error, which every error of a file is, too.
+	var network *net.OpError
 	return errors.As(err, &network) || errors.Is(err, ErrRefused) ||
 		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }

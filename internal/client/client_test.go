@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -487,6 +488,7 @@ func TestTemporary(t *testing.T) {
 		{&client.GreetingError{Line: "421 later"}, true},
 		{&client.GreetingError{Line: "554 never"}, false},
 		{client.ErrSignature, false},
+		{&os.PathError{Op: "read", Path: "attachment", Err: syscall.EIO}, false},
 		{client.ErrNoCMTP, false},
 		{bufio.ErrBufferFull, false},
 	}

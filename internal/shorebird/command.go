@@ -23,7 +23,7 @@ that $SHOREBIRD_PASSWORD_FILE names; never from an argument.`
 func (r *run) command() *cobra.Command {
 	root := &cobra.Command{
 		Use: "shorebird", Short: "Send and open mail that only its reader can read", Long: about,
-		Args: cobra.NoArgs, SilenceErrors: true, SilenceUsage: true,
+		SilenceErrors: true, SilenceUsage: true,
 	}
 	root.SetIn(r.In)
 	root.SetOut(r.Out)

@@ -43,6 +43,7 @@ They are stable.`
 var (
 	errUsage         = errors.New("wrong use")
 	errEmptyPassword = errors.New("the password is empty")
+	errNoMessage     = errors.New("this is not one whole message")
 	errTooMuchText   = errors.New("the text is too long")
 	// errTrust is what every error wraps that says a key is not the right one.
 	errTrust      = errors.New("trust")
@@ -50,6 +51,7 @@ var (
 	errWrongKey   = kind{"the keys do not belong together", errTrust}
 	errNoServer   = kind{"no server is known", errUsage}
 	errNoAccount  = kind{"no account is given", errUsage}
+	errConfig     = errors.New("the configuration is wrong")
 	errNoKeys     = errors.New("the keys are not on this machine")
 	errUnknown    = errors.New("no key is remembered")
 )
@@ -91,6 +93,7 @@ var causes = []struct {
 	hint string
 }{
 	{context.Canceled, exitInterrupted, ""},
+	{errConfig, exitFailure, `It may hold account = "you@example.org", server = "host:port", and a table [servers] of "domain" = "host:port".`},
 	{errUsage, exitUsage, "see shorebird --help, or --help after a command"},
 	{errTrust, exitTrust, ""},
 	{client.ErrSignature, exitTrust, "Somebody may be between you and the server. Nothing was sent; try another network, or ask the server's operator."},
@@ -106,7 +109,7 @@ var causes = []struct {
 	{letter.ErrNotRegular, exitFailure, "An attachment is read twice, so it has to be a file. Write the data to a file first, or a directory into an archive."},
 	{letter.ErrKeys, exitFailure, "It may be for another of your accounts (see --account), older than your keys, or damaged."},
 	{crypt.ErrOpen, exitFailure, "The message is damaged. Fetch it again if you can."},
-	{cmtp.ErrMessage, exitFailure, "shorebird opens messages as cmtpd spool export writes them."},
+	{errNoMessage, exitFailure, "shorebird opens messages as cmtpd spool export writes them."},
 	{address.ErrInvalid, exitUsage, "an address is account@domain"},
 	{fs.ErrNotExist, exitFailure, ""},
 	{context.DeadlineExceeded, exitTemporary, "Nothing came in time. Try again later, or with a longer --timeout."},

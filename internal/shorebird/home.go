@@ -137,7 +137,7 @@ func (h home) settings() (*settings, error) {
 		err = s.check(meta.Undecoded())
 	}
 	if err != nil {
-		return nil, hint(fmt.Errorf("reading %s: %w", h.config, err), `It may hold account = "you@example.org", server = "host:port", and a table [servers] of "domain" = "host:port".`)
+		return nil, fmt.Errorf("%w: %s: %w", errConfig, h.config, err)
 	}
 	return &s, nil
 }

@@ -59,7 +59,7 @@ func (r *run) open(ctx context.Context, path string, o openOptions) error {
 	defer f.Close()
 	layout, err := cmtp.ParseLayout(f, size)
 	if err != nil {
-		return fmt.Errorf("opening %s: %w", path, err)
+		return fmt.Errorf("%s: %w: %w", path, errNoMessage, err)
 	}
 	addr, x, err := h.reader(layout.Header, o.account)
 	if err != nil {
