@@ -46,7 +46,7 @@ func (d *daemon) smtpHandler(ctx context.Context) (front.Handler, error) {
 		Log: d.log,
 	}
 	g := &gate{cfg: rc, relay: relay.New(rc), warn: d.cfg.SMTP.RelayCheck == config.WarnBackend, log: d.log}
-	if err := g.check(ctx); errors.Is(err, relay.ErrWouldRelay) {
+	if err := g.check(ctx); errors.Is(err, relay.ErrWouldRelay) && !g.warn {
 		return nil, fmt.Errorf("%w; tell it who its clients are (smtp.proxy_protocol) or let it trust fewer; smtp.relay_check = \"warn\" starts all the same", err)
 	}
 	return g, nil
