@@ -30,7 +30,13 @@ type Session struct {
 // NewBackend starts a Backend for the time of the test.
 func NewBackend(t testing.TB, relays bool) *Backend {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return NewBackendAt(t, "127.0.0.1:0", relays)
+}
+
+// NewBackendAt is NewBackend at an address that is known before.
+func NewBackendAt(t testing.TB, address string, relays bool) *Backend {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
