@@ -253,6 +253,9 @@ func (c *Conn) refusal(err error, sig crypt.Signature, server *crypt.PublicKey) 
 // Login asks for the xzibit of user, account or account@domain. Its outer layout
 // has been checked, and its signature by server.
 func (c *Conn) Login(user string, server crypt.PublicKey) ([]byte, error) {
+	if len(user) > cmtp.MaxString { // two strings that are short enough may make one that is not
+		return nil, fmt.Errorf("asking for the xzibit of %s: the address has more than the %d bytes that LOGIN can carry", user, cmtp.MaxString)
+	}
 	cmd := &cmtp.Command{Verb: cmtp.Login, Params: [2][]byte{[]byte(user)}}
 	if err := c.send(cmd); err != nil {
 		return nil, err

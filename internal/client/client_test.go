@@ -277,6 +277,16 @@ func TestConn_Login(t *testing.T) {
 			}
 		})
 	}
+	t.Run("LongestName", func(t *testing.T) {
+		s := clienttest.NewServer(t)
+		c, name := connect(t, s.Start(t)), strings.Repeat("a", cmtp.MaxString)
+		if _, err := c.Login(name, s.Key.Public()); !errors.Is(err, client.ErrRefused) {
+			t.Errorf("error %v, want the server's", err)
+		}
+		if _, err := c.Login(name+"a", s.Key.Public()); err == nil || client.Temporary(err) {
+			t.Errorf("error %v, want a final one", err)
+		}
+	})
 	t.Run("Unknown", func(t *testing.T) {
 		s := clienttest.NewServer(t)
 		if _, err := connect(t, s.Start(t)).Login("eve@example.org", s.Key.Public()); !errors.Is(err, client.ErrRefused) {
