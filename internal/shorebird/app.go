@@ -44,7 +44,7 @@ func (a *App) Run(ctx context.Context, args []string) int {
 		return exitOK
 	}
 	if ctx.Err() != nil {
-		err = context.Cause(ctx) // what it broke on its way says less
+		err = ctx.Err() // what it broke on its way says less
 	} else if !r.started {
 		err = usage(err)
 	}
