@@ -49,20 +49,33 @@ func status(err error) int {
 }
 
 func command() *cobra.Command {
-	root := &cobra.Command{
+	root := group(&cobra.Command{
 		Use:           "cmtpd",
 		Short:         "CMTP beside SMTP on one port",
 		Long:          "cmtpd shares port 25 with a mail server: SMTP passes through to it byte for byte,\nCMTP is served here, and its mail is kept encrypted in a signed spool.",
 		Version:       daemon.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-	}
+	}, serveCommand(), userCommand(), spoolCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help (%w)", err, c.CommandPath(), errUsage)
 	})
 	root.PersistentFlags().String("config", "/etc/cmtpd/cmtpd.toml", "the configuration `FILE`")
-	root.AddCommand(serveCommand(), userCommand(), spoolCommand())
 	return root
+}
+
+// group makes a command of others. It answers a word that none of them has with a
+// usage error: a script that slips must not be told that all is well.
+func group(c *cobra.Command, commands ...*cobra.Command) *cobra.Command {
+	c.Args = cobra.ArbitraryArgs
+	c.RunE = func(c *cobra.Command, argv []string) error {
+		if len(argv) == 0 {
+			return c.Help()
+		}
+		return fmt.Errorf("unknown command %q; see %s --help (%w)", argv[0], c.CommandPath(), errUsage)
+	}
+	c.AddCommand(commands...)
+	return c
 }
 
 // load reads the configuration that --config names.

@@ -20,9 +20,8 @@ import (
 )
 
 func spoolCommand() *cobra.Command {
-	c := &cobra.Command{Use: "spool", Short: "Look into the spool, beside a running daemon or without one"}
-	c.AddCommand(spoolList(), spoolShow(), spoolExport(), spoolVerify())
-	return c
+	return group(&cobra.Command{Use: "spool", Short: "Look into the spool, beside a running daemon or without one"},
+		spoolList(), spoolShow(), spoolExport(), spoolVerify())
 }
 
 func withSpool(c *cobra.Command, run func(*admin.Spool) error) error {

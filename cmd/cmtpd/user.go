@@ -17,12 +17,11 @@ import (
 )
 
 func userCommand() *cobra.Command {
-	c := &cobra.Command{Use: "user", Short: "Add, list and change the users of this server"}
-	c.AddCommand(userAdd(), userPasswd(), userList(), userShow(),
+	return group(&cobra.Command{Use: "user", Short: "Add, list and change the users of this server"},
+		userAdd(), userPasswd(), userList(), userShow(),
 		userDo("disable", "Answer and receive nothing for a user, and keep everything", func(u *admin.Users, a address.Address) error { return u.SetDisabled(a, true) }),
 		userDo("enable", "Undo disable", func(u *admin.Users, a address.Address) error { return u.SetDisabled(a, false) }),
 		userDo("remove", "Forget a user and the sealed keys; the mail in the spool can be read by nobody then", (*admin.Users).Remove))
-	return c
 }
 
 const (
