@@ -169,6 +169,7 @@ func TestServe_StopUnderLoad(t *testing.T) {
 	defer cancel()
 	go func() { done <- ledger.Load(ctx, d.Shared[0], 16) }()
 	d.Line(t, "message stored")
+	site.Program = cmtptest.Release(t)
 	site.Must(t, "", "spool", "list")
 	site.Must(t, "", "user", "disable", "alice@"+cmtptest.Domain)
 	site.Must(t, "", "user", "enable", "alice@"+cmtptest.Domain)
