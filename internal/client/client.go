@@ -321,9 +321,9 @@ func (c *Conn) cutShort(err error, answered <-chan struct{}, server crypt.Public
 	<-answered
 	reply := c.sent(server)
 	switch {
-	case early && reply == nil:
+	case reply == nil:
 		return fmt.Errorf("sending the message: %w: SUCCESS before the message's end", cmtp.ErrReply)
-	case early, errors.Is(reply, ErrRefused):
+	case early, !lost(reply):
 		return reply
 	}
 	return fmt.Errorf("sending the message: %w", err)
@@ -396,8 +396,12 @@ func Temporary(err error) bool {
 	if errors.As(err, &greeting) {
 		return greeting.Temporary()
 	}
-	// Not net.Error, which every error of a file is, too.
+	return lost(err) || errors.Is(err, ErrRefused)
+}
+
+// lost reports whether err says that a connection broke or fell silent. It does
+// not ask for net.Error, which every error of a file is, too.
+func lost(err error) bool {
 	var network *net.OpError
-	return errors.As(err, &network) || errors.Is(err, ErrRefused) ||
-		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
+	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }
