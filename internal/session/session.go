@@ -109,7 +109,6 @@ type session struct {
 	machine
 	conn  *netbuf.Conn
 	in    *netbuf.Reader
-	log   *slog.Logger
 	out   *[]byte   // replies not yet written; nil when there are none
 	ends  time.Time // when the session is over whatever it does
 	armed time.Time // when the deadline was set last; zero: it has to be set
@@ -130,12 +129,17 @@ func (s *Server) Serve(ctx context.Context, c *netbuf.Conn) {
 			allowLogin: func() bool { return s.cfg.AllowLogin(c.Client.Addr()) },
 		},
 		conn: c, in: c.In, ends: began.Add(s.cfg.SessionTimeout), fresh: true,
-		log: s.cfg.Log.With("conn", c.ID, "client", c.Client),
 	}
 	err := ses.run(ctx)
 	ses.in.Release()
-	ses.log.Info("session ended", "protocol", "cmtp", "why", why(err), "commands", ses.commands,
+	ses.log().Info("session ended", "protocol", "cmtp", "why", why(err), "commands", ses.commands,
 		"messages", ses.messages, "took", time.Since(began).Round(time.Millisecond))
+}
+
+// log returns a logger that names the connection. It is made when there is something
+// to say: an idle session keeps none.
+func (s *session) log() *slog.Logger {
+	return s.cfg.Log.With("conn", s.conn.ID, "client", s.conn.Client)
 }
 
 // why names the end of a session for its log line.
@@ -195,8 +199,8 @@ func (s *session) answer(cmd *cmtp.Command) (action, error) {
 	if do != receive {
 		s.cfg.Observer.Command(cmd.Verb, err == nil && cmd.Verb != cmtp.Unknown)
 	}
-	if err != nil {
-		s.log.Debug("command failed", "command", cmd.Verb.String(), "err", err)
+	if err != nil && s.cfg.Log.Enabled(context.Background(), slog.LevelDebug) {
+		s.log().Debug("command failed", "command", cmd.Verb.String(), "err", err)
 	}
 	if len(reply) >= flushAt {
 		if err := s.flush(); err != nil {
