@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -121,12 +122,18 @@ func (l *lab) cmtpd(extra string) (addr string, cmd *exec.Cmd, err error) {
 	return addr, cmd, err
 }
 
+// freePort returns an address that nobody listens on, with a port below those
+// that the kernel gives to connections: a load leaves thousands of those behind
+// that cannot be listened on for a minute.
 func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000))
+		l, err := net.Listen("tcp", addr)
+		if err == nil {
+			return addr, l.Close()
+		}
 	}
-	return l.Addr().String(), l.Close()
+	return "", errors.New("no free port")
 }
 
 // each runs every cell once a round, beginning with another one each time.

@@ -120,7 +120,10 @@ func (l *lab) haproxy(backend string) (string, error) {
 	return addr, err
 }
 
-const bulk = 1 << 30 // bytes
+const (
+	bulk        = 1 << 30 // bytes
+	bulkCommand = "NOOP\r\n"
+)
 
 // pump sends one long stream of what begins like SMTP and returns MB/s.
 func pump(addr string) (rate float64, err error) {
@@ -131,7 +134,7 @@ func pump(addr string) (rate float64, err error) {
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(time.Minute))
 	start := time.Now()
-	if _, err := io.WriteString(c, "EHLO bench.example\r\n"); err != nil {
+	if _, err := io.WriteString(c, bulkCommand); err != nil {
 		return 0, err
 	}
 	block := make([]byte, 256<<10)
@@ -150,7 +153,8 @@ func pump(addr string) (rate float64, err error) {
 	return bulk / 1e6 / time.Since(start).Seconds(), nil
 }
 
-// serveSink greets, discards all that comes, and says goodbye at its end.
+// serveSink greets, discards all that comes behind bulkCommand, and says goodbye
+// at its end. To cmtpd, which asks first, it says that it relays nothing.
 func serveSink(addr string) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -161,20 +165,39 @@ func serveSink(addr string) error {
 		if err != nil {
 			return err
 		}
-		go func() {
-			defer c.Close()
-			if _, err := io.WriteString(c, "220 sink ESMTP\r\n"); err != nil {
-				return
-			}
-			block := make([]byte, 256<<10)
-			for {
-				if _, err := c.Read(block); errors.Is(err, io.EOF) {
-					io.WriteString(c, "221 bye\r\n") // to a client that may have left
-					return
-				} else if err != nil {
-					return
-				}
-			}
-		}()
+		go sinkSession(c)
+	}
+}
+
+func sinkSession(c net.Conn) {
+	defer c.Close()
+	if _, err := io.WriteString(c, "220 sink ESMTP\r\n"); err != nil {
+		return
+	}
+	in := bufio.NewReader(c)
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		if line == bulkCommand {
+			break
+		}
+		reply := "250 ok\r\n"
+		if strings.HasPrefix(line, "RCPT") {
+			reply = "550 no\r\n"
+		}
+		if _, err := io.WriteString(c, reply); err != nil {
+			return
+		}
+	}
+	block := make([]byte, 256<<10)
+	for {
+		if _, err := in.Read(block); errors.Is(err, io.EOF) {
+			io.WriteString(c, "221 bye\r\n") // to a client that may have left
+			return
+		} else if err != nil {
+			return
+		}
 	}
 }

@@ -8,10 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 )
@@ -35,11 +35,7 @@ func newStage(ctx context.Context, bin, dir, backend string) (*stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	port, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	s := &stage{ctx: ctx, bin: bin, dir: dir, port: port, conf: filepath.Join(dir, "cmtpd.toml")}
+	s := &stage{ctx: ctx, bin: bin, dir: dir, conf: filepath.Join(dir, "cmtpd.toml")}
 	if s.file, err = filepath.Abs("LICENSE"); err != nil {
 		return nil, err
 	}
@@ -48,7 +44,7 @@ domains = [%q]
 data_dir = "data"
 
 [listen]
-addresses = [%q]
+addresses = ["127.0.0.1:0"]
 
 [smtp]
 mode = "relay"
@@ -58,17 +54,8 @@ proxy_protocol = "v2"
 [limits]
 max_connections = 100
 min_free_space = "1MiB"
-`, domain, domain, port, backend)
+`, domain, domain, backend)
 	return s, os.WriteFile(s.conf, []byte(conf), 0o600)
-}
-
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 func (s *stage) say(format string, a ...any) { fmt.Printf("   "+format+"\n", a...) }
@@ -114,6 +101,9 @@ func (s *stage) shorebird(who, stdin string, args ...string) (string, error) {
 	return s.run(env, stdin, "shorebird", append(args, "--server", s.port)...)
 }
 
+// serving is the line that the daemon logs when everything listens.
+var serving = regexp.MustCompile(`msg=serving .*addresses=\[([0-9.:]+)\]`)
+
 // serve starts the daemon and returns once it says that it serves.
 func (s *stage) serve() error {
 	s.daemon = exec.Command(filepath.Join(s.bin, "cmtpd"), "serve", "--config", s.conf)
@@ -124,22 +114,20 @@ func (s *stage) serve() error {
 	if err := s.daemon.Start(); err != nil {
 		return err
 	}
-	ready, logs := make(chan struct{}), make(chan string, 1)
+	ready, logs := make(chan string, 1), make(chan string, 1)
 	s.logs = logs
 	go func() {
 		var all strings.Builder
-		told := false
 		for lines := bufio.NewScanner(stderr); lines.Scan(); {
 			all.WriteString(lines.Text() + "\n")
-			if !told && strings.Contains(lines.Text(), "msg=serving") {
-				close(ready)
-				told = true
+			if m := serving.FindStringSubmatch(lines.Text()); m != nil {
+				ready <- m[1]
 			}
 		}
 		logs <- all.String()
 	}()
 	select {
-	case <-ready:
+	case s.port = <-ready:
 		return nil
 	case log := <-logs:
 		s.logs = nil

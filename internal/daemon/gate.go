@@ -73,7 +73,9 @@ func (g *gate) ask(ctx context.Context) error {
 		g.open = g.warn
 		g.log.Error("the mail server behind relays for strangers", "backend", g.cfg.Backend, "fronted", g.open, "err", err)
 	default:
-		g.log.Error("the mail server behind cannot be asked whether it relays for strangers; SMTP is put off until it can", "backend", g.cfg.Backend, "err", err)
+		g.open = g.warn
+		g.log.Error("the mail server behind cannot be asked whether it relays for strangers; unless fronted all the same, SMTP is put off until it can",
+			"backend", g.cfg.Backend, "fronted", g.open, "err", err)
 	}
 	return err
 }
