@@ -41,9 +41,10 @@ func newWire(t *testing.T, edit func(*session.Config)) *wire {
 	t.Helper()
 	w := &wire{tally: newTally(), began: time.Now(), ended: make(chan struct{})}
 	key := vectorKey(t, "server")
-	w.spool = openSpool(t, "/spool", durabletest.New(), key)
+	fsys := durabletest.New()
+	w.spool = openSpool(t, "/spool", fsys, key)
 	t.Cleanup(func() { w.spool.Close() })
-	cfg := sessionConfig(t, key, directory(t, t.TempDir(), key, mustAddress("bob@cref.example")), store{w.spool}, w.tally)
+	cfg := sessionConfig(t, key, directory(t, "/", fsys, key, mustAddress("bob@cref.example")), store{w.spool}, w.tally)
 	cfg.CommandTimeout, cfg.SessionTimeout, cfg.MinRate, cfg.MessageGrace = commandTimeout, sessionTimeout, minRate, grace
 	if edit != nil {
 		edit(&cfg)

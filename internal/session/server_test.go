@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -119,7 +120,7 @@ type setup struct {
 	cmtpOnly   bool
 	edit       func(*session.Config)
 	front      front.Config
-	fs         durable.FS // of the spool
+	fs         durable.FS // of all data, if not the real one
 	postmaster address.Address
 }
 
@@ -128,7 +129,7 @@ type setup struct {
 // domain, are its users; Dave is disabled.
 type server struct {
 	tb       testing.TB
-	dir      string // of all that it writes, unless setup.fs has the spool
+	dir      string // of all that it writes, unless setup.fs has it
 	addr     string
 	front    *front.Server
 	accounts *account.Store
@@ -143,9 +144,9 @@ var users = map[string]string{
 	"carol@second.example": "alice", "dave@cref.example": "bob",
 }
 
-func directory(tb testing.TB, dir string, key *crypt.PrivateKey, postmaster address.Address) *account.Directory {
+func directory(tb testing.TB, dir string, fsys durable.FS, key *crypt.PrivateKey, postmaster address.Address) *account.Directory {
 	tb.Helper()
-	store, err := account.Open(filepath.Join(dir, "accounts"), durable.OS, key, time.Now)
+	store, err := account.Open(filepath.Join(dir, "accounts"), fsys, key, time.Now)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -251,13 +252,13 @@ func serve(tb testing.TB, o setup) *server {
 	before := runtime.NumGoroutine()
 	s := &server{tb: tb, dir: tb.TempDir(), tally: newTally(), log: &syncBuffer{}}
 	key := vectorKey(tb, "server")
-	dir := directory(tb, s.dir, key, o.postmaster)
-	s.accounts = dir.Store
+	root := "/"
 	if o.fs == nil {
-		s.spool = openSpool(tb, filepath.Join(s.dir, "spool"), durable.OS, key)
-	} else {
-		s.spool = openSpool(tb, "/spool", o.fs, key)
+		root, o.fs = s.dir, durable.OS
 	}
+	dir := directory(tb, root, o.fs, key, o.postmaster)
+	s.accounts = dir.Store
+	s.spool = openSpool(tb, filepath.Join(root, "spool"), o.fs, key)
 	cfg := sessionConfig(tb, key, dir, store{s.spool}, s.tally)
 	cfg.Log = slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if o.edit != nil {
@@ -455,10 +456,7 @@ func message(tb testing.TB, h cmtp.Header, body string, attachments ...string) s
 
 // sealed returns n bytes that could be a sealed box, different for each seed.
 func sealed(seed string, n int) string {
-	var b strings.Builder
-	for i := 0; b.Len() < n; i++ {
-		sum := sha256.Sum256(fmt.Appendf(nil, "%s %d", seed, i))
-		b.Write(sum[:])
-	}
-	return b.String()[:n]
+	b := make([]byte, n)
+	rand.NewChaCha8(sha256.Sum256([]byte(seed))).Read(b)
+	return string(b)
 }
