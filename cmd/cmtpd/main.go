@@ -27,9 +27,7 @@ const (
 var errUsage = errors.New("usage")
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	err := command().ExecuteContext(ctx)
+	err := command().ExecuteContext(context.Background())
 	if err == nil {
 		return
 	}
@@ -76,6 +74,12 @@ func group(c *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	}
 	c.AddCommand(commands...)
 	return c
+}
+
+// untilSignal returns a context that ends when the process is told to stop. A
+// command without one is ended by the signal itself.
+func untilSignal(c *cobra.Command) (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
 }
 
 // load reads the configuration that --config names.

@@ -20,7 +20,9 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return daemon.Run(c.Context(), cfg, logger(cfg), nil)
+			ctx, stop := untilSignal(c)
+			defer stop()
+			return daemon.Run(ctx, cfg, logger(cfg), nil)
 		},
 	}
 }

@@ -166,7 +166,9 @@ func spoolVerify() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			report, err := admin.Verify(c.Context(), cfg, progress(c), want...)
+			ctx, stop := untilSignal(c)
+			defer stop()
+			report, err := admin.Verify(ctx, cfg, progress(c), want...)
 			if err != nil {
 				return err
 			}

@@ -224,18 +224,36 @@ func askTwice(c *cobra.Command, prompt string) ([]byte, error) {
 	return first, nil
 }
 
-// ask reads a password from the terminal without showing it.
+// ask reads a password from the terminal without showing it. A signal ends the
+// question, and the terminal shows again what is typed.
 func ask(c *cobra.Command, prompt string) ([]byte, error) {
 	fd := int(os.Stdin.Fd())
-	if !term.IsTerminal(fd) {
+	state, err := term.GetState(fd)
+	if err != nil {
 		return nil, fmt.Errorf("there is no terminal to ask for a password; use --%s (%w)", passwordFlag, errUsage)
 	}
+	defer term.Restore(fd, state)
+	ctx, stop := untilSignal(c)
+	defer stop()
 	fmt.Fprint(c.ErrOrStderr(), prompt)
-	line, err := term.ReadPassword(fd)
-	fmt.Fprintln(c.ErrOrStderr())
-	if err != nil {
-		return nil, fmt.Errorf("reading the password: %w", err)
+	defer fmt.Fprintln(c.ErrOrStderr())
+	type answer struct {
+		line []byte
+		err  error
 	}
-	password, _, err := admin.CutPassword(line)
-	return password, err
+	answered := make(chan answer, 1)
+	go func() {
+		line, err := term.ReadPassword(fd)
+		answered <- answer{line, err}
+	}()
+	select {
+	case a := <-answered:
+		if a.err != nil {
+			return nil, fmt.Errorf("reading the password: %w", a.err)
+		}
+		password, _, err := admin.CutPassword(a.line)
+		return password, err
+	case <-ctx.Done(): // a read from a terminal cannot be called back, only left behind
+		return nil, errors.New("interrupted; nothing was changed")
+	}
 }
