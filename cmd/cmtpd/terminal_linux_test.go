@@ -1,0 +1,85 @@
+package main_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"cmtpd/internal/cmtptest"
+)
+
+const (
+	addPrompt   = "New password for alice@" + cmtptest.Domain + ": "
+	againPrompt = "Once more: "
+)
+
+// atTerminal runs cmtpd on a site in a terminal.
+func atTerminal(t *testing.T, site *cmtptest.Site, out *bytes.Buffer, args ...string) *cmtptest.Terminal {
+	t.Helper()
+	return cmtptest.RunInTerminal(t, out, site.Program, append(args, "--config", site.Config)...)
+}
+
+// TestUserAdd_Terminal: a password is asked for twice and never shown.
+func TestUserAdd_Terminal(t *testing.T) {
+	t.Parallel()
+	site := cmtptest.NewSite(t, nil)
+	var out bytes.Buffer
+	term := atTerminal(t, site, &out, "user", "add", "alice@"+cmtptest.Domain)
+	term.Answer(t, addPrompt, cmtptest.Password)
+	term.Answer(t, againPrompt, cmtptest.Password)
+	status, shown := term.Ends(t)
+	equal(t, "exit status", status, 0)
+	if all := shown + out.String(); strings.Contains(all, cmtptest.Password) {
+		t.Errorf("the password was shown: %q", all)
+	}
+	if !strings.Contains(out.String(), "alice@"+cmtptest.Domain) {
+		t.Errorf("it printed %q", out.String())
+	}
+
+	// It is the password that was typed.
+	term = atTerminal(t, site, &out, "user", "passwd", "alice@"+cmtptest.Domain)
+	term.Answer(t, "Present password of alice@"+cmtptest.Domain+": ", cmtptest.Password)
+	term.Answer(t, addPrompt, "another one")
+	term.Answer(t, againPrompt, "another one")
+	if status, shown = term.Ends(t); status != 0 || strings.Contains(shown, "another one") {
+		t.Errorf("passwd ended with %d and showed %q", status, shown)
+	}
+}
+
+// TestUserAdd_TerminalRefuses: two passwords that differ, none at all, and a person
+// who thinks better of it, add nobody, and leave the terminal as it was.
+func TestUserAdd_TerminalRefuses(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		do   func(*testing.T, *cmtptest.Terminal)
+		want string
+	}{
+		{"differ", func(t *testing.T, term *cmtptest.Terminal) {
+			term.Answer(t, addPrompt, "one")
+			term.Answer(t, againPrompt, "other")
+		}, "the two passwords differ"},
+		{"empty", func(t *testing.T, term *cmtptest.Terminal) { term.Answer(t, addPrompt, "") }, "the password is empty"},
+		{"interrupt", func(t *testing.T, term *cmtptest.Terminal) {
+			term.Asked(t, addPrompt)
+			term.Type(t, "half\x03")
+		}, "interrupted"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			site := cmtptest.NewSite(t, nil)
+			var out bytes.Buffer
+			term := atTerminal(t, site, &out, "user", "add", "alice@"+cmtptest.Domain)
+			tt.do(t, term)
+			status, shown := term.Ends(t)
+			equal(t, "exit status", status, 1)
+			if !strings.Contains(shown, tt.want) {
+				t.Errorf("it showed %q, want %q", shown, tt.want)
+			}
+			if !term.Echoes(t) {
+				t.Error("the terminal shows nothing any more")
+			}
+			equal(t, "users", strings.TrimSpace(site.Must(t, "", "user", "list", "--json")), "[]")
+		})
+	}
+}
