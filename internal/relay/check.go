@@ -21,7 +21,9 @@ var (
 	ErrUndecided = errors.New("relay: whether the mail server would relay for strangers is unknown")
 	// ErrDeferred comes with ErrUndecided when the backend was asked and did not
 	// take the stranger's mail, but did not refuse it for good either: 4xx, as
-	// Postfix' defer_unauth_destination answers, or 530, encryption first.
+	// Postfix' defer_unauth_destination answers, or 530, encryption first. So it
+	// does when one stranger was refused for good and the other not even heard, as
+	// by a Postfix that is told to know no IPv6.
 	ErrDeferred = errors.New("it puts the stranger off")
 )
 
@@ -56,6 +58,7 @@ func CheckRelay(ctx context.Context, cfg Config) error {
 		who = who[:1]
 	}
 	var undecided error
+	refused := false
 	for _, s := range who {
 		header, err := proxyHeader(cfg.Proxy, s.client, s.local)
 		if err != nil {
@@ -70,7 +73,12 @@ func CheckRelay(ctx context.Context, cfg Config) error {
 			return fmt.Errorf("%w (asked as %s)", err, as)
 		case err != nil:
 			undecided = fmt.Errorf("%w (asked as %s): %w", ErrUndecided, as, err)
+		default:
+			refused = true
 		}
+	}
+	if refused && undecided != nil && !errors.Is(undecided, ErrDeferred) {
+		return fmt.Errorf("%w: %w", ErrDeferred, undecided)
 	}
 	return undecided
 }

@@ -73,7 +73,7 @@ func TestCheckRelay(t *testing.T) {
 		name  string
 		proxy config.ProxyProtocol
 		reply map[string]string
-		want  error
+		want  error // ErrDeferred is an ErrUndecided too; where that is wanted, it must not be one
 	}{
 		{"relays", "v1", nil, relay.ErrWouldRelay},
 		{"relays for this host", "none", nil, relay.ErrWouldRelay},
@@ -81,12 +81,13 @@ func TestCheckRelay(t *testing.T) {
 		{"refuses this host", "none", map[string]string{"RCPT": "550-no\r\n550 no"}, nil},
 		{"relays for IPv6 only", "v1", map[string]string{"RCPT": "554 no", v6 + "RCPT": "251 will forward"}, relay.ErrWouldRelay},
 		{"unsure for IPv4, relays for IPv6", "v1", map[string]string{"RCPT": "450 later", v6 + "RCPT": "250 ok"}, relay.ErrWouldRelay},
-		{"unsure for IPv6", "v1", map[string]string{"RCPT": "554 no", v6 + "RCPT": "450 later"}, relay.ErrUndecided},
+		{"unsure for IPv6", "v1", map[string]string{"RCPT": "554 no", v6 + "RCPT": "450 later"}, relay.ErrDeferred},
 		{"refuses the sender", "v1", map[string]string{"MAIL": "550 no"}, nil},
 		{"refuses strangers", "v1", map[string]string{"": "554 no"}, nil},
-		{"greylists", "v1", map[string]string{"RCPT": "450 4.2.0 later"}, relay.ErrUndecided},
+		{"greylists", "v1", map[string]string{"RCPT": "450 4.2.0 later"}, relay.ErrDeferred},
+		{"knows no IPv6", "v1", map[string]string{"RCPT": "554 no", v6: "421 later"}, relay.ErrDeferred},
 		{"is busy", "v1", map[string]string{"": "421 later"}, relay.ErrUndecided},
-		{"demands encryption", "v1", map[string]string{"MAIL": "530 5.7.0 Must issue a STARTTLS command first"}, relay.ErrUndecided},
+		{"demands encryption", "v1", map[string]string{"MAIL": "530 5.7.0 Must issue a STARTTLS command first"}, relay.ErrDeferred},
 		{"knows no EHLO", "v1", map[string]string{"EHLO": "502 what"}, relay.ErrUndecided},
 		{"is no mail server", "v1", map[string]string{"": "SSH-2.0"}, relay.ErrUndecided},
 		{"talks nonsense", "v1", map[string]string{"RCPT": "yes"}, relay.ErrUndecided},
@@ -96,8 +97,11 @@ func TestCheckRelay(t *testing.T) {
 			b := newBackend(t)
 			heard := b.answers(tt.proxy != "none", script(tt.reply))
 			err := relay.CheckRelay(context.Background(), relay.Config{Hostname: "me.example", Backend: b.Addr().String(), Proxy: tt.proxy})
-			if !errors.Is(err, tt.want) {
+			if !errors.Is(err, tt.want) || tt.want == relay.ErrUndecided && errors.Is(err, relay.ErrDeferred) {
 				t.Errorf("%v, want %v", err, tt.want)
+			}
+			if tt.want == relay.ErrDeferred && !errors.Is(err, relay.ErrUndecided) {
+				t.Errorf("%v, want ErrUndecided with it", err)
 			}
 			for _, line := range heard() {
 				if strings.Contains(line, "DATA") || strings.Contains(line, "RCPT") && !strings.Contains(line, "@example.net>") {
