@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cmtpd/internal/config"
-	"cmtpd/internal/daemon"
+	"cmtpd/internal/version"
 )
 
 // Exit statuses. They are stable.
@@ -51,7 +51,7 @@ func command() *cobra.Command {
 		Use:           "cmtpd",
 		Short:         "CMTP beside SMTP on one port",
 		Long:          "cmtpd shares port 25 with a mail server: SMTP passes through to it byte for byte,\nCMTP is served here, and its mail is kept encrypted in a signed spool.",
-		Version:       daemon.Version,
+		Version:       version.Number,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}, serveCommand(), userCommand(), spoolCommand())

@@ -28,13 +28,11 @@ import (
 	"cmtpd/internal/limit"
 	"cmtpd/internal/session"
 	"cmtpd/internal/spool"
+	"cmtpd/internal/version"
 )
 
-// Version is the software's version.
-const Version = "0.1.0"
-
 // wireVersion is what OHAI answers (docs/protocol.md, Version string).
-const wireVersion = "CMTP/0.01 cmtpd/" + Version
+const wireVersion = "CMTP/0.01 cmtpd/" + version.Number
 
 // messageGrace is how long a sender may take before the least rate is asked of
 // its message.
@@ -117,7 +115,7 @@ func (d *daemon) key(path, what string) (*crypt.PrivateKey, error) {
 
 // listen opens every listener, so that serve cannot fail for a port in use.
 func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
-	d.metrics = newMetrics(Version)
+	d.metrics = newMetrics(version.Number)
 	if err := d.checkFiles(); err != nil {
 		return nil, err
 	}

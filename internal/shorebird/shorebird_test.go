@@ -16,6 +16,7 @@ import (
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/shorebird"
+	"cmtpd/internal/version"
 	"cmtpd/internal/xzibit"
 )
 
@@ -195,11 +196,11 @@ func TestApp_Run_Help(t *testing.T) {
 	p := newPerson(t)
 	p.want(ok, "", nil, "shorebird sends and opens mail")
 	p.want(ok, "", []string{"help", "exit-codes"}, "the server refused", "75", "130")
-	p.want(ok, "", []string{"version"}, "shorebird "+shorebird.Version)
+	p.want(ok, "", []string{"version"}, "shorebird "+version.Number)
 	p.want(ok, "", []string{"version", "--json"})
 	var v shorebird.VersionReport
 	p.json(&v)
-	if v.Version != shorebird.Version || v.Go == "" {
+	if v.Version != version.Number || v.Go == "" {
 		t.Errorf("got %+v", v)
 	}
 }

@@ -4,10 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"runtime/debug"
-)
 
-// Version is the software's version.
-const Version = "0.1.0"
+	"cmtpd/internal/version"
+)
 
 // VersionReport is what version prints with --json.
 type VersionReport struct {
@@ -17,7 +16,7 @@ type VersionReport struct {
 }
 
 func (r *run) version() error {
-	v := VersionReport{Version: Version}
+	v := VersionReport{Version: version.Number}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		v.Go = info.GoVersion
 		for _, s := range info.Settings {
