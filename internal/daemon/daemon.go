@@ -48,7 +48,8 @@ type daemon struct {
 	spool    *spool.Spool
 	metrics  *metrics
 	front    *front.Server
-	broken   chan error                    // the spool has stopped; one is enough
+	broken   chan error // the spool has stopped; one is enough
+	listens  []net.Listener
 	serving  []func(context.Context) error // what runs until it is stopped
 }
 
@@ -145,6 +146,7 @@ func (d *daemon) listenMail(ctx context.Context) (addrs []net.Addr, err error) {
 		if err != nil {
 			return err
 		}
+		d.listens = append(d.listens, l)
 		if !cmtpOnly {
 			addrs = append(addrs, l.Addr())
 		}
@@ -166,6 +168,7 @@ func (d *daemon) listenControl() error {
 	if err != nil {
 		return err
 	}
+	d.listens = append(d.listens, l)
 	directory := d.directory()
 	srv := control.NewServer(localUsers{d.accounts, directory})
 	d.serving = append(d.serving, serveHTTP(srv, l))
@@ -223,6 +226,9 @@ func (d *daemon) serve(ctx context.Context) error {
 
 // close gives back what open took, in the reverse order.
 func (d *daemon) close() {
+	for _, l := range d.listens {
+		l.Close() // it is closed already, unless the start has failed
+	}
 	if d.spool != nil {
 		head := d.spool.Head()
 		if err := d.spool.Close(); err != nil {

@@ -92,6 +92,7 @@ func (d *daemon) listenMetrics(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listening for metrics.listen: %w", err)
 	}
+	d.listens = append(d.listens, l)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(d.metrics.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })

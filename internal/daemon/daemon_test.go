@@ -1,0 +1,140 @@
+package daemon_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cmtpd/internal/address"
+	"cmtpd/internal/config"
+	"cmtpd/internal/daemon"
+	"cmtpd/internal/durable"
+)
+
+// What a built cmtpd does is tested in cmd/cmtpd; here is what a process cannot
+// show: that Run leaves nothing behind in its own.
+
+func configuration(t *testing.T) *config.Config {
+	t.Helper()
+	domain, err := address.ParseDomain("example.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := config.Default()
+	cfg.Hostname, cfg.Domains, cfg.DataDir = domain, []address.Domain{domain}, filepath.Join(t.TempDir(), "data")
+	cfg.Listen.Addresses, cfg.Limits.MaxConnections, cfg.Limits.MinFreeSpace = []string{"127.0.0.1:0"}, 100, config.MiB
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// run runs a daemon until it serves, and then until stop is called.
+func run(t *testing.T, cfg *config.Config, log *slog.Logger) (addrs []net.Addr, stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ready, ended := make(chan []net.Addr, 1), make(chan error, 1)
+	go func() { ended <- daemon.Run(ctx, cfg, log, func(a []net.Addr) { ready <- a }) }()
+	select {
+	case addrs = <-ready:
+	case err := <-ended:
+		t.Fatal(err)
+	case <-time.After(time.Minute):
+		t.Fatal("it is not ready")
+	}
+	return addrs, func() error {
+		cancel()
+		return <-ended
+	}
+}
+
+// free fails unless a daemon could take the data and the port.
+func free(t *testing.T, cfg *config.Config, addr string) {
+	t.Helper()
+	lock, err := durable.OS.Lock(cfg.LockFile())
+	if err != nil {
+		t.Fatalf("the data: %v", err)
+	}
+	lock.Close()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatalf("the port: %v", err)
+	}
+	l.Close()
+}
+
+// TestRun: it listens when it says so, and a stop gives all of it back.
+func TestRun(t *testing.T) {
+	cfg := configuration(t)
+	var head string
+	for i := range 2 {
+		var log bytes.Buffer
+		addrs, stop := run(t, cfg, slog.New(slog.NewTextHandler(&log, nil)))
+		c, err := net.Dial("tcp", addrs[0].String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		if _, err := durable.OS.Lock(cfg.LockFile()); !errors.Is(err, durable.ErrLocked) {
+			t.Fatalf("while it runs the data can be locked: %v", err)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		free(t, cfg, addrs[0].String())
+		if i == 0 {
+			head = last(t, log.String(), "hash=")
+		} else if again := last(t, log.String(), "hash="); again != head {
+			t.Errorf("the spool's head was %s and is %s", head, again)
+		}
+	}
+}
+
+// last returns the word behind the last key in a log.
+func last(t *testing.T, log, key string) string {
+	t.Helper()
+	i := strings.LastIndex(log, key)
+	if i < 0 {
+		t.Fatalf("there is no %s in\n%s", key, log)
+	}
+	return strings.Fields(log[i:])[0]
+}
+
+// TestRun_PortTaken: what fails to start leaves neither a lock nor a listener, the
+// other port's included, and was never ready.
+func TestRun_PortTaken(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.Close()
+	cfg := configuration(t)
+	for _, where := range []string{"listen", "metrics"} {
+		t.Run(where, func(t *testing.T) {
+			cfg := *cfg
+			cfg.Listen.Addresses = []string{other.Addr().String()}
+			if where == "metrics" {
+				cfg.Metrics.Listen = taken.Addr().String()
+			} else {
+				cfg.Listen.Addresses = append(cfg.Listen.Addresses, taken.Addr().String())
+			}
+			err := daemon.Run(t.Context(), &cfg, slog.New(slog.DiscardHandler), func([]net.Addr) { t.Error("ready") })
+			if !errors.Is(err, syscall.EADDRINUSE) {
+				t.Fatalf("got %v", err)
+			}
+			free(t, &cfg, other.Addr().String())
+		})
+	}
+}
