@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"text/tabwriter"
+	"unicode"
+	"unicode/utf16"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -156,10 +159,26 @@ func asJSON(c *cobra.Command) bool {
 	return err == nil && on
 }
 
+// printJSON prints v with everything escaped that no one can see: JSON itself lets
+// a C1 control or a change of the writing direction pass to the terminal.
 func printJSON(c *cobra.Command, v any) error {
-	enc := json.NewEncoder(c.OutOrStdout())
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	var out strings.Builder
+	for _, r := range string(text) {
+		switch {
+		case r == '\n' || unicode.IsGraphic(r):
+			out.WriteRune(r)
+		default:
+			for _, unit := range utf16.AppendRune(nil, r) {
+				fmt.Fprintf(&out, `\u%04x`, unit)
+			}
+		}
+	}
+	_, err = fmt.Fprintln(c.OutOrStdout(), out.String())
+	return err
 }
 
 // fromStdin reports whether passwords come from standard input, and reads it.
