@@ -72,7 +72,7 @@ func TestServe_TooLarge(t *testing.T) {
 	t.Parallel()
 	site := cmtptest.NewSite(t, cmtptest.Settings{"limits.max_message_size": `"3GiB"`})
 	d := site.Start(t)
-	overhead := letter(0).Size()
+	overhead := toServer(0).Size()
 	body := limit - overhead
 	attachment := body - 48 - 8
 	for _, tt := range []struct {
@@ -99,8 +99,8 @@ func TestServe_TooLarge(t *testing.T) {
 	d.Stop(t)
 }
 
-// letter returns a letter to the server itself.
-func letter(lengths ...int64) *cmtptest.Letter {
+// toServer returns a letter to the server itself.
+func toServer(lengths ...int64) *cmtptest.Letter {
 	l := new(cmtptest.Letter)
 	for _, n := range lengths {
 		l.Parts = append(l.Parts, cmtptest.Noise{Length: n})
@@ -111,7 +111,7 @@ func letter(lengths ...int64) *cmtptest.Letter {
 // announce returns MAIL and a message to the server itself up to where its last
 // part, whose length has been announced, would begin.
 func announce(lengths ...int64) string {
-	l := letter(lengths...)
+	l := toServer(lengths...)
 	h := l.Header()
 	b := append(h.Append([]byte("MAIL\x00")), 0)
 	if len(lengths) > 1 {

@@ -169,7 +169,6 @@ func TestServe_StopUnderLoad(t *testing.T) {
 	defer cancel()
 	go func() { done <- ledger.Load(ctx, d.Shared[0], 16) }()
 	d.Line(t, "message stored")
-	site.Program = cmtptest.Release(t)
 	site.Must(t, "", "spool", "list")
 	site.Must(t, "", "user", "disable", "alice@"+cmtptest.Domain)
 	site.Must(t, "", "user", "enable", "alice@"+cmtptest.Domain)
@@ -217,6 +216,39 @@ func TestServe_DiskFull(t *testing.T) {
 	d.Line(t, "level=ERROR", "message failed", "limits.min_free_space")
 	d.Stop(t)
 	equal(t, "messages", strings.TrimSpace(site.Must(t, "", "spool", "list", "--operator", "--json")), "[]")
+}
+
+// TestServe_SpoolFails: when a message cannot be made durable the sender is told
+// so, and the daemon ends, since only a fresh start knows what is on disk. That
+// start serves what was acknowledged before, and nothing of the other.
+func TestServe_SpoolFails(t *testing.T) {
+	t.Parallel()
+	site := cmtptest.NewSite(t, nil)
+	d := site.Start(t)
+	small := announce(100) + strings.Repeat("x", 100)
+	large := announce(300<<10) + strings.Repeat("x", 300<<10)
+	c := greeted(t, d.Shared[0])
+	c.send(t, small)
+	c.success(t)
+	if err := os.Remove(filepath.Join(site.Data, "spool", "large")); err != nil {
+		t.Fatal(err)
+	}
+	c.send(t, large)
+	c.failure(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := d.Wait(ctx); err == nil || !strings.Contains(d.Log(), "cmtpd: the spool cannot be written") {
+		t.Fatalf("the daemon ended with %v\n%s", err, d.Log())
+	}
+
+	d = site.Start(t)
+	c = greeted(t, d.Shared[0])
+	c.send(t, large)
+	c.success(t)
+	list := decode[[]admin.MessageView](t, site.Must(t, "", "spool", "list", "--operator", "--json"))
+	equal(t, "messages", len(list), 2)
+	site.Must(t, "", "spool", "verify")
+	d.Stop(t)
 }
 
 // TestServe_OwnFiles: everything that a daemon makes is for its owner alone.

@@ -16,7 +16,7 @@ const (
 // atTerminal runs cmtpd on a site in a terminal.
 func atTerminal(t *testing.T, site *cmtptest.Site, out *bytes.Buffer, args ...string) *cmtptest.Terminal {
 	t.Helper()
-	return cmtptest.RunInTerminal(t, out, site.Program, append(args, "--config", site.Config)...)
+	return cmtptest.RunInTerminal(t, out, site.Command, append(args, "--config", site.Config)...)
 }
 
 // TestUserAdd_Terminal: a password is asked for twice and never shown.

@@ -3,6 +3,7 @@ package cmtptest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -24,8 +25,8 @@ type Daemon struct {
 }
 
 // Launch starts program with a configuration and returns when it serves, or with
-// an error that shows its log when it ended before. Its log must be text of level
-// info or debug.
+// an error that shows its log when it ended before. Its log must be of level info
+// or debug.
 func Launch(ctx context.Context, program, config string) (*Daemon, error) {
 	d := &Daemon{cmd: exec.Command(program, "serve", "--config", config), ended: make(chan struct{})}
 	d.log.more = make(chan struct{})
@@ -38,7 +39,8 @@ func Launch(ctx context.Context, program, config string) (*Daemon, error) {
 		d.err = d.cmd.Wait()
 		close(d.ended)
 	}()
-	if _, err := d.Await(ctx, "msg=serving "); err != nil {
+	serves := func(line string) bool { return Field(line, "msg") == "serving" }
+	if _, err := d.await(ctx, "serving", serves); err != nil {
 		d.Kill()
 		return nil, err
 	}
@@ -57,8 +59,16 @@ func Launch(ctx context.Context, program, config string) (*Daemon, error) {
 	return d, nil
 }
 
-// Field returns the value of a key in a line of the log that needs no quotes.
+// Field returns the value of a key in a line of the log, be it text or JSON. In
+// text the value must need no quotes.
 func Field(line, key string) string {
+	if strings.HasPrefix(line, "{") {
+		var fields map[string]any
+		if json.Unmarshal([]byte(line), &fields) != nil || fields[key] == nil {
+			return ""
+		}
+		return fmt.Sprint(fields[key])
+	}
 	for word := range strings.FieldsSeq(line) {
 		if v, ok := strings.CutPrefix(word, key+"="); ok {
 			return v
@@ -73,6 +83,10 @@ func (d *Daemon) Log() string { return d.log.String() }
 // Await returns the first line of the log that holds all of the words, as soon
 // as there is one. It fails when the daemon or ctx ends without.
 func (d *Daemon) Await(ctx context.Context, words ...string) (string, error) {
+	return d.await(ctx, strings.Join(words, ", "), func(line string) bool { return holdsAll(line, words) })
+}
+
+func (d *Daemon) await(ctx context.Context, what string, match func(string) bool) (string, error) {
 	seen := 0
 	for {
 		more, text := d.log.after(seen)
@@ -81,19 +95,19 @@ func (d *Daemon) Await(ctx context.Context, words ...string) (string, error) {
 				break
 			}
 			seen += len(line)
-			if holdsAll(line, words) {
+			if match(line) {
 				return line, nil
 			}
 		}
 		select {
 		case <-more:
 		case <-ctx.Done():
-			return "", fmt.Errorf("waiting for %q in the log: %w\n%s", words, context.Cause(ctx), d.Log())
+			return "", fmt.Errorf("waiting for %q in the log: %w\n%s", what, context.Cause(ctx), d.Log())
 		case <-d.ended:
 			if _, rest := d.log.after(seen); strings.HasSuffix(rest, "\n") {
 				continue
 			}
-			return "", fmt.Errorf("cmtpd ended (%v) before it logged %q:\n%s", d.err, words, d.Log())
+			return "", fmt.Errorf("cmtpd ended (%v) before it logged %q:\n%s", d.err, what, d.Log())
 		}
 	}
 }

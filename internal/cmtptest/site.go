@@ -43,7 +43,8 @@ type Site struct {
 	Dir     string // holds everything
 	Config  string // path of the configuration
 	Data    string // path of data_dir
-	Program string
+	Program string // what serves
+	Command string // what Run runs
 }
 
 // NewSite makes a Site for the time of a test, with settings beside or in place
@@ -51,7 +52,8 @@ type Site struct {
 func NewSite(t testing.TB, settings Settings) *Site {
 	t.Helper()
 	dir := t.TempDir()
-	s := &Site{Dir: dir, Config: filepath.Join(dir, "cmtpd.toml"), Data: filepath.Join(dir, "data"), Program: Program(t)}
+	s := &Site{Dir: dir, Config: filepath.Join(dir, "cmtpd.toml"), Data: filepath.Join(dir, "data"),
+		Program: Program(t), Command: Release(t)}
 	if err := os.WriteFile(s.Config, []byte(settings.TOML()), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +82,7 @@ func (s *Site) Run(t testing.TB, stdin string, args ...string) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, s.Program, append(args, "--config", s.Config)...)
+	cmd := exec.CommandContext(ctx, s.Command, append(args, "--config", s.Config)...)
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
 	err := cmd.Run()

@@ -1,0 +1,175 @@
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cmtpd/internal/address"
+	"cmtpd/internal/client"
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/cmtptest"
+	"cmtpd/internal/keyfile"
+	"cmtpd/internal/letter"
+	"cmtpd/internal/xzibit"
+)
+
+const (
+	secretSubject = "the subject that nobody may log"
+	secretText    = "The text that only Alice may read."
+	otherPassword = "another password, just as secret"
+)
+
+// TestServe_Secrets plays a whole life of a server at log.level = "debug": users,
+// keys, a letter, mistakes. Neither its log, nor what the commands print, nor a
+// file on its disk shows a password, a secret key or what a letter says.
+func TestServe_Secrets(t *testing.T) {
+	t.Parallel()
+	site := cmtptest.NewSite(t, cmtptest.Settings{"log.level": `"debug"`, "limits.accept_plaintext": "true"})
+	site.AddUsers(t, "alice", "bob")
+	d := site.Start(t)
+	var printed strings.Builder
+	run := func(stdin string, args ...string) {
+		r := site.Run(t, stdin, args...)
+		printed.WriteString(r.Out + r.Err)
+	}
+	const alice = "alice@" + cmtptest.Domain
+	run(cmtptest.Password+"\n", "user", "add", alice, "--password-stdin")
+	run(otherPassword+"\n"+cmtptest.Password+"\n", "user", "passwd", alice, "--password-stdin")
+	run(cmtptest.Password+"\n"+otherPassword+"\n", "user", "passwd", "bob@"+cmtptest.Domain, "--password-stdin")
+	for _, args := range [][]string{{"user", "show", alice}, {"user", "show", alice, "--json"}, {"user", "list"}} {
+		run("", args...)
+	}
+
+	keys := correspond(t, d)
+	for _, args := range [][]string{{"spool", "list"}, {"spool", "list", "--json"}, {"spool", "show", "0000000000000001"}, {"spool", "verify"}} {
+		run("", args...)
+	}
+	d.Line(t, "message stored") // so the log is at work
+	d.Stop(t)
+
+	onDisk := map[string][]byte{"a password": []byte(cmtptest.Password), "the other password": []byte(otherPassword),
+		"the subject": []byte(secretSubject), "the text": []byte(secretText)}
+	for name, secret := range keys {
+		for form, text := range forms(secret[:32]) { // a seed; the rest is public
+			onDisk[name+form] = text
+		}
+	}
+	logged := map[string][]byte{"plaintext": []byte(plaintext)}
+	for _, file := range []string{"server.key", "spool.key"} {
+		key, err := keyfile.Load(filepath.Join(site.Data, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		seed := forms(key.Bytes()[:32])
+		for form, text := range seed {
+			logged[file+form] = text
+		}
+		// What is searched for is what there is to find.
+		if b, err := os.ReadFile(filepath.Join(site.Data, file)); !bytes.Contains(b, seed[" in base64, shifted by 0"]) {
+			t.Errorf("%s does not hold its own key, %v", file, err)
+		}
+	}
+	for name, text := range onDisk {
+		logged[name] = text
+	}
+	search(t, "the log", []byte(d.Log()), logged)
+	search(t, "what was printed", []byte(printed.String()), logged)
+	searchFiles(t, site.Data, onDisk)
+}
+
+// plaintext is the text of a message of crypto system 0. It lies on disk, as its
+// operator has allowed, but in no log.
+const plaintext = "A text that was never encrypted."
+
+// correspond recovers keys as a client does, seals a letter to alice, and sends
+// it, and one in the clear. It returns the secret keys that it has held.
+func correspond(t *testing.T, d *cmtptest.Daemon) map[string][]byte {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, err := new(client.Dialer).Connect(ctx, d.Shared[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	server, err := c.ServerKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	alice, err := address.Parse("alice@" + cmtptest.Domain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := c.Login(alice.String(), server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring, err := xzibit.Open(sealed, alice.String(), []byte(cmtptest.Password))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := ring.Keys[0].Key
+	draft := letter.Draft{Time: time.Now(), Subject: secretSubject, Text: []byte(secretText)}
+	m, err := draft.Seal(alice, alice, key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Send(m.Header, nil, m.Body, m.Attachments, server); err != nil {
+		t.Fatal(err)
+	}
+	w := greeted(t, d.Shared[0])
+	h := cmtp.Header{System: cmtp.SystemPlain, LogLength: 1, BodyLength: uint64(len(plaintext)),
+		DestinationAccount: "alice", DestinationDomain: cmtptest.Domain, SourceAccount: "bob", SourceDomain: cmtptest.Domain}
+	w.send(t, "MAIL\x00"+string(h.Append(nil))+"\x00"+plaintext)
+	w.success(t)
+	w.send(t, "LOGIN\x00nobody\x00")
+	w.failure(t)
+	return map[string][]byte{"alice's key": key.Bytes()}
+}
+
+// forms are the ways in which bytes get into text.
+func forms(secret []byte) map[string][]byte {
+	// Base64 of a part of a longer text looks different at each of three offsets;
+	// what does not depend on its neighbours is found by its middle.
+	f := map[string][]byte{"": secret, " in hex": []byte(hex.EncodeToString(secret)), " in HEX": []byte(strings.ToUpper(hex.EncodeToString(secret)))}
+	for shift := range 3 {
+		text := base64.RawStdEncoding.EncodeToString(append(make([]byte, shift), secret...))
+		f[" in base64, shifted by "+string(rune('0'+shift))] = []byte(text[4 : len(text)-4])
+	}
+	return f
+}
+
+func search(t *testing.T, where string, b []byte, secrets map[string][]byte) {
+	t.Helper()
+	if len(b) == 0 {
+		t.Errorf("%s is empty", where)
+	}
+	for name, s := range secrets {
+		if bytes.Contains(b, s) {
+			t.Errorf("%s shows %s", where, name)
+		}
+	}
+}
+
+func searchFiles(t *testing.T, dir string, secrets map[string][]byte) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() || e.Name() == "lock" {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		search(t, path, b, secrets)
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
