@@ -13,11 +13,14 @@ import (
 	"cmtpd/internal/session"
 )
 
-// mail hands a message over on a connection of its own and expects reply.
+// mail hands a message over on a connection of its own and expects reply. One that
+// is refused early may not be taken whole.
 func (s *server) mail(msg, reply string) {
 	s.tb.Helper()
 	c := s.dial(true)
-	c.send("MAIL\x00", msg)
+	if _, err := io.WriteString(c, "MAIL\x00"+msg); err != nil && reply != failure(s.tb) {
+		s.tb.Fatal(err)
+	}
 	c.expect(reply)
 }
 
