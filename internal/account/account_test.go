@@ -141,12 +141,19 @@ func TestStore_Restart(t *testing.T) {
 		t.Fatal(err)
 	}
 	again()
+	checkFiles(t, s, dir, "bob@a.example", "bob@b.example", "alice@example.org")
+}
+
+// checkFiles expects a store to list these accounts, and its directory to hold a
+// file for each that says nothing of them.
+func checkFiles(t *testing.T, s *account.Store, dir string, want ...string) {
+	t.Helper()
 	all, err := s.List()
 	var names []string
 	for _, a := range all {
 		names = append(names, a.Address.String())
 	}
-	if want := []string{"bob@a.example", "bob@b.example", "alice@example.org"}; err != nil || !slices.Equal(names, want) {
+	if err != nil || !slices.Equal(names, want) {
 		t.Errorf("List: %v, %v, want %v", names, err, want)
 	}
 	files, err := os.ReadDir(dir)
@@ -178,17 +185,49 @@ func TestStore_Remove_NewID(t *testing.T) {
 	}
 }
 
+// A registration is taken with proof for what it says, and for nothing else.
+func TestStore_Add_BadRegistration(t *testing.T) {
+	s := open(t, t.TempDir(), durable.OS)
+	other := register(t, "eve@example.org", 3)
+	for _, tt := range []struct {
+		name, addr string
+		change     func(r *account.Registration)
+		want       error
+	}{
+		{"with a subaddress", "bob+x@example.org", func(*account.Registration) {}, account.ErrReserved},
+		{"begins with +", "+x@example.org", func(*account.Registration) {}, account.ErrReserved},
+		{"no proof", "bob@example.org", func(r *account.Registration) { r.Proof = nil }, account.ErrProof},
+		{"altered proof", "bob@example.org", func(r *account.Registration) { r.Proof[5] ^= 1 }, account.ErrProof},
+		{"long proof", "bob@example.org", func(r *account.Registration) { r.Proof = append(r.Proof, 0) }, account.ErrProof},
+		{"proof for another address", "bob@example.org", func(r *account.Registration) { r.Proof = other.Proof }, account.ErrProof},
+		{"replayed for another domain", "eve@example.com", func(r *account.Registration) { r.Proof = other.Proof }, account.ErrProof},
+		{"another's key", "bob@example.org", func(r *account.Registration) { k := seeded(t, 2).Public(); r.Key = k[:] }, account.ErrProof},
+		{"no key", "bob@example.org", func(r *account.Registration) { r.Key = make([]byte, 32) }, crypt.ErrPublicKey},
+		{"short key", "bob@example.org", func(r *account.Registration) { r.Key = r.Key[:31] }, crypt.ErrPublicKey},
+		{"no xzibit", "bob@example.org", func(r *account.Registration) { r.Xzibit = nil }, account.ErrXzibit},
+		{"cut xzibit", "bob@example.org", func(r *account.Registration) { r.Xzibit = r.Xzibit[:len(r.Xzibit)-1] }, account.ErrXzibit},
+		{"unknown xzibit", "bob@example.org", func(r *account.Registration) { r.Xzibit[3] = 9 }, account.ErrXzibit},
+		{"absurd parameters", "bob@example.org", func(r *account.Registration) { r.Xzibit[44] = 0xff }, account.ErrXzibit},
+	} {
+		r := register(t, tt.addr, 3)
+		tt.change(&r)
+		if a, err := s.Add(r); a != nil || !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
+	}
+	if got := dump(t, s); got != "[]" {
+		t.Errorf("the store holds %s", got)
+	}
+}
+
 func TestStore_Errors(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, durable.OS)
 	mustAdd(t, s, "alice@example.org", 2)
 	before := dump(t, s)
-	edit := func(addr string, n byte, change func(r *account.Registration)) account.Registration {
-		r := register(t, addr, n)
-		change(&r)
-		return r
-	}
-	other := register(t, "eve@example.org", 3)
+	unproven, cut := register(t, "alice@example.org", 2), register(t, "alice@example.org", 2)
+	unproven.Proof[0] ^= 1
+	cut.Xzibit = cut.Xzibit[:40]
 	nobody := mustAddress("nobody@example.org")
 	for _, tt := range []struct {
 		name string
@@ -196,63 +235,9 @@ func TestStore_Errors(t *testing.T) {
 		want error
 	}{
 		{"add twice", func() error { _, err := s.Add(register(t, "ALICE@example.org", 3)); return err }, account.ErrExists},
-		{"add with subaddress", func() error { _, err := s.Add(register(t, "alice+x@example.org", 2)); return err }, account.ErrReserved},
-		{"add that begins with +", func() error { _, err := s.Add(register(t, "+x@example.org", 2)); return err }, account.ErrReserved},
-		{"no proof", func() error {
-			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Proof = nil }))
-			return err
-		}, account.ErrProof},
-		{"altered proof", func() error {
-			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Proof[5] ^= 1 }))
-			return err
-		}, account.ErrProof},
-		{"long proof", func() error {
-			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Proof = append(r.Proof, 0) }))
-			return err
-		}, account.ErrProof},
-		{"proof for another address", func() error {
-			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Proof = other.Proof }))
-			return err
-		}, account.ErrProof},
-		{"registration replayed for another domain", func() error {
-			_, err := s.Add(edit("eve@example.com", 3, func(r *account.Registration) { r.Proof = other.Proof }))
-			return err
-		}, account.ErrProof},
-		{"another's key", func() error {
-			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { k := seeded(t, 2).Public(); r.Key = k[:] }))
-			return err
-		}, account.ErrProof},
-		{"no key", func() error {
-			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Key = make([]byte, 32) }))
-			return err
-		}, crypt.ErrPublicKey},
-		{"short key", func() error {
-			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Key = r.Key[:31] }))
-			return err
-		}, crypt.ErrPublicKey},
-		{"no xzibit", func() error {
-			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Xzibit = nil }))
-			return err
-		}, account.ErrXzibit},
-		{"cut xzibit", func() error {
-			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Xzibit = r.Xzibit[:len(r.Xzibit)-1] }))
-			return err
-		}, account.ErrXzibit},
-		{"xzibit of unknown version", func() error {
-			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Xzibit[3] = 9 }))
-			return err
-		}, account.ErrXzibit},
-		{"xzibit with absurd parameters", func() error {
-			_, err := s.Add(edit("bob@example.org", 3, func(r *account.Registration) { r.Xzibit[44] = 0xff }))
-			return err
-		}, account.ErrXzibit},
 		{"replace with another key", func() error { return s.SetXzibit(register(t, "alice@example.org", 3)) }, account.ErrProof},
-		{"replace without proof", func() error {
-			return s.SetXzibit(edit("alice@example.org", 2, func(r *account.Registration) { r.Proof[0] ^= 1 }))
-		}, account.ErrProof},
-		{"replace with no xzibit", func() error {
-			return s.SetXzibit(edit("alice@example.org", 2, func(r *account.Registration) { r.Xzibit = r.Xzibit[:40] }))
-		}, account.ErrXzibit},
+		{"replace without proof", func() error { return s.SetXzibit(unproven) }, account.ErrProof},
+		{"replace with no xzibit", func() error { return s.SetXzibit(cut) }, account.ErrXzibit},
 		{"replace of unknown", func() error { return s.SetXzibit(register(t, "nobody@example.org", 2)) }, account.ErrUnknown},
 		{"get unknown", func() error { _, err := s.Get(nobody); return err }, account.ErrUnknown},
 		{"get of another domain", func() error { _, err := s.Get(mustAddress("alice@example.com")); return err }, account.ErrUnknown},

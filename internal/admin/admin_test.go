@@ -101,13 +101,7 @@ func TestUsers_Life(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ring := openRing(t, made, "first")
-	if ring.Server != server.Public() || ring.Keys[0].Key.Public() != made.Key || len(ring.Keys) != 1 || ring.Keys[0].Made.IsZero() {
-		t.Errorf("the keyring is %+v", ring)
-	}
-	if params := made.Xzibit[44:56]; !bytes.Equal(params, []byte{0, 0, 0, 3, 0, 1, 0, 0, 0, 0, 0, 1}) {
-		t.Errorf("sealed with the parameters %x", params)
-	}
+	checkFresh(t, made, server.Public())
 	if err := direct.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -154,6 +148,19 @@ func TestUsers_Life(t *testing.T) {
 	}
 	if err := direct.ChangePassword(alice, []byte("second"), []byte("third")); !errors.Is(err, account.ErrUnknown) {
 		t.Errorf("changing the password of nobody: %v", err)
+	}
+}
+
+// checkFresh expects what Create seals under the password "first": one key, dated,
+// with the server's, at the full cost of the default.
+func checkFresh(t *testing.T, made *account.Account, server crypt.PublicKey) {
+	t.Helper()
+	ring := openRing(t, made, "first")
+	if ring.Server != server || ring.Keys[0].Key.Public() != made.Key || len(ring.Keys) != 1 || ring.Keys[0].Made.IsZero() {
+		t.Errorf("the keyring is %+v", ring)
+	}
+	if params := made.Xzibit[44:56]; !bytes.Equal(params, []byte{0, 0, 0, 3, 0, 1, 0, 0, 0, 0, 0, 1}) {
+		t.Errorf("sealed with the parameters %x", params)
 	}
 }
 

@@ -164,16 +164,13 @@ func TestServer_Serve_FirstReplyUnread(t *testing.T) {
 // rate is not, however long it takes.
 func TestServer_Mail_Rate(t *testing.T) {
 	const tenth = minRate / 10
-	send := func(t *testing.T, w *wire, bytesPerTenth int) error {
+	send := func(w *wire, bytesPerTenth int) error {
 		msg := message(t, to("alice@cref.example"), sealed("x", 600*minRate))
 		return w.dribble("MAIL\x00"+msg, bytesPerTenth, time.Second/10)
 	}
-	t.Run("below", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			w := newWire(t, nil)
-			defer w.Close()
-			w.serve()
-			if err := send(t, w, tenth*9/10); err == nil {
+	for name, client := range map[string]func(*testing.T, *wire){
+		"below": func(t *testing.T, w *wire) {
+			if err := send(w, tenth*9/10); err == nil {
 				t.Error("the whole message was taken")
 			}
 			// A second at nine tenths of the rate uses up a tenth of one.
@@ -181,48 +178,45 @@ func TestServer_Mail_Rate(t *testing.T) {
 			if got := w.tally.fate(t); got != session.Broken {
 				t.Errorf("the fate is %s", got)
 			}
-		})
-	})
-	t.Run("at", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			w := newWire(t, nil)
-			defer w.Close()
-			w.serve()
-			if err := send(t, w, tenth); err != nil {
+		},
+		"at": func(t *testing.T, w *wire) {
+			if err := send(w, tenth); err != nil {
 				t.Fatal(err)
 			}
 			w.expect(t, success(t))
-		})
-	})
-	t.Run("stalls", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			w := newWire(t, nil)
-			defer w.Close()
-			w.serve()
+		},
+		"stalls": func(t *testing.T, w *wire) {
 			io.WriteString(w, "MAIL\x00"+message(t, to("alice@cref.example"), sealed("x", 5000))[:60])
 			w.endsAfter(t, grace, grace+time.Second)
-		})
-	})
-	t.Run("rest of a refused one", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			w := newWire(t, nil)
-			defer w.Close()
-			w.serve()
+		},
+		"rest of a refused one": func(t *testing.T, w *wire) {
 			io.WriteString(w, "MAIL\x00"+message(t, to("nobody@cref.example"), sealed("x", 5000))[:100])
 			w.expect(t, failure(t))
 			w.endsAfter(t, grace, grace+3*time.Second) // with the farewell
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWire(t, nil)
+				defer w.Close()
+				w.serve()
+				client(t, w)
+			})
 		})
-	})
-	t.Run("longer than a session", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			w := newWire(t, func(cfg *session.Config) { cfg.SessionTimeout = time.Minute })
-			defer w.Close()
-			w.serve()
-			if err := send(t, w, tenth); err == nil {
-				t.Error("the whole message was taken")
-			}
-			w.endsAfter(t, time.Minute, time.Minute)
-		})
+	}
+}
+
+// No message outlasts its session.
+func TestServer_Mail_SessionTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire(t, func(cfg *session.Config) { cfg.SessionTimeout = time.Minute })
+		defer w.Close()
+		w.serve()
+		msg := message(t, to("alice@cref.example"), sealed("x", 600*minRate))
+		if err := w.dribble("MAIL\x00"+msg, minRate, time.Second); err == nil {
+			t.Error("the whole message was taken")
+		}
+		w.endsAfter(t, time.Minute, time.Minute)
 	})
 }
 
