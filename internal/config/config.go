@@ -32,8 +32,9 @@ type Config struct {
 	// DataDir is an absolute path. Parse takes a relative one from the file's
 	// own directory.
 	DataDir string `toml:"data_dir"`
-	// Postmaster gets the mail to postmaster and to the empty account. The zero
-	// address: such mail stays in the operator's mailbox, sealed to the server.
+	// Postmaster gets the mail to postmaster. The zero address: such mail stays
+	// in the operator's mailbox, sealed to the server, as mail to the empty
+	// account always does.
 	Postmaster address.Address `toml:"postmaster,omitempty"`
 	// ShutdownGrace is how long running sessions may finish after SIGTERM.
 	ShutdownGrace time.Duration `toml:"shutdown_grace"`

@@ -54,14 +54,14 @@ func (c *Conn) Stop() {
 
 // Bounds of what Farewell reads after its last word.
 const (
-	drainBytes = 64 << 10
-	drainTime  = 2 * time.Second
+	drainBytes = 1 << 20
+	drainTime  = 5 * time.Second
 )
 
 // Farewell writes text as the last the peer hears, so that it is not lost.
 // Closing a socket that has unread bytes resets the connection, and a reset may
 // overtake what was written before it: so Farewell half-closes, and reads what
-// still comes, at most 64 KiB and 2 seconds. Closing is left to the caller.
+// still comes, at most 1 MiB and 5 seconds. Closing is left to the caller.
 func (c *Conn) Farewell(text []byte) {
 	c.SetDeadline(time.Now().Add(drainTime))
 	if _, err := c.Write(text); err != nil {
