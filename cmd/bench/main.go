@@ -74,6 +74,7 @@ func run(ctx context.Context, bin, out, only string, rounds int) (err error) {
 		}
 		doc.WriteString(t.markdown())
 	}
+	doc.WriteString(missed)
 	if out == "" {
 		_, err = os.Stdout.WriteString(doc.String())
 		return err
