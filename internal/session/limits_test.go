@@ -192,7 +192,7 @@ func TestServer_Mail_Rate(t *testing.T) {
 		"rest of a refused one": func(t *testing.T, w *wire) {
 			io.WriteString(w, "MAIL\x00"+message(t, to("nobody@cref.example"), sealed("x", 5000))[:100])
 			w.expect(t, failure(t))
-			w.endsAfter(t, grace, grace+3*time.Second) // with the farewell
+			w.endsAfter(t, grace, grace+6*time.Second) // with the farewell of 5 s
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
