@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cmtpd/internal/config"
+	"cmtpd/internal/keyfile"
 	"cmtpd/internal/version"
 )
 
@@ -27,6 +28,9 @@ const (
 var errUsage = errors.New("usage")
 
 func main() {
+	if err := keyfile.ForbidCoreDumps(); err != nil {
+		fmt.Fprintln(os.Stderr, "cmtpd: warning:", err)
+	}
 	err := command().ExecuteContext(context.Background())
 	if err == nil {
 		return
