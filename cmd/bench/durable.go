@@ -33,7 +33,7 @@ func durable(l *lab) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	addr, cmd, err := l.cmtpd("")
+	addr, cmd, err := l.cmtpd(1024, "")
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ func idle(l *lab) (*table, error) {
 }
 
 func idleOnce(l *lab) (float64, error) {
-	addr, cmd, err := l.cmtpd("")
+	addr, cmd, err := l.cmtpd(idleConns+100, "")
 	if err != nil {
 		return 0, err
 	}

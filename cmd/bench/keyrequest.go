@@ -27,7 +27,7 @@ func keyRequests(l *lab) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmtpd, _, err := l.cmtpd("")
+	cmtpd, _, err := l.cmtpd(1024, "")
 	if err != nil {
 		return nil, err
 	}

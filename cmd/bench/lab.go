@@ -97,7 +97,7 @@ func (l *lab) self(role string) (addr string, err error) {
 }
 
 // cmtpd starts a daemon with one user, alice@bench.example; extra is TOML.
-func (l *lab) cmtpd(extra string) (addr string, cmd *exec.Cmd, err error) {
+func (l *lab) cmtpd(maxConns int, extra string) (addr string, cmd *exec.Cmd, err error) {
 	addr, err = freePort()
 	if err != nil {
 		return "", nil, err
@@ -108,7 +108,7 @@ func (l *lab) cmtpd(extra string) (addr string, cmd *exec.Cmd, err error) {
 	}
 	conf := filepath.Join(dir, "cmtpd.toml")
 	text := fmt.Sprintf("hostname = \"mail.bench.example\"\ndomains = [\"bench.example\"]\ndata_dir = \"data\"\n[listen]\naddresses = [%q]\n"+
-		"[limits]\nmax_connections = 19400\nmax_connections_per_address = 19400\nmin_free_space = \"1MiB\"\n[log]\nlevel = \"warn\"\n%s", addr, extra)
+		"[limits]\nmax_connections = %d\nmax_connections_per_address = %[2]d\nmin_free_space = \"1MiB\"\n[log]\nlevel = \"warn\"\n%s", addr, maxConns, extra)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return "", nil, err
 	}

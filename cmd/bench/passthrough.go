@@ -66,7 +66,7 @@ func passthrough(l *lab) (*table, error) {
 			return nil, err
 		}
 		// smtp-sink knows no PROXY header and takes mail for anywhere.
-		addrs[i][ours], _, err = l.cmtpd(fmt.Sprintf("[smtp]\nmode = \"relay\"\nbackend = %q\nproxy_protocol = \"none\"\nrelay_check = \"warn\"\n", sink))
+		addrs[i][ours], _, err = l.cmtpd(1024, fmt.Sprintf("[smtp]\nmode = \"relay\"\nbackend = %q\nproxy_protocol = \"none\"\nrelay_check = \"warn\"\n", sink))
 		if err != nil {
 			return nil, err
 		}

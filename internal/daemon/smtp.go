@@ -27,6 +27,9 @@ func (d *daemon) checkFiles() error {
 		return fmt.Errorf("asking for the open-file limit: %w", err)
 	}
 	need := uint64(d.cfg.Limits.MaxConnections) + filesBeside
+	if d.cfg.SMTP.Mode == config.Relay { // each connection may have another behind it
+		need += uint64(d.cfg.Limits.MaxConnections + relay.Files())
+	}
 	if limit.Cur >= need {
 		return nil
 	}

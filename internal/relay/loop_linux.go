@@ -25,6 +25,7 @@ type loop struct {
 	fd    int             // of epoll
 	buf   []byte          // owned by run
 	pipes []*pipe         // idle ones, owned by run
+	open  atomic.Int32    // pipes there are
 	busy  []*flow         // have more to do without an event, owned by run
 	spare []*flow         // busy's other half, owned by run
 
@@ -63,8 +64,18 @@ type loops struct {
 	next atomic.Uint32
 }
 
+// loopCount is one loop for every two CPUs.
+func loopCount() int { return (runtime.GOMAXPROCS(0) + 1) / 2 }
+
+// Files is how many files relayed sessions together may hold open beside the two
+// connections of each.
+func Files() int {
+	const epoll = 2 // the descriptor, and the one that wakes it
+	return loopCount() * (2*maxPipes + epoll)
+}
+
 func (ls *loops) open() {
-	for range (runtime.GOMAXPROCS(0) + 1) / 2 {
+	for range loopCount() {
 		l, err := newLoop()
 		if err != nil {
 			return // with none at all, sessions are pumped

@@ -1,6 +1,10 @@
 package relay
 
-import "golang.org/x/sys/unix"
+import (
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
 
 const (
 	// bulkAfter is how much must come in full reads before a flow gets a pipe.
@@ -11,10 +15,16 @@ const (
 	pipeSize = 1 << 20
 	// maxIdlePipes is how many a loop keeps.
 	maxIdlePipes = 8
+	// maxPipes is how many a loop has at most, in use or not. A flow beyond them
+	// is copied: strangers who send much must not use up the process' files.
+	maxPipes = 32
 )
 
 // A pipe carries bytes from socket to socket inside the kernel.
-type pipe struct{ r, w, held int }
+type pipe struct {
+	r, w, held int
+	open       *atomic.Int32 // its loop's count
+}
 
 // takePipe returns an empty pipe, or nil when there is none to be had.
 func (l *loop) takePipe() *pipe {
@@ -24,11 +34,12 @@ func (l *loop) takePipe() *pipe {
 		return p
 	}
 	var fds [2]int
-	if unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK) != nil {
+	if l.open.Add(1) > maxPipes || unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK) != nil {
+		l.open.Add(-1)
 		return nil
 	}
 	unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize)
-	return &pipe{r: fds[0], w: fds[1]}
+	return &pipe{r: fds[0], w: fds[1], open: &l.open}
 }
 
 func (l *loop) givePipe(p *pipe) {
@@ -42,6 +53,7 @@ func (l *loop) givePipe(p *pipe) {
 func (p *pipe) close() {
 	unix.Close(p.r)
 	unix.Close(p.w)
+	p.open.Add(-1)
 }
 
 // splice is move by way of the flow's pipe, which is filled only when empty: so
