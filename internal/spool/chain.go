@@ -8,19 +8,24 @@ import (
 	"cmtpd/internal/crypt"
 )
 
-// chain is what a log says so far: it is advanced by apply alone, in recovery as
-// in normal work.
+// state is what the end of a log, or of a segment, passes on.
+type state struct {
+	head Head
+	next ID
+	keys keys // in force; the zero value before the first commit
+}
+
+// chain is what a log says so far: it is advanced by apply, in recovery as in
+// normal work, and by the segments whose index files say what is in them.
 type chain struct {
-	head  Head
-	next  ID
-	keys  keys // in force; the zero value before the first commit
+	state
 	index *index
 	// known is false until keys come from a record: before, keys.key may hold
 	// the hint of a segment's header.
 	known bool
 }
 
-func newChain() *chain { return &chain{next: 1, index: newIndex()} }
+func newChain() *chain { return &chain{state: state{next: 1}, index: newIndex()} }
 
 // record is one of a batch's, with its place in the segment.
 type record struct {
@@ -30,13 +35,16 @@ type record struct {
 	length  int64
 	message message // kinds 3 and 4
 	keys    keys    // kind 2
+	removal removal // kind 5
+	gone    bool    // a message without its data
+	settled bool    // a removal that has nothing left to take away
 	damaged bool    // the head is whole, the data is not
 }
 
-// apply makes a durable commit part of the chain: it takes over its head, its
-// keys and its messages. Those whose numbers are not above all before are
-// returned; that cannot be in a log that this package wrote.
-func (c *chain) apply(cm *commit, segment uint32, records []record) (refused []ID) {
+// apply makes a durable commit of the newest segment part of the chain: it takes over
+// its head, its keys, its messages and removals. Messages whose numbers are not above
+// all before are returned; that cannot be in a log that this package wrote.
+func (c *chain) apply(cm *commit, seg *segment, records []record) (refused []ID) {
 	c.head = cm.head()
 	for i := range records {
 		r := &records[i]
@@ -44,12 +52,18 @@ func (c *chain) apply(cm *commit, segment uint32, records []record) (refused []I
 		case kindKeys:
 			c.keys, c.known = r.keys, true
 		case kindMessage, kindLarge:
-			if !c.index.add(&r.message, cm.number, segment, r.offset) {
+			if !c.index.add(seg, &r.message, cm.number, r.offset, r.gone) {
 				refused = append(refused, r.message.id)
 			} else if r.damaged {
 				c.index.damaged[r.message.id] = struct{}{}
 			}
 			c.next = max(c.next, r.message.id+1)
+		case kindRemoval:
+			t := seg.table.(*memory)
+			t.removed = append(t.removed, r.removal.removedRow)
+			if !r.settled {
+				c.index.remove(r.removal.removedRow)
+			}
 		}
 	}
 	c.next = max(c.next, cm.next)
@@ -60,7 +74,7 @@ func (c *chain) apply(cm *commit, segment uint32, records []record) (refused []I
 // known kind with a malformed head counts as one of an unknown kind: its leaf is
 // all that a signature can vouch for.
 func newRecord(s *scanned) record {
-	r := record{kind: s.kind, leaf: leaf(s.kind, s.head), offset: s.offset, length: s.length, damaged: s.damaged}
+	r := record{kind: s.kind, leaf: leaf(s.kind, s.head), offset: s.offset, length: s.length, damaged: s.damaged, gone: s.flags&flagGone != 0}
 	var err error
 	switch s.kind {
 	case kindKeys:
@@ -69,10 +83,13 @@ func newRecord(s *scanned) record {
 	case kindMessage, kindLarge:
 		r.message, err = parseMessage(s.kind, s.head)
 		want := r.message.size
-		if r.message.large {
+		if r.message.large || r.gone {
 			want = 0
 		}
 		r.damaged = r.damaged || (!s.damaged && int64(len(s.data)) != want)
+	case kindRemoval:
+		r.removal, err = parseRemoval(s.head)
+		r.damaged = r.damaged || len(s.data) > 0
 	default:
 		r.damaged = r.damaged || len(s.data) > 0
 	}

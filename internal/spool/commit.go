@@ -8,11 +8,12 @@ import (
 	"sync"
 )
 
-// request is a message that waits for its commit.
+// request is a message, or a removal, that waits for its commit.
 type request struct {
 	writer  *Writer
 	message message
-	crc     uint32 // of the message, unless it is large
+	crc     uint32   // of the message, unless it is large
+	removal *removal // nil for a message
 	answer  chan answer
 }
 
@@ -24,7 +25,7 @@ type answer struct {
 // weight is what a request adds to a batch, in bytes.
 func (r *request) weight() int64 {
 	n := int64(frameSize + maxMessageHead + 32)
-	if !r.message.large {
+	if !r.message.large && r.removal == nil {
 		n += r.message.size
 	}
 	return n
@@ -114,7 +115,8 @@ type batch struct {
 	records []record
 	next    ID // after the batch
 	waiting []waiting
-	pending map[[16]byte]ID // messages in this batch, by contentKey
+	pending map[contentKey]ID // messages in this batch
+	removed map[ID]bool       // by this batch
 	head    []byte
 }
 
@@ -131,7 +133,7 @@ func (b *batch) add(generation uint64, r record, head []byte, data *request) {
 	if data != nil {
 		size, crc = int(data.message.size), data.crc
 	}
-	b.buf = appendFrame(b.buf, generation, r.kind, head, size, crc)
+	b.buf = appendFrame(b.buf, generation, r.kind, 0, head, size, crc)
 	b.leaves = append(b.leaves, r.leaf[:]...)
 	b.records = append(b.records, r)
 }
@@ -140,7 +142,7 @@ func (b *batch) add(generation uint64, r record, head []byte, data *request) {
 // alone at once, and those who come during a flush together with the next.
 func (s *Spool) committer() {
 	defer close(s.queue.drained)
-	b := &batch{pending: make(map[[16]byte]ID)}
+	b := &batch{pending: make(map[contentKey]ID), removed: make(map[ID]bool)}
 	var requests []*request
 	for {
 		requests = s.queue.take(requests[:0], s.options.BatchSize)
@@ -187,12 +189,13 @@ func (b *batch) reset(next ID) {
 	b.buf, b.leaves, b.records, b.waiting = b.buf[:0], b.leaves[:0], b.records[:0], b.waiting[:0]
 	b.next = next
 	clear(b.pending)
+	clear(b.removed)
 }
 
 // makeRoom begins a new segment where the newest would become too long. A batch
 // longer than a whole segment has one of its own.
 func (s *Spool) makeRoom(requests []*request) error {
-	size := s.segments[len(s.segments)-1].size
+	size := s.chain.index.newest().size
 	if size == headerSize {
 		return nil
 	}
@@ -210,15 +213,20 @@ func (s *Spool) makeRoom(requests []*request) error {
 // bytes cannot be read back, is answered at once.
 func (s *Spool) fill(b *batch, requests []*request) {
 	b.reset(s.chain.next)
-	generation := s.segments[len(s.segments)-1].generation
+	generation := s.chain.index.newest().generation
 	for _, r := range requests {
-		key := contentKey(&r.message.entry)
+		if r.removal != nil {
+			s.fillRemoval(b, generation, r)
+			continue
+		}
+		key := contentKeyOf(&r.message.entry)
 		if id, ok := b.pending[key]; ok {
 			b.waiting = append(b.waiting, waiting{r, Stored{ID: id, Duplicate: true}})
 			continue
 		}
-		if stored, ok := s.known(&r.message.entry); ok {
-			r.answer <- answer{stored: stored}
+		stored, ok, err := s.known(&r.message.entry)
+		if err != nil || (ok && !b.removed[stored.ID]) {
+			r.answer <- answer{stored, err}
 			continue
 		}
 		start, leaves := len(b.buf), len(b.leaves)
@@ -247,12 +255,33 @@ func (s *Spool) fill(b *batch, requests []*request) {
 	}
 }
 
-// known answers for a message that its mailbox has already.
-func (s *Spool) known(e *Entry) (Stored, bool) {
+// fillRemoval puts a removal into a batch, unless its message is gone already.
+func (s *Spool) fillRemoval(b *batch, generation uint64, r *request) {
 	s.mu.RLock()
-	defer s.mu.RUnlock()
-	id, ok := s.chain.index.find(e)
-	return Stored{ID: id, Duplicate: true, Head: s.chain.head}, ok
+	gone := s.chain.index.removed.has(r.removal.id)
+	s.mu.RUnlock()
+	if gone || b.removed[r.removal.id] {
+		r.answer <- answer{err: ErrNotFound}
+		return
+	}
+	b.removed[r.removal.id] = true
+	b.head = r.removal.append(b.head[:0])
+	b.add(generation, record{kind: kindRemoval, removal: *r.removal}, b.head, nil)
+	b.waiting = append(b.waiting, waiting{request: r})
+}
+
+// known answers for a message that its mailbox has already.
+func (s *Spool) known(e *Entry) (stored Stored, ok bool, err error) {
+	stored.Duplicate = true
+	err = s.view(func(x *index) (err error) {
+		stored.Head = s.chain.head
+		stored.ID, ok, err = x.find(e)
+		return err
+	})
+	if err != nil {
+		return Stored{}, false, fmt.Errorf("spool: %w", err)
+	}
+	return stored, ok, nil
 }
 
 // write seals a batch that is not empty with a commit, makes it durable, and
@@ -261,13 +290,13 @@ func (s *Spool) known(e *Entry) (Stored, bool) {
 //	pwrite     log/<sequence>.seg   batch and commit
 //	fdatasync  log/<sequence>.seg
 func (s *Spool) write(b *batch) error {
-	seg := s.segments[len(s.segments)-1]
+	seg := s.chain.index.newest()
 	c := commit{
 		number: s.chain.head.Number + 1, time: s.options.Now(), next: b.next, count: uint32(len(b.records)),
 		leaves: sha256.Sum256(b.leaves), previous: s.chain.head.Hash,
 	}
 	c.sign(s.options.Key)
-	b.buf = appendFrame(b.buf, seg.generation, kindCommit, c.append(make([]byte, 0, commitHead)),
+	b.buf = appendFrame(b.buf, seg.generation, kindCommit, 0, c.append(make([]byte, 0, commitHead)),
 		len(b.leaves), crc32.Checksum(b.leaves, castagnoli))
 	b.buf = append(b.buf, b.leaves...)
 	if _, err := s.active.WriteAt(b.buf, seg.size); err != nil {
@@ -282,7 +311,7 @@ func (s *Spool) write(b *batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	seg.size += int64(len(b.buf))
-	if refused := s.chain.apply(&c, uint32(len(s.segments)-1), b.records); refused != nil {
+	if refused := s.chain.apply(&c, seg, b.records); refused != nil {
 		panic(fmt.Sprintf("spool: gave message numbers twice: %v", refused))
 	}
 	return nil

@@ -33,9 +33,9 @@ func forge(segment []byte, head Head, key *crypt.PrivateKey, next ID, k kind, re
 	c := commit{number: head.Number + 1, time: time.Unix(1, 0), next: next, count: 1,
 		leaves: sha256.Sum256(l[:]), previous: head.Hash}
 	c.sign(key)
-	segment = appendFrame(segment[:len(segment):len(segment)], h.generation, k, recordHead, len(data), crc32.Checksum(data, castagnoli))
+	segment = appendFrame(segment[:len(segment):len(segment)], h.generation, k, 0, recordHead, len(data), crc32.Checksum(data, castagnoli))
 	segment = append(segment, data...)
-	segment = appendFrame(segment, h.generation, kindCommit, c.append(nil), len(l), crc32.Checksum(l[:], castagnoli))
+	segment = appendFrame(segment, h.generation, kindCommit, 0, c.append(nil), len(l), crc32.Checksum(l[:], castagnoli))
 	return append(segment, l[:]...)
 }
 
@@ -63,20 +63,24 @@ func Reencode(b []byte, generation uint64) (in, out []byte, err error) {
 		if m, err := parseMessage(f.kind, f.head); err == nil {
 			head = m.append(nil)
 		}
+	case kindRemoval:
+		if r, err := parseRemoval(f.head); err == nil {
+			head = r.append(nil)
+		}
 	}
-	out = appendFrame(nil, generation, f.kind, head, len(f.data), crc32.Checksum(f.data, castagnoli))
+	out = appendFrame(nil, generation, f.kind, f.flags, head, len(f.data), crc32.Checksum(f.data, castagnoli))
 	return b[:n], append(out, f.data...), nil
 }
 
 // FilledIndex returns an index of n messages in boxes mailboxes, to be weighed.
 func FilledIndex(n, boxes int) any {
-	x := newIndex()
+	x := newMemory()
 	for i := range n {
 		var m message
 		m.id = ID(i + 1)
 		m.entry.Mailbox = MailboxID{byte(i % boxes), byte(i % boxes >> 8)}
 		m.entry.Digest = sha256.Sum256([]byte{byte(i), byte(i >> 8), byte(i >> 16)})
-		x.add(&m, uint64(i), 0, 0)
+		x.add(&m, uint64(i), 0)
 	}
 	return x
 }

@@ -25,7 +25,7 @@ var segmentMagic = [8]byte{'C', 'M', 'T', 'P', 'S', 'P', 'L', '1'}
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // kind says what a record is (docs/spool.md, Records). Those that are not named
-// here are passed over; 5 to 8 are kept for removal, marks, filler and end.
+// here are passed over; 6 to 8 are kept for marks, filler and end.
 type kind byte
 
 const (
@@ -33,7 +33,11 @@ const (
 	kindKeys    kind = 2
 	kindMessage kind = 3
 	kindLarge   kind = 4
+	kindRemoval kind = 5
 )
+
+// flagGone marks a message that was removed and has no data any more.
+const flagGone = 1
 
 // Errors of the parsers in this file and in records.go.
 var (
@@ -46,9 +50,10 @@ var (
 
 // frame is one record as it stands in a segment. The slices are views.
 type frame struct {
-	kind kind
-	head []byte
-	data []byte
+	kind  kind
+	flags byte
+	head  []byte
+	data  []byte
 }
 
 // leaf is what a commit lists of a record. It leaves the data out, which the head
@@ -62,9 +67,9 @@ func leaf(k kind, head []byte) [32]byte {
 
 // appendFrame appends a record up to its data, of which it needs no more than
 // length and CRC. The caller appends the data itself.
-func appendFrame(dst []byte, generation uint64, k kind, head []byte, dataLen int, dataCRC uint32) []byte {
+func appendFrame(dst []byte, generation uint64, k kind, flags byte, head []byte, dataLen int, dataCRC uint32) []byte {
 	start := len(dst)
-	dst = append(dst, 0, 0, 0, 0, byte(k), 0)
+	dst = append(dst, 0, 0, 0, 0, byte(k), flags)
 	dst = binary.BigEndian.AppendUint16(dst, uint16(len(head)))
 	dst = binary.BigEndian.AppendUint64(dst, generation)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(dataLen))
@@ -100,7 +105,10 @@ func parseFrameHead(b []byte, generation uint64) (f frame, n int, err error) {
 	}
 	h := frameSize + int(binary.BigEndian.Uint16(b[6:]))
 	d := binary.BigEndian.Uint32(b[16:])
-	if b[4] == 0 || b[5] != 0 || d > maxData || binary.BigEndian.Uint64(b[8:]) != generation {
+	if b[4] == 0 || d > maxData || binary.BigEndian.Uint64(b[8:]) != generation {
+		return f, 0, errFrame
+	}
+	if k := kind(b[4]); b[5] != 0 && (b[5] != flagGone || d != 0 || (k != kindMessage && k != kindLarge)) {
 		return f, 0, errFrame
 	}
 	if len(b) < h {
@@ -109,12 +117,13 @@ func parseFrameHead(b []byte, generation uint64) (f frame, n int, err error) {
 	if crc32.Checksum(b[4:h], castagnoli) != binary.BigEndian.Uint32(b) {
 		return f, 0, errFrame
 	}
-	return frame{kind: kind(b[4]), head: b[frameSize:h:h]}, h + int(d), nil
+	return frame{kind: kind(b[4]), flags: b[5], head: b[frameSize:h:h]}, h + int(d), nil
 }
 
 // header begins a segment (docs/spool.md, Segments).
 type header struct {
 	sequence   uint64
+	last       uint64 // sequence, or that of the last segment that was merged into this
 	generation uint64
 	before     Head
 	key        crypt.PublicKey
@@ -134,7 +143,7 @@ func (h *header) append(dst []byte) []byte {
 	start := len(dst)
 	dst = append(dst, segmentMagic[:]...)
 	dst = binary.BigEndian.AppendUint64(dst, h.sequence)
-	dst = binary.BigEndian.AppendUint64(dst, h.sequence) // kept for compaction
+	dst = binary.BigEndian.AppendUint64(dst, h.last)
 	dst = binary.BigEndian.AppendUint64(dst, h.generation)
 	dst = binary.BigEndian.AppendUint64(dst, h.before.Number)
 	dst = append(dst, h.before.Hash[:]...)
@@ -150,12 +159,12 @@ func parseHeader(b []byte) (h header, err error) {
 		return h, errHeader
 	}
 	h.sequence = binary.BigEndian.Uint64(b[8:])
+	h.last = binary.BigEndian.Uint64(b[16:])
 	h.generation = binary.BigEndian.Uint64(b[24:])
 	h.before.Number = binary.BigEndian.Uint64(b[32:])
 	h.before.Hash = [32]byte(b[40:72])
 	h.key = crypt.PublicKey(b[72:104])
-	if h.sequence == 0 || h.sequence > maxNumber || binary.BigEndian.Uint64(b[16:]) != h.sequence ||
-		h.generation == 0 || h.before.Number > maxNumber {
+	if h.sequence == 0 || h.last > maxNumber || h.last < h.sequence || h.generation == 0 || h.before.Number > maxNumber {
 		return h, fmt.Errorf("%w: impossible numbers", errHeader)
 	}
 	return h, nil

@@ -1,62 +1,69 @@
 package spool
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"sort"
 )
 
-// index is where messages are found: derived from the log, in memory. It takes
-// about 80 bytes for each. Entries are never changed or removed, so a slice of
-// them that was taken under the spool's lock stays valid without it.
+// index is where messages are found: derived from the log, in a table for each
+// segment. It is guarded by the spool's lock, its reading included: a table on
+// disk is replaced under that lock.
 type index struct {
-	entries []indexEntry            // by ascending ID
-	boxes   map[MailboxID]*indexBox // what each mailbox holds
-	known   map[[16]byte]uint32     // place in entries, by contentKey
-	damaged map[ID]struct{}         // known and not served
-	bytes   int64
-	large   int
+	segments []*segment // in the order of the log
+	removed  idSet      // whose data is still there
+	damaged  map[ID]struct{}
+	top      ID // the highest number in the log
+	messages int
+	bytes    int64
+	large    int
 }
 
-type indexEntry struct {
-	id      ID
-	commit  uint64 // number of the one that vouches for it
-	offset  uint32 // of the record in its segment
-	segment uint32 // place in Spool.segments
+// tableError is a table on disk that cannot be read. It can be made again.
+type tableError struct {
+	segment *segment
+	err     error
 }
 
-type indexBox struct{ places []uint32 }
+func (e *tableError) Error() string { return fmt.Sprintf("index of %s: %v", e.segment.name, e.err) }
+func (e *tableError) Unwrap() error { return e.err }
 
-// contentKey stands for a mailbox and a core digest. Whoever finds two digests
-// that agree in half of SHA-256 keeps only their own message from being stored.
-func contentKey(e *Entry) (k [16]byte) {
-	for i := range k {
-		k[i] = e.Digest[i] ^ e.Mailbox[i]
+// blame wraps what a table returned where making it again can help.
+func blame(seg *segment, err error) error {
+	if errors.Is(err, errIndex) || errors.Is(err, fs.ErrNotExist) {
+		return &tableError{seg, err}
 	}
-	return k
+	return err
 }
 
 func newIndex() *index {
-	return &index{
-		boxes:   make(map[MailboxID]*indexBox),
-		known:   make(map[[16]byte]uint32),
-		damaged: make(map[ID]struct{}),
-	}
+	return &index{removed: make(idSet), damaged: make(map[ID]struct{})}
 }
 
-// add takes a message whose number is higher than all before; any other it
-// refuses.
-func (x *index) add(m *message, commit uint64, segment uint32, offset int64) bool {
-	if n := len(x.entries); n > 0 && m.id <= x.entries[n-1].id {
+// begin makes a segment the newest.
+func (x *index) begin(seg *segment) {
+	seg.top = x.top
+	x.segments = append(x.segments, seg)
+}
+
+// newest returns the segment that the log ends with.
+func (x *index) newest() *segment { return x.segments[len(x.segments)-1] }
+
+// add takes a message of the newest segment whose number is higher than all before;
+// any other it refuses. One that is gone leaves its number only.
+func (x *index) add(seg *segment, m *message, commit uint64, offset int64, gone bool) bool {
+	if m.id <= x.top {
 		return false
 	}
-	place := uint32(len(x.entries))
-	x.entries = append(x.entries, indexEntry{m.id, commit, uint32(offset), segment})
-	box := x.boxes[m.entry.Mailbox]
-	if box == nil {
-		box = new(indexBox)
-		x.boxes[m.entry.Mailbox] = box
+	x.top, seg.top = m.id, m.id
+	t := seg.table.(*memory)
+	if gone {
+		t.missing = append(t.missing, m.id)
+		return true
 	}
-	box.places = append(box.places, place)
-	x.known[contentKey(&m.entry)] = place
+	t.add(m, commit, offset)
+	x.messages++
 	x.bytes += m.size
 	if m.large {
 		x.large++
@@ -64,39 +71,95 @@ func (x *index) add(m *message, commit uint64, segment uint32, offset int64) boo
 	return true
 }
 
-// get finds a message by its number.
-func (x *index) get(id ID) (indexEntry, bool) {
-	i := sort.Search(len(x.entries), func(i int) bool { return x.entries[i].id >= id })
-	if i == len(x.entries) || x.entries[i].id != id {
-		return indexEntry{}, false
+// adopt takes over a segment with its table on disk, as trust found it.
+func (x *index) adopt(seg *segment, t *indexFile) {
+	seg.table = t
+	x.top = max(x.top, t.after.next-1)
+	x.begin(seg)
+	x.messages += int(t.sections[byNumber].count)
+	x.bytes += t.bytes
+	x.large += int(t.sections[fileRows].count)
+}
+
+// remove takes a message away that is there, once.
+func (x *index) remove(r removedRow) {
+	if x.removed.has(r.id) {
+		return
 	}
-	return x.entries[i], true
+	x.removed.add(r.id)
+	delete(x.damaged, r.id)
+	x.messages--
+	x.bytes -= r.size
+	if r.large {
+		x.large--
+		return
+	}
+	x.at(r.id).dead += r.size
+}
+
+// at returns the segment that has a number, or the newest for one that is too high.
+func (x *index) at(id ID) *segment { return x.segments[min(x.place(id), len(x.segments)-1)] }
+
+// place returns the place of the segment that has a number, if any has.
+func (x *index) place(id ID) int {
+	return sort.Search(len(x.segments), func(i int) bool { return x.segments[i].top >= id })
+}
+
+// get finds a message by its number.
+func (x *index) get(id ID) (*segment, row, bool, error) {
+	i := x.place(id)
+	if i == len(x.segments) || x.removed.has(id) {
+		return nil, row{}, false, nil
+	}
+	seg := x.segments[i]
+	r, ok, err := seg.table.get(id)
+	return seg, r, ok, blame(seg, err)
 }
 
 // find finds a message by mailbox and core digest. A damaged one does not count:
-// its sender may bring it again.
-func (x *index) find(e *Entry) (ID, bool) {
-	i, ok := x.known[contentKey(e)]
-	if !ok {
-		return 0, false
+// its sender may bring it again. Nor does one that was removed.
+func (x *index) find(e *Entry) (ID, bool, error) {
+	k := contentKeyOf(e)
+	for i := len(x.segments) - 1; i >= 0; i-- {
+		seg := x.segments[i]
+		id, err := seg.table.find(k)
+		if err != nil {
+			return 0, false, blame(seg, err)
+		}
+		if id != 0 {
+			// An earlier one was removed or damaged, or this would not be there.
+			_, bad := x.damaged[id]
+			return id, !bad && !x.removed.has(id), nil
+		}
 	}
-	id := x.entries[i].id
-	_, bad := x.damaged[id]
-	return id, !bad
+	return 0, false, nil
 }
 
-// all returns the messages with numbers above after.
-func (x *index) all(after ID) []indexEntry {
-	return x.entries[sort.Search(len(x.entries), func(i int) bool { return x.entries[i].id > after }):]
-}
-
-// list returns the messages of a mailbox with numbers above after, as places in
-// the slice that comes with them.
-func (x *index) list(m MailboxID, after ID) (places []uint32, entries []indexEntry) {
-	box := x.boxes[m]
-	if box == nil {
-		return nil, nil
+// page returns up to n messages with numbers above after and up to last, ascending:
+// those of a mailbox, or of all where it is nil. None means that there are no more.
+func (x *index) page(m *MailboxID, after, last ID, n int) (page []ID, err error) {
+	for i := x.place(after + 1); i < len(x.segments) && len(page) < n; {
+		seg := x.segments[i]
+		var ids []ID
+		if m == nil {
+			ids, err = seg.table.ids(after, n)
+		} else {
+			ids, err = seg.table.box(*m, after, n)
+		}
+		if err != nil {
+			return nil, blame(seg, err)
+		}
+		for _, id := range ids {
+			if id > last || len(page) == n {
+				return page, nil
+			}
+			if after = id; !x.removed.has(id) {
+				page = append(page, id)
+			}
+		}
+		if len(ids) < n {
+			i++
+		}
 	}
-	i := sort.Search(len(box.places), func(i int) bool { return x.entries[box.places[i]].id > after })
-	return box.places[i:], x.entries
+	return page, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -25,16 +26,16 @@ type Spool struct {
 	lock     io.Closer
 	budget   budget
 	queue    queue
+	keeper   keeper
 
 	// active is the newest segment's file, owned by Open and then by the committer.
 	active durable.File
 
-	mu       sync.RWMutex // guards what follows; held for writing only by the committer's apply, and briefly
-	chain    *chain
-	segments []*segment
-	damage   []Damage
-	failure  error // why nothing is acknowledged any more
-	closed   bool
+	mu      sync.RWMutex // guards what follows; held for writing only by the committer's apply, and briefly
+	chain   *chain
+	damage  []Damage
+	failure error // why nothing is acknowledged any more
+	closed  bool
 }
 
 // Open opens the spool in dir for reading and writing, and makes it if there is
@@ -50,11 +51,13 @@ func Open(dir string, o Options) (*Spool, error) {
 	s := &Spool{fs: o.FS, dir: dir, log: o.Log, options: o}
 	s.budget.limit = o.MemoryBudget
 	s.queue.init()
+	s.keeper.init()
 	if err := s.open(); err != nil {
 		s.release()
 		return nil, fmt.Errorf("open spool %s: %w", dir, err)
 	}
 	go s.committer()
+	go s.keep()
 	return s, nil
 }
 
@@ -62,12 +65,27 @@ func Open(dir string, o Options) (*Spool, error) {
 // and removes nothing, so it may run beside the process that writes. It shows all that was
 // acknowledged before, perhaps a batch whose flush is under way, and nothing that comes later.
 func OpenReadOnly(dir string, fsys durable.FS) (*Spool, error) {
-	w := newWalker(fsys, dir)
-	if err := w.walk(context.Background()); err != nil {
+	var w *walker
+	err := again(func() error {
+		w = newWalker(fsys, dir)
+		return w.walk(context.Background())
+	})
+	if err != nil {
 		return nil, fmt.Errorf("read spool %s: %w", dir, err)
 	}
 	return &Spool{fs: fsys, dir: dir, readOnly: true, log: slog.New(slog.DiscardHandler),
-		chain: w.chain, segments: w.segments, damage: w.damage}, nil
+		chain: w.chain, damage: w.damage}, nil
+}
+
+// again reads a log again that moved meanwhile. Compaction is slower than reading, so a
+// few times are enough.
+func again(read func() error) (err error) {
+	for range 10 {
+		if err = read(); !errors.Is(err, errMoved) {
+			return err
+		}
+	}
+	return err
 }
 
 func (s *Spool) path(elem ...string) string {
@@ -75,7 +93,7 @@ func (s *Spool) path(elem ...string) string {
 }
 
 func (s *Spool) open() (err error) {
-	for _, d := range []string{"", "log", "large", "tmp"} {
+	for _, d := range []string{"", "log", "large", "index", "tmp"} {
 		if err := durable.MkdirAll(s.fs, s.path(d), 0o700); err != nil {
 			return err
 		}
@@ -86,12 +104,11 @@ func (s *Spool) open() (err error) {
 			return err
 		}
 	}
-	w := newWalker(s.fs, s.dir)
-	w.own = s.options.Key.Public()
-	if err := w.walk(context.Background()); err != nil {
+	w, err := s.recover()
+	if err != nil {
 		return err
 	}
-	s.chain, s.segments, s.damage = w.chain, w.segments, w.damage
+	s.chain, s.damage = w.chain, w.damage
 	if s.chain.head.Number == 0 && len(s.damage) > 0 {
 		return fmt.Errorf("%w: %v", ErrLost, s.damage[0])
 	}
@@ -110,43 +127,27 @@ func (s *Spool) open() (err error) {
 	if err := s.introduce(); err != nil {
 		return err
 	}
-	s.log.Info("spool is open", "head", s.chain.head, "messages", len(s.chain.index.entries),
-		"segments", len(s.segments), "damage", len(s.damage))
+	s.log.Info("spool is open", "head", s.chain.head, "messages", s.chain.index.messages,
+		"segments", len(s.chain.index.segments), "damage", len(s.damage))
 	return nil
 }
 
-// clean removes what was never acknowledged: temporary files, and large files that
-// no record names. Where the log is damaged the latter stay, since their records may be what
-// was lost.
-//
-//	unlink  tmp/<name>, large/<name>
-func (s *Spool) clean(w *walker) error {
-	tmp, err := s.fs.ReadDir(s.path("tmp"))
-	if err != nil {
-		return err
-	}
-	for _, name := range tmp {
-		if err := s.fs.Remove(s.path("tmp", name)); err != nil {
-			return err
+// recover reads the log, from index files where they can be trusted. One that turns out to be
+// damaged is removed, and its segment walked.
+func (s *Spool) recover() (*walker, error) {
+	for {
+		w := newWalker(s.fs, s.dir)
+		w.own, w.sealed = s.options.Key.Public(), s.seal
+		err := w.walk(context.Background())
+		var bad *tableError
+		if !errors.As(err, &bad) {
+			return w, err
+		}
+		s.log.Warn("walking a segment whose index file is damaged", "error", bad)
+		if err := s.fs.Remove(s.path("index", indexName(&bad.segment.header))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
 		}
 	}
-	if len(w.damage) > 0 {
-		return nil
-	}
-	large, err := s.fs.ReadDir(s.path("large"))
-	if err != nil {
-		return err
-	}
-	for _, name := range large {
-		if w.large[name] {
-			continue
-		}
-		if err := s.fs.Remove(s.path("large", name)); err != nil {
-			return err
-		}
-		s.log.Warn("removed a large file that no record names", "file", name)
-	}
-	return nil
 }
 
 // resume makes the newest segment ready for the next batch. The process before may
@@ -159,7 +160,7 @@ func (s *Spool) clean(w *walker) error {
 //	fdatasync  log/<sequence>.seg
 //	fsync      log/
 func (s *Spool) resume(w *walker) error {
-	if len(s.segments) == 0 {
+	if len(s.chain.index.segments) == 0 {
 		return s.roll()
 	}
 	if err := s.settleLast(w); err != nil {
@@ -168,7 +169,7 @@ func (s *Spool) resume(w *walker) error {
 	if err := s.fs.SyncDir(s.path("log")); err != nil {
 		return err
 	}
-	seg := s.segments[len(s.segments)-1]
+	seg := s.chain.index.newest()
 	if seg.dirty {
 		return s.roll()
 	}
@@ -179,7 +180,7 @@ func (s *Spool) resume(w *walker) error {
 
 // settleLast cuts the torn tail and makes the last commit durable.
 func (s *Spool) settleLast(w *walker) error {
-	newest := s.segments[len(s.segments)-1]
+	newest := s.chain.index.newest()
 	if w.torn > 0 {
 		s.log.Warn("cutting off a torn tail", "segment", newest.sequence, "offset", newest.size, "bytes", w.torn)
 		if err := s.change(newest, func(f durable.File) error { return f.Truncate(newest.size) }); err != nil {
@@ -189,7 +190,7 @@ func (s *Spool) settleLast(w *walker) error {
 	if w.last == nil {
 		return nil
 	}
-	return s.change(s.segments[w.last.segment], func(f durable.File) error {
+	return s.change(w.last.segment, func(f durable.File) error {
 		b := make([]byte, w.last.end-w.last.start)
 		if n, err := f.ReadAt(b, w.last.start); n < len(b) {
 			return err
@@ -221,11 +222,14 @@ func (s *Spool) change(seg *segment, do func(durable.File) error) error {
 //	fsync      log/
 func (s *Spool) roll() error {
 	h := header{sequence: 1, generation: newGeneration(), before: s.chain.head, key: s.options.Key.Public()}
-	if n := len(s.segments); n > 0 {
-		h.sequence = s.segments[n-1].sequence + 1
+	var before *segment
+	if len(s.chain.index.segments) > 0 {
+		before = s.chain.index.newest()
+		h.sequence = before.last + 1
 	}
+	h.last = h.sequence
 	name := filepath.Join("log", segmentName(h.sequence))
-	seg := &segment{path: s.path(name), name: name, header: h, size: headerSize}
+	seg := &segment{path: s.path(name), name: name, header: h, size: headerSize, table: newMemory()}
 	tmp := s.path("tmp", durable.RandomName())
 	if err := durable.WriteNew(s.fs, tmp, h.append(nil), 0o600); err != nil {
 		return err
@@ -243,8 +247,15 @@ func (s *Spool) roll() error {
 	}
 	s.active = f
 	s.mu.Lock()
-	s.segments = append(s.segments, seg)
+	if before != nil {
+		before.after = s.chain.state
+		if t, ok := before.table.(*memory); ok {
+			seg.table = newMemoryLike(len(t.entries), len(t.boxes))
+		}
+	}
+	s.chain.index.begin(seg)
 	s.mu.Unlock()
+	s.keeper.signal()
 	return nil
 }
 
@@ -263,7 +274,7 @@ func (s *Spool) introduce() error {
 	}
 	k.sign(s.chain.head.Hash, s.options.Identity, s.options.Identity)
 	b := &batch{next: s.chain.next}
-	b.add(s.segments[len(s.segments)-1].generation, record{kind: kindKeys, keys: k}, k.append(nil), nil)
+	b.add(s.chain.index.newest().generation, record{kind: kindKeys, keys: k}, k.append(nil), nil)
 	return s.write(b)
 }
 
@@ -279,6 +290,7 @@ func (s *Spool) Close() error {
 	}
 	s.queue.close()
 	<-s.queue.drained
+	s.keeper.stop()
 	return s.release()
 }
 
@@ -318,6 +330,6 @@ func (s *Spool) Stats() Stats {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	x := s.chain.index
-	return Stats{Head: s.chain.head, Messages: len(x.entries), Bytes: x.bytes, Large: x.large,
-		Segments: len(s.segments), Memory: s.budget.used.Load(), Damage: len(s.damage), Failed: s.failure != nil}
+	return Stats{Head: s.chain.head, Messages: x.messages, Bytes: x.bytes, Large: x.large,
+		Segments: len(x.segments), Memory: s.budget.used.Load(), Damage: len(s.damage), Failed: s.failure != nil}
 }

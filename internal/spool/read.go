@@ -12,81 +12,110 @@ import (
 	"cmtpd/internal/durable"
 )
 
-// lookup finds a message's place.
-func (s *Spool) lookup(id ID) (seg *segment, e indexEntry, err error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.closed {
-		return nil, e, ErrClosed
+// place is where a message is, with its segment's file open. The file stays what it is when
+// compaction replaces the segment.
+type place struct {
+	row
+	segment *segment
+	file    durable.File
+}
+
+// locate finds a message and opens its segment, unless last has it open: then last's file is
+// used again, and otherwise closed.
+func (s *Spool) locate(id ID, last *place) (p place, err error) {
+	err = s.view(func(x *index) error {
+		if s.closed {
+			return ErrClosed
+		}
+		seg, r, ok, err := x.get(id)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fmt.Errorf("%w: %s", ErrNotFound, id)
+		}
+		p = place{row: r, segment: seg}
+		if last != nil && last.segment == seg {
+			p.file = last.file
+			return nil
+		}
+		p.file, err = s.fs.Open(seg.path)
+		return err
+	})
+	if err == nil && last != nil && last.file != nil && last.file != p.file {
+		last.file.Close()
 	}
-	e, ok := s.chain.index.get(id)
-	if !ok {
-		return nil, e, fmt.Errorf("%w: %s", ErrNotFound, id)
-	}
-	return s.segments[e.segment], e, nil
+	return p, err
 }
 
 // readHead reads the head of a message's record, and returns where its data begins.
-func readHead(f durable.File, generation uint64, e indexEntry) (m message, data int64, err error) {
+func (p *place) readHead() (m message, data int64, err error) {
 	var b [frameSize + maxMessageHead]byte
-	n, err := f.ReadAt(b[:], int64(e.offset))
+	n, err := p.file.ReadAt(b[:], p.offset)
 	if err != nil && err != io.EOF {
 		return m, 0, err
 	}
-	fr, _, err := parseFrameHead(b[:n], generation)
+	fr, _, err := parseFrameHead(b[:n], p.segment.generation)
 	if err == nil && fr.kind != kindMessage && fr.kind != kindLarge {
 		err = errFrame
 	}
 	if err == nil {
 		m, err = parseMessage(fr.kind, fr.head)
 	}
-	if err == nil && m.id != e.id {
+	if err == nil && m.id != p.id {
 		err = errHead
 	}
 	if err != nil {
-		return m, 0, fmt.Errorf("%w: message %s: %w", ErrDamaged, e.id, err)
+		return m, 0, fmt.Errorf("%w: message %s: %w", ErrDamaged, p.id, err)
 	}
-	return m, int64(e.offset) + int64(frameSize+len(fr.head)), nil
+	return m, p.offset + int64(frameSize+len(fr.head)), nil
 }
 
-func (m *message) info(e indexEntry) Info {
-	return Info{ID: e.id, Entry: m.entry, Size: m.size, SHA256: m.sha256, Large: m.large, Commit: e.commit}
+func (m *message) info(r row) Info {
+	return Info{ID: r.id, Entry: m.entry, Size: m.size, SHA256: m.sha256, Large: m.large, Commit: r.commit}
 }
 
 // Get returns what the log says of a message: ErrNotFound, ErrDamaged.
 func (s *Spool) Get(id ID) (Info, error) {
-	seg, e, err := s.lookup(id)
+	p, err := s.locate(id, nil)
 	if err != nil {
 		return Info{}, err
 	}
-	f, err := s.fs.Open(seg.path)
+	defer p.file.Close()
+	m, _, err := p.readHead()
 	if err != nil {
-		return Info{}, err
+		return Info{}, s.quarantine(&p, err)
 	}
-	defer f.Close()
-	m, _, err := readHead(f, seg.generation, e)
-	if err != nil {
-		s.quarantine(seg, e, err)
-		return Info{}, err
-	}
-	return m.info(e), nil
+	return m.info(p.row), nil
 }
 
-// quarantine takes note of damage that a reader met.
-func (s *Spool) quarantine(seg *segment, e indexEntry, err error) {
+// quarantine takes note of damage that a reader met, and returns err; or ErrNotFound, where
+// the message was removed meanwhile.
+func (s *Spool) quarantine(p *place, err error) error {
 	if !errors.Is(err, ErrDamaged) {
-		return
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.chain.index.damaged[e.id]; ok {
-		return
+	x := s.chain.index
+	if x.removed.has(p.id) {
+		return fmt.Errorf("%w: %s", ErrNotFound, p.id)
 	}
-	s.chain.index.damaged[e.id] = struct{}{}
-	d := Damage{File: seg.name, Segment: seg.sequence, Offset: int64(e.offset), FirstCommit: e.commit,
-		LastCommit: e.commit, Messages: []ID{e.id}, Reason: err.Error()}
+	if _, ok := x.damaged[p.id]; ok {
+		return err
+	}
+	x.damaged[p.id] = struct{}{}
+	d := Damage{File: p.segment.name, Segment: p.segment.sequence, Offset: p.offset, FirstCommit: p.commit,
+		LastCommit: p.commit, Messages: []ID{p.id}, Reason: err.Error()}
 	s.damage = append(s.damage, d)
 	s.log.Error("spool is damaged", "damage", d)
+	if s.readOnly {
+		return err
+	}
+	if distrustErr := s.distrust(x.at(p.id)); distrustErr != nil {
+		s.log.Warn("the next start may not see the damage", "error", distrustErr)
+	}
+	return err
 }
 
 // Reader reads one message. Read verifies what it delivers: where the message is
@@ -94,8 +123,7 @@ func (s *Spool) quarantine(seg *segment, e indexEntry, err error) {
 // goroutine at a time, but for ReadAt.
 type Reader struct {
 	s       *Spool
-	seg     *segment
-	entry   indexEntry
+	place   place // its file is not used
 	info    Info
 	file    durable.File
 	section *io.SectionReader
@@ -105,26 +133,23 @@ type Reader struct {
 
 // Open opens a message for reading: ErrNotFound, ErrDamaged.
 func (s *Spool) Open(id ID) (*Reader, error) {
-	seg, e, err := s.lookup(id)
-	if err != nil {
-		return nil, err
-	}
 	if s.isDamaged(id) {
 		return nil, fmt.Errorf("%w: message %s", ErrDamaged, id)
 	}
-	r, err := s.openRecord(seg, e)
-	if err != nil {
-		s.quarantine(seg, e, err)
-	}
-	return r, err
-}
-
-func (s *Spool) openRecord(seg *segment, e indexEntry) (*Reader, error) {
-	f, err := s.fs.Open(seg.path)
+	p, err := s.locate(id, nil)
 	if err != nil {
 		return nil, err
 	}
-	m, data, err := readHead(f, seg.generation, e)
+	r, err := s.openRecord(p)
+	if err != nil {
+		return nil, s.quarantine(&p, err)
+	}
+	return r, nil
+}
+
+func (s *Spool) openRecord(p place) (*Reader, error) {
+	f := p.file
+	m, data, err := p.readHead()
 	if err == nil && m.large {
 		f.Close()
 		data = 0
@@ -136,7 +161,7 @@ func (s *Spool) openRecord(seg *segment, e indexEntry) (*Reader, error) {
 		}
 		return nil, err
 	}
-	return &Reader{s: s, seg: seg, entry: e, info: m.info(e), file: f,
+	return &Reader{s: s, place: p, info: m.info(p.row), file: f,
 		section: io.NewSectionReader(f, data, m.size), sum: sha256.New()}, nil
 }
 
@@ -187,8 +212,7 @@ func (r *Reader) end() error {
 		return io.EOF
 	}
 	err := fmt.Errorf("%w: message %s: its SHA-256 is not the log's", ErrDamaged, r.info.ID)
-	r.s.quarantine(r.seg, r.entry, err)
-	return err
+	return r.s.quarantine(&r.place, err)
 }
 
 // ReadAt delivers bytes as they are on disk, unverified. Who needs both reads the
@@ -198,69 +222,79 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) { return r.section.Rea
 // Close gives the file back.
 func (r *Reader) Close() error { return r.file.Close() }
 
-// List yields the messages of a mailbox with numbers above after, ascending, as they
-// were when it was called. One that is damaged comes with ErrDamaged and whatever is known of it; the
-// list goes on after it. Any other error ends the list.
+// List yields the messages of a mailbox with numbers above after, ascending, that were there
+// when it was called and were not removed since. One that is damaged comes with ErrDamaged and
+// whatever is known of it; the list goes on after it. Any other error ends the list.
 func (s *Spool) List(mailbox MailboxID, after ID) iter.Seq2[Info, error] {
-	return func(yield func(Info, error) bool) {
-		s.mu.RLock()
-		places, entries := s.chain.index.list(mailbox, after)
-		segments := s.segments
-		s.mu.RUnlock()
-		s.each(segments, len(places), func(i int) indexEntry { return entries[places[i]] }, yield)
-	}
+	return func(yield func(Info, error) bool) { s.each(&mailbox, after, yield) }
 }
 
 // All is List for all mailboxes together.
 func (s *Spool) All(after ID) iter.Seq2[Info, error] {
-	return func(yield func(Info, error) bool) {
-		s.mu.RLock()
-		entries := s.chain.index.all(after)
-		segments := s.segments
-		s.mu.RUnlock()
-		s.each(segments, len(entries), func(i int) indexEntry { return entries[i] }, yield)
-	}
+	return func(yield func(Info, error) bool) { s.each(nil, after, yield) }
 }
 
-// each reads the records of n entries, and keeps a segment open while they lie in it.
-func (s *Spool) each(segments []*segment, n int, entry func(int) indexEntry, yield func(Info, error) bool) {
-	var f durable.File
-	var open *segment
+// listPage is how many messages a list finds at once.
+const listPage = 256
+
+// each reads the records of a list, and keeps a segment open while they lie in it.
+func (s *Spool) each(m *MailboxID, after ID, yield func(Info, error) bool) {
+	s.mu.RLock()
+	last := s.chain.index.top
+	s.mu.RUnlock()
+	var p place
 	defer func() {
-		if f != nil {
-			f.Close()
+		if p.file != nil {
+			p.file.Close()
 		}
 	}()
-	for i := range n {
-		e := entry(i)
-		seg := segments[e.segment]
-		if seg != open {
-			if f != nil {
-				f.Close()
-			}
-			var err error
-			if f, err = s.fs.Open(seg.path); err != nil {
-				f = nil
-				yield(Info{}, err)
-				return
-			}
-			open = seg
-		}
-		m, _, err := readHead(f, seg.generation, e)
-		if err != nil && !errors.Is(err, ErrDamaged) {
+	for after < last {
+		var page []ID
+		err := s.view(func(x *index) (err error) {
+			page, err = x.page(m, after, last, listPage)
+			return err
+		})
+		if err != nil {
 			yield(Info{}, err)
 			return
 		}
-		if err != nil {
-			s.quarantine(seg, e, err)
-			m = message{}
-		} else if s.isDamaged(e.id) {
-			err = fmt.Errorf("%w: message %s", ErrDamaged, e.id)
-		}
-		if !yield(m.info(e), err) {
+		if len(page) == 0 {
 			return
 		}
+		for _, id := range page {
+			if !s.show(id, &p, yield) {
+				return
+			}
+		}
+		after = page[len(page)-1]
 	}
+}
+
+// show yields one message of a list; p is where the one before was.
+func (s *Spool) show(id ID, p *place, yield func(Info, error) bool) bool {
+	next, err := s.locate(id, p)
+	if errors.Is(err, ErrNotFound) {
+		return true
+	}
+	if err != nil {
+		yield(Info{}, err)
+		return false
+	}
+	*p = next
+	m, _, err := p.readHead()
+	if err != nil && !errors.Is(err, ErrDamaged) {
+		yield(Info{}, err)
+		return false
+	}
+	if err != nil {
+		if err = s.quarantine(p, err); errors.Is(err, ErrNotFound) {
+			return true
+		}
+		m = message{}
+	} else if s.isDamaged(id) {
+		err = fmt.Errorf("%w: message %s", ErrDamaged, id)
+	}
+	return yield(m.info(p.row), err)
 }
 
 func (s *Spool) isDamaged(id ID) bool {

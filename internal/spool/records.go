@@ -22,6 +22,7 @@ const (
 	keysSigned     = 88
 	messageHead    = 104
 	largeHead      = 120
+	removalHead    = 41
 	maxFrom        = 255
 	maxMessageHead = largeHead + maxFrom
 )
@@ -186,6 +187,42 @@ func parseMessage(k kind, b []byte) (m message, err error) {
 		return m, errHead
 	}
 	return m, nil
+}
+
+// removal is the head of kind 5 (docs/spool.md, Removal).
+type removal struct {
+	removedRow
+	mailbox MailboxID
+	time    time.Time
+	by      string
+}
+
+func (r *removal) append(dst []byte) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, uint64(r.id))
+	dst = append(dst, r.mailbox[:]...)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(r.time.UnixNano()))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(r.size))
+	k := kindMessage
+	if r.large {
+		k = kindLarge
+	}
+	return append(append(dst, byte(k)), r.by...)
+}
+
+func parseRemoval(b []byte) (r removal, err error) {
+	if len(b) < removalHead || len(b) > removalHead+maxFrom {
+		return r, errHead
+	}
+	r.id = ID(binary.BigEndian.Uint64(b))
+	r.mailbox = MailboxID(b[8:24])
+	r.time = unixNano(b[24:])
+	r.size = int64(binary.BigEndian.Uint64(b[32:]))
+	r.large = kind(b[40]) == kindLarge
+	r.by = string(b[removalHead:])
+	if r.id == 0 || r.id > maxNumber || r.size < 0 || (!r.large && kind(b[40]) != kindMessage) {
+		return r, errHead
+	}
+	return r, nil
 }
 
 func unixNano(b []byte) time.Time {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 
 	"cmtpd/internal/crypt"
@@ -17,7 +18,8 @@ var ErrUnproven = errors.New("spool: not as it was written")
 type Report struct {
 	Head     Head // the last commit that counts
 	Commits  uint64
-	Messages uint64
+	Messages uint64          // that were read and proven, those included that were removed but not yet compacted
+	Removed  uint64          // messages that were removed
 	Bytes    int64           // of log and large files
 	Key      crypt.PublicKey // the spool key in force at the end
 	Identity crypt.PublicKey // the identity key in force at the end
@@ -48,6 +50,19 @@ func (r *Report) Err() error {
 func Verify(ctx context.Context, fsys durable.FS, dir string, identity crypt.PublicKey,
 	progress func(done, total int64), want ...Head) (Report, error) {
 	var r Report
+	err := again(func() (err error) {
+		r, err = verify(ctx, fsys, dir, identity, progress, want)
+		return err
+	})
+	if err != nil {
+		return r, fmt.Errorf("verify spool %s: %w", dir, err)
+	}
+	return r, nil
+}
+
+func verify(ctx context.Context, fsys durable.FS, dir string, identity crypt.PublicKey,
+	progress func(done, total int64), want []Head) (Report, error) {
+	var r Report
 	w := newWalker(fsys, dir)
 	w.deep = true
 	total, err := totalSize(fsys, dir)
@@ -67,7 +82,10 @@ func Verify(ctx context.Context, fsys durable.FS, dir string, identity crypt.Pub
 	w.applied = func(c *commit, records []record) {
 		r.Commits++
 		for i := range records {
-			if records[i].message.id != 0 {
+			switch {
+			case records[i].kind == kindRemoval:
+				r.Removed++
+			case records[i].message.id != 0 && !records[i].gone:
 				r.Messages++
 			}
 		}
@@ -76,7 +94,7 @@ func Verify(ctx context.Context, fsys durable.FS, dir string, identity crypt.Pub
 		}
 	}
 	if err := w.walk(ctx); err != nil {
-		return r, fmt.Errorf("verify spool %s: %w", dir, err)
+		return r, err
 	}
 	r.Head, r.Key, r.Identity = w.chain.head, w.chain.keys.key, w.chain.keys.identity
 	r.Torn, r.Damage = w.torn, w.damage
@@ -101,6 +119,9 @@ func totalSize(fsys durable.FS, dir string) (total int64, err error) {
 		}
 		for _, name := range names {
 			f, err := fsys.Open(filepath.Join(dir, sub, name))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // removed, meanwhile
+			}
 			if err != nil {
 				return 0, err
 			}

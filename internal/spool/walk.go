@@ -21,8 +21,15 @@ type segment struct {
 	name string // path, relative to the spool
 	header
 	size  int64 // what of it belongs to the log
-	dirty bool  // it holds damage: nothing is appended to it
+	dirty bool  // it holds damage: nothing is appended to it, and it is left as it is
+	table table // of its messages
+	top   ID    // the highest message number up to its end
+	dead  int64 // bytes of removed messages in it
+	after state // what it passes on; set when it is not the newest any more
 }
+
+// errMoved: a compaction beside this reader took away what it was about to read.
+var errMoved = errors.New("spool: the log changed while it was read")
 
 // walker reads a log from its beginning, applies what counts and notes what does
 // not (docs/spool.md, Opening and recovery).
@@ -35,13 +42,20 @@ type walker struct {
 	own      crypt.PublicKey
 	progress func(bytes int64)
 	applied  func(*commit, []record) // after each commit
+	// sealed, if set, is told of each undamaged segment that another follows, and
+	// makes its index file. Then index files are trusted, too.
+	sealed func(*segment)
 
-	chain    *chain
-	segments []*segment
-	damage   []Damage
-	large    map[string]bool // files that records name
-	torn     int64           // bytes after the last commit of the last segment
-	last     *held           // the newest that was applied
+	chain      *chain
+	files      []*segment // that were listed
+	superseded []*segment // what a compaction left behind
+	damage     []Damage
+	large      map[[16]byte]ID // files, and whose they are
+	suspects   map[ID]Damage   // large files that are not right; no damage if their messages were removed
+	gone       idSet           // without data, and no removal seen yet
+	torn       int64           // bytes after the last commit of the last segment
+	last       *held           // the newest that was applied, in a segment that was walked
+	err        error           // of a table on disk
 
 	records []record // since the last commit, in the segment
 	skipped bool     // bytes that are no record were among them
@@ -53,7 +67,7 @@ type walker struct {
 // follows it had been durable, and this is damage; if none does, it is a torn tail.
 type held struct {
 	commit  commit
-	segment uint32
+	segment *segment
 	start   int64
 	end     int64
 	records []record
@@ -61,22 +75,27 @@ type held struct {
 }
 
 func newWalker(fsys durable.FS, dir string) *walker {
-	return &walker{fs: fsys, dir: dir, chain: newChain(), large: make(map[string]bool)}
+	return &walker{fs: fsys, dir: dir, chain: newChain(), large: make(map[[16]byte]ID),
+		suspects: make(map[ID]Damage), gone: make(idSet)}
 }
 
-// walk reads all segments. Its error is the disk's or ctx's; whatever else is
+// walk reads all segments. Its error is the disk's, ctx's or errMoved; whatever else is
 // wrong is in damage.
 func (w *walker) walk(ctx context.Context) error {
 	if err := w.list(); err != nil {
 		return err
 	}
 	s := &scanner{}
-	for i, seg := range w.segments {
-		if err := w.segment(ctx, s, uint32(i), seg); err != nil {
+	for i, seg := range w.files {
+		err := w.segment(ctx, s, seg, i == len(w.files)-1)
+		if err == nil {
+			err = w.err
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", seg.path, err)
 		}
 	}
-	return nil
+	return w.finish()
 }
 
 // list finds the log's files and orders them.
@@ -92,8 +111,8 @@ func (w *walker) list() error {
 			w.report(Damage{File: filepath.Join("log", name), Reason: "not a segment's name"})
 			continue
 		}
-		w.segments = append(w.segments, &segment{
-			path: filepath.Join(dir, name), name: filepath.Join("log", name), header: header{sequence: seq}})
+		w.files = append(w.files, &segment{table: newMemory(),
+			path: filepath.Join(dir, name), name: filepath.Join("log", name), header: header{sequence: seq, last: seq}})
 	}
 	return nil
 }
@@ -109,8 +128,14 @@ func parseSegmentName(name string) (uint64, error) {
 }
 
 // segment walks one file. s lends its buffer.
-func (w *walker) segment(ctx context.Context, s *scanner, i uint32, seg *segment) error {
+func (w *walker) segment(ctx context.Context, s *scanner, seg *segment, last bool) error {
 	f, err := w.fs.Open(seg.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if before := w.before(); before != nil && seg.sequence <= before.last {
+			return nil // merged, meanwhile
+		}
+		return errMoved
+	}
 	if err != nil {
 		return err
 	}
@@ -119,10 +144,14 @@ func (w *walker) segment(ctx context.Context, s *scanner, i uint32, seg *segment
 	if err != nil {
 		return err
 	}
-	ok, err := w.header(f, i, seg, size)
+	ok, err := w.header(f, seg, size)
 	if err != nil || !ok {
 		return err
 	}
+	if w.sealed != nil && !last && !seg.dirty && w.trust(seg, size) {
+		return nil
+	}
+	w.chain.index.begin(seg)
 	*s = scanner{file: f, size: size, generation: seg.generation, offset: headerSize, buf: s.buf[:0]}
 	w.start = headerSize
 	for {
@@ -136,19 +165,27 @@ func (w *walker) segment(ctx context.Context, s *scanner, i uint32, seg *segment
 		if err != nil {
 			return err
 		}
-		w.take(i, &r)
+		w.take(seg, &r)
 		if w.progress != nil {
 			w.progress(r.length)
 		}
 	}
 	seg.size = size
-	w.end(i, seg, size)
+	w.end(seg, size, last)
 	return nil
+}
+
+// before returns the segment that was read before, if any.
+func (w *walker) before() *segment {
+	if len(w.chain.index.segments) == 0 {
+		return nil
+	}
+	return w.chain.index.newest()
 }
 
 // header reads a segment's header and fits it to the chain. ok is false where
 // nothing of the segment can be read.
-func (w *walker) header(f durable.File, i uint32, seg *segment, size int64) (ok bool, err error) {
+func (w *walker) header(f durable.File, seg *segment, size int64) (ok bool, err error) {
 	b := make([]byte, min(size, headerSize+frameSize))
 	if n, err := f.ReadAt(b, 0); n < len(b) && err != io.EOF {
 		return false, err
@@ -160,14 +197,19 @@ func (w *walker) header(f durable.File, i uint32, seg *segment, size int64) (ok 
 	if err != nil {
 		w.settle()
 		w.report(Damage{File: seg.name, Segment: seg.sequence, Length: headerSize, Reason: "segment header: " + err.Error()})
-		h = header{sequence: seg.sequence}
+		h = header{sequence: seg.sequence, last: seg.sequence}
 		if h.generation = guessGeneration(b); h.generation == 0 {
 			seg.header, seg.size, seg.dirty = h, size, true
+			w.chain.index.begin(seg)
 			return false, nil
 		}
 	}
 	seg.header = h
-	w.follow(i, seg, err == nil)
+	if before := w.before(); err == nil && before != nil && h.sequence <= before.last && h.before.Number < w.chain.head.Number {
+		w.superseded = append(w.superseded, seg)
+		return false, nil
+	}
+	w.follow(seg, err == nil)
 	return true, nil
 }
 
@@ -185,10 +227,15 @@ func guessGeneration(b []byte) uint64 {
 
 // follow checks that a segment continues the one before. What its header says of
 // commits that are missing is believed for lack of better, and reported.
-func (w *walker) follow(i uint32, seg *segment, whole bool) {
+func (w *walker) follow(seg *segment, whole bool) {
 	expected := uint64(1)
-	if i > 0 {
-		expected = w.segments[i-1].sequence + 1
+	if before := w.before(); before != nil {
+		expected = before.last + 1
+	}
+	if seg.sequence < expected {
+		w.settle()
+		w.report(Damage{Segment: seg.sequence, File: seg.name,
+			Reason: fmt.Sprintf("segments up to %d were there before", expected-1)})
 	}
 	if seg.sequence > expected {
 		w.settle()
@@ -226,17 +273,17 @@ func (w *walker) lost(seg *segment, offset int64, first, last uint64) {
 }
 
 // take handles what the scanner found next.
-func (w *walker) take(i uint32, r *scanned) {
+func (w *walker) take(seg *segment, r *scanned) {
 	if r.skipped {
 		w.skipped = true
 		return
 	}
 	if r.kind == kindCommit {
-		w.commit(i, r)
+		w.commit(seg, r)
 		return
 	}
 	rec := newRecord(r)
-	if rec.kind == kindMessage && w.deep && !rec.damaged {
+	if rec.kind == kindMessage && w.deep && !rec.damaged && !rec.gone {
 		rec.damaged = sha256.Sum256(r.data) != rec.message.sha256
 	}
 	if len(w.records) == maxRecords {
@@ -246,10 +293,9 @@ func (w *walker) take(i uint32, r *scanned) {
 }
 
 // commit judges a commit and its batch.
-func (w *walker) commit(i uint32, r *scanned) {
+func (w *walker) commit(seg *segment, r *scanned) {
 	start, records, skipped := w.start, w.records, w.skipped
 	w.start, w.records, w.skipped = r.offset+r.length, nil, false
-	seg := w.segments[i]
 	place := Damage{File: seg.name, Segment: seg.sequence, Offset: start, Length: w.start - start}
 
 	head := w.chain.head
@@ -271,7 +317,7 @@ func (w *walker) commit(i uint32, r *scanned) {
 		w.lost(seg, start, head.Number+1, c.number-1)
 	}
 	found, missing, extra := match(&c, r.data, records)
-	h := &held{commit: c, segment: i, start: start, end: w.start, records: found, missing: missing}
+	h := &held{commit: c, segment: seg, start: start, end: w.start, records: found, missing: missing}
 	whole := missing == 0 && !r.damaged
 	for k := range found {
 		whole = whole && !found[k].damaged
@@ -325,7 +371,7 @@ func (w *walker) settle() {
 	if h == nil {
 		return
 	}
-	seg := w.segments[h.segment]
+	seg := h.segment
 	d := Damage{File: seg.name, Segment: seg.sequence, Offset: h.start, Length: h.end - h.start,
 		FirstCommit: h.commit.number, LastCommit: h.commit.number}
 	for i := range h.records {
@@ -343,20 +389,23 @@ func (w *walker) settle() {
 func (w *walker) apply() {
 	h := w.held
 	w.held, w.last = nil, h
-	seg := w.segments[h.segment]
+	seg := h.segment
 	for i := range h.records {
 		r := &h.records[i]
-		if r.kind != kindLarge {
-			continue
-		}
-		w.large[r.message.fileName()] = true
-		if reason := w.largeFile(&r.message); reason != "" {
-			r.damaged = true
-			w.report(Damage{File: filepath.Join("large", r.message.fileName()), Segment: seg.sequence, Offset: r.offset,
-				FirstCommit: h.commit.number, LastCommit: h.commit.number, Messages: []ID{r.message.id}, Reason: reason})
+		switch {
+		case r.kind == kindRemoval:
+			w.remove(h, r)
+		case r.gone:
+			w.gone.add(r.message.id)
+		case r.kind == kindLarge:
+			w.large[r.message.file] = r.message.id
+			if reason := w.largeFile(&r.message); reason != "" {
+				w.suspects[r.message.id] = Damage{File: filepath.Join("large", r.message.fileName()), Segment: seg.sequence, Offset: r.offset,
+					FirstCommit: h.commit.number, LastCommit: h.commit.number, Messages: []ID{r.message.id}, Reason: reason}
+			}
 		}
 	}
-	if refused := w.chain.apply(&h.commit, h.segment, h.records); refused != nil {
+	if refused := w.chain.apply(&h.commit, seg, h.records); refused != nil {
 		w.report(Damage{File: seg.name, Segment: seg.sequence, Offset: h.start, Length: h.end - h.start,
 			FirstCommit: h.commit.number, LastCommit: h.commit.number, Messages: refused,
 			Reason: "message numbers that were given before"})
@@ -368,10 +417,10 @@ func (w *walker) apply() {
 
 // end closes a segment. What follows its last commit is a torn tail in the last
 // segment, and damage in any other.
-func (w *walker) end(i uint32, seg *segment, size int64) {
+func (w *walker) end(seg *segment, size int64, last bool) {
 	records, skipped := w.records, w.skipped
 	w.records, w.skipped = nil, false
-	if int(i) == len(w.segments)-1 {
+	if last {
 		from := w.start
 		if w.held != nil {
 			from, w.held = w.held.start, nil
@@ -384,6 +433,10 @@ func (w *walker) end(i uint32, seg *segment, size int64) {
 		w.settle()
 		w.report(Damage{File: seg.name, Segment: seg.sequence, Offset: w.start, Length: size - w.start,
 			Reason: "the segment does not end with a commit"})
+	}
+	seg.after = w.chain.state
+	if w.sealed != nil && w.held == nil && !seg.dirty && !w.suspected(seg) {
+		w.sealed(seg)
 	}
 }
 
@@ -422,7 +475,7 @@ func (w *walker) largeFile(m *message) string {
 
 func (w *walker) report(d Damage) {
 	if d.Segment != 0 {
-		for _, s := range w.segments {
+		for _, s := range w.files {
 			if s.sequence == d.Segment {
 				s.dirty = true
 			}

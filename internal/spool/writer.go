@@ -218,8 +218,8 @@ func (w *Writer) Commit(ctx context.Context, e Entry) (Stored, error) {
 //	fsync      large/
 func (w *Writer) commitLarge(ctx context.Context, r *request) (Stored, error) {
 	s := w.s
-	if stored, ok := s.known(&r.message.entry); ok {
-		return stored, nil
+	if stored, ok, err := s.known(&r.message.entry); ok || err != nil {
+		return stored, err
 	}
 	r.message.large = true
 	if _, err := hex.Decode(r.message.file[:], []byte(w.name)); err != nil {

@@ -1,0 +1,349 @@
+package spool
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"path/filepath"
+	"sort"
+
+	"cmtpd/internal/durable"
+)
+
+// errIndex: an index file is not as it was written. It is derived, so nothing is lost.
+var errIndex = errors.New("the index file is damaged")
+
+// The tables of an index file, in their order.
+const (
+	byNumber = iota
+	byMailbox
+	byContent
+	removalRows
+	goneRows
+	fileRows
+	tableCount
+)
+
+// Sizes in bytes of docs/spool.md, Index.
+const (
+	indexHeader = 384
+	blockRows   = 128
+	filterBlock = 64
+	filterRows  = 32 // that share a block of the filter
+)
+
+var indexMagic = [8]byte{'C', 'M', 'T', 'P', 'I', 'D', 'X', '1'}
+
+// rowWidths are the lengths of the tables' rows, firstWidths what the directory has of
+// the first in each block.
+var (
+	rowWidths   = [tableCount]int{32, 24, 24, 16, 8, 24}
+	firstWidths = [tableCount]int{8, 24, 24}
+)
+
+// section is one table in the file.
+type section struct {
+	width  int
+	count  int64
+	offset int64
+	first  []byte // of each block, its first row or the beginning of it
+	key    int    // length of each in first
+}
+
+func blocks(rows int64) int64 { return (rows + blockRows - 1) / blockRows }
+
+func (s *section) size() int64 { return s.count*int64(s.width) + 4*blocks(s.count) }
+
+// block reads one block.
+func (s *section) block(f durable.File, i int64) ([]byte, error) {
+	rows := min(s.count-i*blockRows, blockRows)
+	b := make([]byte, rows*int64(s.width)+4)
+	if n, err := f.ReadAt(b, s.offset+i*int64(blockRows*s.width+4)); n < len(b) {
+		if err == io.EOF {
+			err = errIndex
+		}
+		return nil, err
+	}
+	n := len(b) - 4
+	if crc32.Checksum(b[:n], castagnoli) != binary.BigEndian.Uint32(b[n:]) {
+		return nil, errIndex
+	}
+	return b[:n], nil
+}
+
+// each calls do with the rows from key on, in their order, until it returns false.
+func (s *section) each(f durable.File, key []byte, do func(row []byte) bool) error {
+	n := int(blocks(s.count))
+	i := 0
+	if s.key > 0 {
+		// The last block that begins before key, or at it.
+		i = max(sort.Search(n, func(i int) bool { return bytes.Compare(s.first[i*s.key:(i+1)*s.key], key) > 0 })-1, 0)
+	}
+	for ; i < n; i++ {
+		b, err := s.block(f, int64(i))
+		if err != nil {
+			return err
+		}
+		rows := len(b) / s.width
+		at := sort.Search(rows, func(r int) bool { return bytes.Compare(b[r*s.width:(r+1)*s.width], key) >= 0 })
+		if s.key == 0 {
+			at = 0
+		}
+		for ; at < rows; at++ {
+			if !do(b[at*s.width : (at+1)*s.width]) {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// indexFile is the table of a segment whose rows are on disk. In memory it has
+// about two bytes for each message.
+type indexFile struct {
+	fs       durable.FS
+	path     string
+	sections [tableCount]section
+	filter   []byte
+	bytes    int64 // sum of the messages' lengths
+	large    int64 // number of large files
+	end      int64 // of the segment
+	after    state
+}
+
+func indexName(h *header) string { return fmt.Sprintf("%016x-%016x.idx", h.sequence, h.generation) }
+
+// appendIndex makes a segment's index file.
+func appendIndex(dst []byte, seg *segment, t *memory) []byte {
+	tables, size := t.rows()
+	var directory []byte
+	for i, w := range firstWidths {
+		for at := 0; w > 0 && at < len(tables[i]); at += blockRows * rowWidths[i] {
+			directory = append(directory, tables[i][at:at+w]...)
+		}
+	}
+	directory = append(directory, makeFilter(tables[byContent])...)
+	be := binary.BigEndian
+	start := len(dst)
+	dst = append(dst, indexMagic[:]...)
+	for _, v := range []uint64{seg.sequence, seg.last, seg.generation, uint64(seg.size), seg.after.head.Number} {
+		dst = be.AppendUint64(dst, v)
+	}
+	dst = append(dst, seg.after.head.Hash[:]...)
+	dst = be.AppendUint64(dst, uint64(seg.after.next))
+	dst = seg.after.keys.append(dst)
+	dst = be.AppendUint64(dst, uint64(size))
+	for i := range tables {
+		dst = be.AppendUint64(dst, uint64(len(tables[i])/rowWidths[i]))
+	}
+	dst = append(dst, make([]byte, 16)...)
+	dst = be.AppendUint32(dst, crc32.Checksum(directory, castagnoli))
+	dst = be.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli))
+	dst = append(dst, directory...)
+	for i, rows := range tables {
+		for len(rows) > 0 {
+			n := min(len(rows), blockRows*rowWidths[i])
+			dst = append(dst, rows[:n]...)
+			dst = be.AppendUint32(dst, crc32.Checksum(rows[:n], castagnoli))
+			rows = rows[n:]
+		}
+	}
+	return dst
+}
+
+// openIndex opens the index file of a segment whose header is known. It returns an error
+// where there is none that fits.
+func openIndex(fsys durable.FS, dir string, seg *segment) (*indexFile, error) {
+	x := &indexFile{fs: fsys, path: filepath.Join(dir, "index", indexName(&seg.header))}
+	f, err := fsys.Open(x.path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, indexHeader)
+	if n, err := f.ReadAt(b, 0); n < len(b) && err != io.EOF {
+		return nil, err
+	}
+	if crc32.Checksum(b[:380], castagnoli) != binary.BigEndian.Uint32(b[380:]) || [8]byte(b) != indexMagic {
+		return nil, errIndex
+	}
+	directory, err := x.parseHeader(b, seg, size)
+	if err != nil {
+		return nil, err
+	}
+	d := make([]byte, directory)
+	if n, err := f.ReadAt(d, indexHeader); n < len(d) && err != io.EOF {
+		return nil, err
+	}
+	if crc32.Checksum(d, castagnoli) != binary.BigEndian.Uint32(b[376:]) {
+		return nil, errIndex
+	}
+	for i := range x.sections {
+		s := &x.sections[i]
+		n := blocks(s.count) * int64(s.key)
+		s.first, d = d[:n], d[n:]
+	}
+	x.filter = d
+	return x, nil
+}
+
+// parseHeader reads what comes before the directory, and returns the directory's length.
+func (x *indexFile) parseHeader(b []byte, seg *segment, size int64) (directory int64, err error) {
+	be := binary.BigEndian
+	x.end = int64(be.Uint64(b[32:]))
+	x.after.head = Head{Number: be.Uint64(b[40:]), Hash: [32]byte(b[48:80])}
+	x.after.next = ID(be.Uint64(b[80:]))
+	if x.after.keys, err = parseKeys(b[88:304]); err != nil {
+		return 0, err
+	}
+	x.bytes = int64(be.Uint64(b[304:]))
+	if be.Uint64(b[8:]) != seg.sequence || be.Uint64(b[16:]) != seg.last || be.Uint64(b[24:]) != seg.generation ||
+		x.end < headerSize || x.bytes < 0 || x.after.head.Number > maxNumber || x.after.next > maxNumber {
+		return 0, errIndex
+	}
+	total := int64(0)
+	for i := range x.sections {
+		count := be.Uint64(b[312+8*i:])
+		if count > uint64(size)/8 {
+			return 0, errIndex
+		}
+		s := &x.sections[i]
+		*s = section{width: rowWidths[i], key: firstWidths[i], count: int64(count), offset: total}
+		total += s.size()
+		directory += blocks(s.count) * int64(s.key)
+	}
+	directory += filterBlocks(x.sections[byContent].count) * filterBlock
+	for i := range x.sections {
+		x.sections[i].offset += indexHeader + directory
+	}
+	if indexHeader+directory+total != size {
+		return 0, errIndex
+	}
+	return directory, nil
+}
+
+func filterBlocks(rows int64) int64 { return (rows + filterRows - 1) / filterRows }
+
+// makeFilter makes the filter of the rows of the table by content.
+func makeFilter(rows []byte) []byte {
+	w := rowWidths[byContent]
+	filter := make([]byte, filterBlocks(int64(len(rows)/w))*filterBlock)
+	for ; len(rows) > 0; rows = rows[w:] {
+		block, bits := filterPlace(filter, contentKey(rows))
+		for range 7 {
+			block[bits>>55>>3] |= 1 << (bits >> 55 & 7)
+			bits <<= 9
+		}
+	}
+	return filter
+}
+
+func filterPlace(filter []byte, k contentKey) (block []byte, bits uint64) {
+	at := binary.BigEndian.Uint64(k[:]) % uint64(len(filter)/filterBlock) * filterBlock
+	return filter[at : at+filterBlock : at+filterBlock], binary.BigEndian.Uint64(k[8:])
+}
+
+// passes says whether the filter lets a key through.
+func passes(filter []byte, k contentKey) bool {
+	if len(filter) == 0 {
+		return false
+	}
+	block, bits := filterPlace(filter, k)
+	for range 7 {
+		if block[bits>>55>>3]>>(bits>>55&7)&1 == 0 {
+			return false
+		}
+		bits <<= 9
+	}
+	return true
+}
+
+// each opens the file and goes through a table.
+func (x *indexFile) each(table int, key []byte, do func(row []byte) bool) error {
+	if x.sections[table].count == 0 {
+		return nil
+	}
+	f, err := x.fs.Open(x.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return x.sections[table].each(f, key, do)
+}
+
+func (x *indexFile) get(id ID) (r row, ok bool, err error) {
+	be := binary.BigEndian
+	err = x.each(byNumber, be.AppendUint64(nil, uint64(id)), func(b []byte) bool {
+		if ok = ID(be.Uint64(b)) == id; ok {
+			r = row{id: id, commit: be.Uint64(b[8:]), offset: int64(be.Uint64(b[16:]))}
+			r.size, r.large = unpackSize(be.Uint64(b[24:]))
+		}
+		return false
+	})
+	return r, ok, err
+}
+
+func (x *indexFile) find(k contentKey) (id ID, err error) {
+	if !passes(x.filter, k) {
+		return 0, nil
+	}
+	err = x.each(byContent, k[:], func(b []byte) bool {
+		if contentKey(b) == k {
+			id = ID(binary.BigEndian.Uint64(b[16:]))
+		}
+		return false
+	})
+	return id, err
+}
+
+func (x *indexFile) box(m MailboxID, after ID, n int) (ids []ID, err error) {
+	err = x.each(byMailbox, binary.BigEndian.AppendUint64(m[:], uint64(after)+1), func(b []byte) bool {
+		if MailboxID(b) != m {
+			return false
+		}
+		ids = append(ids, ID(binary.BigEndian.Uint64(b[16:])))
+		return len(ids) < n
+	})
+	return ids, err
+}
+
+func (x *indexFile) ids(after ID, n int) (ids []ID, err error) {
+	err = x.each(byNumber, binary.BigEndian.AppendUint64(nil, uint64(after)+1), func(b []byte) bool {
+		ids = append(ids, ID(binary.BigEndian.Uint64(b)))
+		return len(ids) < n
+	})
+	return ids, err
+}
+
+func (x *indexFile) removals() (rows []removedRow, err error) {
+	err = x.each(removalRows, nil, func(b []byte) bool {
+		r := removedRow{id: ID(binary.BigEndian.Uint64(b))}
+		r.size, r.large = unpackSize(binary.BigEndian.Uint64(b[8:]))
+		rows = append(rows, r)
+		return true
+	})
+	return rows, err
+}
+
+func (x *indexFile) gone() (ids []ID, err error) {
+	err = x.each(goneRows, nil, func(b []byte) bool {
+		ids = append(ids, ID(binary.BigEndian.Uint64(b)))
+		return true
+	})
+	return ids, err
+}
+
+func (x *indexFile) files() (rows []fileRow, err error) {
+	err = x.each(fileRows, nil, func(b []byte) bool {
+		rows = append(rows, fileRow{[16]byte(b), ID(binary.BigEndian.Uint64(b[16:]))})
+		return true
+	})
+	return rows, err
+}

@@ -1,0 +1,136 @@
+package spool
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+)
+
+// trust takes a segment over from its index file instead of walking it, if there is one
+// that fits.
+func (w *walker) trust(seg *segment, size int64) bool {
+	t, err := openIndex(w.fs, w.dir, seg)
+	if err != nil || t.end != size || t.after.head.Number <= seg.before.Number {
+		return false
+	}
+	gone, err := t.gone()
+	if err != nil {
+		return false
+	}
+	removals, err := t.removals()
+	if err != nil {
+		return false
+	}
+	files, err := t.files()
+	if err != nil {
+		return false
+	}
+	seg.size, seg.after = t.end, t.after
+	next := max(w.chain.next, t.after.next)
+	w.chain.state, w.chain.known, w.last = t.after, true, nil
+	w.chain.next = next
+	w.chain.index.adopt(seg, t)
+	for _, id := range gone {
+		w.gone.add(id)
+	}
+	for _, r := range removals {
+		if delete(w.suspects, r.id); w.gone.has(r.id) {
+			w.gone.remove(r.id)
+		} else {
+			w.chain.index.remove(r)
+		}
+	}
+	for _, f := range files {
+		w.large[f.name] = f.id
+	}
+	return true
+}
+
+// remove judges a removal: it names a message that is there, or one whose data is gone
+// because of it.
+func (w *walker) remove(h *held, r *record) {
+	id := r.removal.id
+	delete(w.suspects, id)
+	if w.gone.has(id) {
+		w.gone.remove(id)
+		r.settled = true
+		return
+	}
+	_, m, ok, err := w.chain.index.get(id)
+	if err != nil {
+		w.err = err
+		return
+	}
+	if ok && m.size == r.removal.size && m.large == r.removal.large {
+		return
+	}
+	r.kind = 0 // it is passed over
+	if len(w.damage) > 0 {
+		return // its message may be what was lost
+	}
+	w.report(Damage{File: h.segment.name, Segment: h.segment.sequence, Offset: r.offset, Length: r.length,
+		FirstCommit: h.commit.number, LastCommit: h.commit.number, Messages: []ID{id},
+		Reason: fmt.Sprintf("message %s, which it removes, is not there", id)})
+}
+
+// suspected says whether a large file of a segment's is not right.
+func (w *walker) suspected(seg *segment) bool {
+	for _, d := range w.suspects {
+		if d.Segment == seg.sequence {
+			return true
+		}
+	}
+	return false
+}
+
+// finish judges what only the whole log can tell.
+func (w *walker) finish() error {
+	if len(w.suspects) > 0 && w.sealed == nil {
+		moved, err := w.moved()
+		if err != nil || moved {
+			return cmp.Or(err, errMoved)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(w.suspects)) {
+		w.report(w.suspects[id])
+		w.chain.index.damaged[id] = struct{}{}
+	}
+	lost := make(map[*segment][]ID)
+	for at, bits := range w.gone {
+		for i := range ID(len(bits) * 64) {
+			if bits[i>>6]>>(i&63)&1 == 1 {
+				seg := w.chain.index.at(at<<9 | i)
+				lost[seg] = append(lost[seg], at<<9|i)
+			}
+		}
+	}
+	for _, seg := range w.chain.index.segments {
+		if ids := lost[seg]; len(ids) > 0 {
+			slices.Sort(ids)
+			w.report(Damage{File: seg.name, Segment: seg.sequence, Messages: ids,
+				Reason: "the data of messages is gone, and no record says that they were removed"})
+		}
+	}
+	return nil
+}
+
+// moved says whether the log has grown since its end was read.
+func (w *walker) moved() (bool, error) {
+	names, err := w.fs.ReadDir(filepath.Join(w.dir, "log"))
+	if err != nil {
+		return false, err
+	}
+	newest := w.before()
+	if newest == nil || filepath.Join("log", names[len(names)-1]) != newest.name {
+		return true, nil
+	}
+	f, err := w.fs.Open(newest.path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	return size != newest.size+w.torn, err
+}
