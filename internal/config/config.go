@@ -125,6 +125,7 @@ type Limits struct {
 	CommandTimeout           time.Duration `toml:"command_timeout"`
 	SessionTimeout           time.Duration `toml:"session_timeout"`
 	MinRate                  ByteSize      `toml:"min_rate"`       // per second
+	MessageGrace             time.Duration `toml:"message_grace"`  // before MinRate is asked
 	MessageMemory            ByteSize      `toml:"message_memory"` // of all sessions together
 	LargeMessage             ByteSize      `toml:"large_message"`
 	MinFreeSpace             ByteSize      `toml:"min_free_space"`
@@ -197,6 +198,7 @@ func Default() *Config {
 			CommandTimeout:           5 * time.Minute,
 			SessionTimeout:           time.Hour,
 			MinRate:                  1 * KiB,
+			MessageGrace:             30 * time.Second,
 			MessageMemory:            64 * MiB,
 			LargeMessage:             256 * KiB,
 			MinFreeSpace:             256 * MiB,

@@ -229,6 +229,7 @@ func TestConfig_Validate(t *testing.T) {
 		{"limits.command_timeout", `"1ns"`, `"0s"`},
 		{"limits.min_rate", "1", "0"},
 		{"limits.min_rate", `"16MiB"`, "16777217"},
+		{"limits.message_grace", `"1ns"`, `"0s"`},
 		{"limits.large_message", `"4MiB"`, "4194305"},
 		{"limits.message_memory", "1", "0"},
 		{"limits.min_free_space", "1", "-1"},

@@ -196,6 +196,7 @@ func (v *validator) limits() {
 	v.positive("limits.command_timeout", l.CommandTimeout)
 	v.positive("limits.session_timeout", l.SessionTimeout)
 	v.size("limits.min_rate", l.MinRate, 1, maxNeededRate)
+	v.positive("limits.message_grace", l.MessageGrace)
 	v.size("limits.large_message", l.LargeMessage, 1, maxLargeMessage)
 	v.size("limits.message_memory", l.MessageMemory, 1, maxMessageSize)
 	v.size("limits.min_free_space", l.MinFreeSpace, 1, maxMessageSize)

@@ -34,10 +34,6 @@ import (
 // wireVersion is what OHAI answers (docs/protocol.md, Version string).
 const wireVersion = "CMTP/0.01 cmtpd/" + version.Number
 
-// messageGrace is how long a sender may take before the least rate is asked of
-// its message.
-const messageGrace = 30 * time.Second
-
 // A daemon is the running server.
 type daemon struct {
 	cfg      *config.Config
@@ -184,7 +180,7 @@ func (d *daemon) cmtpHandler() front.Handler {
 	return session.New(session.Config{
 		Version: wireVersion, MaxMessage: uint64(d.cfg.Limits.MaxMessageSize), AcceptPlaintext: d.cfg.Limits.AcceptPlaintext,
 		CommandTimeout: d.cfg.Limits.CommandTimeout, SessionTimeout: d.cfg.Limits.SessionTimeout,
-		MinRate: int64(d.cfg.Limits.MinRate), MessageGrace: messageGrace, Key: d.identity,
+		MinRate: int64(d.cfg.Limits.MinRate), MessageGrace: d.cfg.Limits.MessageGrace, Key: d.identity,
 		Directory: d.directory(), Store: &store{d.spool, newRoom(d.cfg.SpoolDir(), uint64(d.cfg.Limits.MinFreeSpace)), d.broken},
 		AllowLogin: logins.Allow, Observer: d.metrics, Log: d.log, Now: time.Now,
 	})
