@@ -16,12 +16,13 @@ import (
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/admin"
+	"cmtpd/internal/letter"
 	"cmtpd/internal/spool"
 )
 
 func spoolCommand() *cobra.Command {
 	return group(&cobra.Command{Use: "spool", Short: "Look into the spool, beside a running daemon or without one"},
-		spoolList(), spoolShow(), spoolExport(), spoolVerify())
+		spoolList(), spoolShow(), spoolExport(), spoolRead(), spoolVerify())
 }
 
 func withSpool(c *cobra.Command, run func(*admin.Spool) error) error {
@@ -152,6 +153,46 @@ func spoolExport() *cobra.Command {
 	})
 	c.Flags().StringP("output", "o", "", "write to the new `FILE`, not to standard output")
 	return c
+}
+
+func spoolRead() *cobra.Command {
+	c := onMessage("read", "Read a message to the server itself, with the server's key", func(c *cobra.Command, s *admin.Spool, id spool.ID) error {
+		save, err := c.Flags().GetString("save")
+		if err != nil {
+			return err
+		}
+		return s.ReadOwn(id, func(l *letter.Letter) error {
+			out := c.OutOrStdout()
+			fmt.Fprintf(out, "From        %s\nDate        %s\nSubject     %s\nReply to    %s\n",
+				letter.Claim(l.Header), l.Time.UTC().Format(time.RFC1123Z), letter.Line(l.Subject), letter.Line(l.ReplyTo))
+			for i, a := range l.Attachments {
+				fmt.Fprintf(out, "Attachment  %d. %s, %d bytes\n", i+1, letter.Line(a.Name), a.Size)
+			}
+			fmt.Fprintf(out, "\n%s\n", letter.Text(l.Text))
+			if save == "" {
+				return nil
+			}
+			return saveAttachments(c, save, l)
+		})
+	})
+	c.Flags().String("save", "", "save the attachments in this `DIRECTORY`")
+	return c
+}
+
+func saveAttachments(c *cobra.Command, path string, l *letter.Letter) error {
+	dir, err := os.OpenRoot(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for _, a := range l.Attachments {
+		name, err := letter.Save(dir, a)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(c.ErrOrStderr(), "saved %s\n", name)
+	}
+	return nil
 }
 
 func spoolVerify() *cobra.Command {

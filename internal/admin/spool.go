@@ -14,8 +14,10 @@ import (
 	"cmtpd/internal/address"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/config"
+	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
+	"cmtpd/internal/letter"
 	"cmtpd/internal/spool"
 )
 
@@ -130,4 +132,28 @@ func Verify(ctx context.Context, cfg *config.Config, progress func(done, total i
 	}
 	defer key.Wipe()
 	return spool.Verify(ctx, durable.OS, cfg.SpoolDir(), key.Public(), progress, want...)
+}
+
+// ReadOwn opens a message that is sealed to the server itself, such as one to the
+// postmaster where nobody was named as that, and hands the letter to use while
+// it is open. All of it has been verified by then.
+func (s *Spool) ReadOwn(id spool.ID, use func(*letter.Letter) error) error {
+	key, err := keyfile.Load(s.cfg.KeyFile())
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	r, err := s.Open(id)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	l, err := letter.Open(r, r.Size(), []*crypt.PrivateKey{key})
+	if errors.Is(err, letter.ErrKeys) {
+		return fmt.Errorf("message %s is not sealed to this server's key, but to its reader's: %w", id, err)
+	}
+	if err != nil {
+		return fmt.Errorf("opening message %s: %w", id, err)
+	}
+	return use(l)
 }

@@ -24,6 +24,7 @@ import (
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
+	"cmtpd/internal/letter"
 	"cmtpd/internal/spool"
 )
 
@@ -238,5 +239,62 @@ func TestVerify(t *testing.T) {
 	}
 	if _, err := admin.Verify(context.Background(), cfg, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("without the identity key: %v", err)
+	}
+}
+
+// Mail to the server itself opens with the server's key, and no other mail does.
+func TestSpool_ReadOwn(t *testing.T) {
+	cfg := newConfig(t)
+	user, _ := fill(t, cfg)
+	identity, err := keyfile.Load(cfg.KeyFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := crypt.GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := spool.Open(cfg.SpoolDir(), spool.Options{FS: durable.OS, Key: own, Identity: identity})
+	if err != nil {
+		t.Fatal(err)
+	}
+	draft := letter.Draft{Time: received, Subject: "to the postmaster", Text: []byte("something is wrong")}
+	put := func(key crypt.PublicKey, n byte) spool.ID {
+		m, err := draft.Seal(mustAddress("bob@other.example"), alice, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		msg := w.NewWriter()
+		if _, err := m.WriteTo(msg); err != nil {
+			t.Fatal(err)
+		}
+		stored, err := msg.Commit(context.Background(), spool.Entry{Mailbox: spool.MailboxID(account.Operator), Digest: [32]byte{100, n}, Received: received})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stored.ID
+	}
+	ours, users := put(identity.Public(), 1), put(user.Key, 2)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := openSpool(t, cfg)
+	called := false
+	err = s.ReadOwn(ours, func(l *letter.Letter) error {
+		called = true
+		if l.Subject != draft.Subject || string(l.Text) != string(draft.Text) {
+			t.Errorf("it reads %q, %q", l.Subject, l.Text)
+		}
+		return nil
+	})
+	if err != nil || !called {
+		t.Errorf("the server's own mail: called %v, %v", called, err)
+	}
+	err = s.ReadOwn(users, func(*letter.Letter) error {
+		t.Error("a user's mail was opened")
+		return nil
+	})
+	if !errors.Is(err, letter.ErrKeys) {
+		t.Errorf("a user's mail: %v, want ErrKeys", err)
 	}
 }
