@@ -195,7 +195,7 @@ func (b *batch) reset(next ID) {
 // makeRoom begins a new segment where the newest would become too long. A batch
 // longer than a whole segment has one of its own.
 func (s *Spool) makeRoom(requests []*request) error {
-	size := s.chain.index.newest().size
+	size := s.newest().size
 	if size == headerSize {
 		return nil
 	}
@@ -213,7 +213,7 @@ func (s *Spool) makeRoom(requests []*request) error {
 // bytes cannot be read back, is answered at once.
 func (s *Spool) fill(b *batch, requests []*request) {
 	b.reset(s.chain.next)
-	generation := s.chain.index.newest().generation
+	generation := s.newest().generation
 	for _, r := range requests {
 		if r.removal != nil {
 			s.fillRemoval(b, generation, r)
@@ -257,11 +257,16 @@ func (s *Spool) fill(b *batch, requests []*request) {
 
 // fillRemoval puts a removal into a batch, unless its message is gone already.
 func (s *Spool) fillRemoval(b *batch, generation uint64, r *request) {
-	s.mu.RLock()
-	gone := s.chain.index.removed.has(r.removal.id)
-	s.mu.RUnlock()
-	if gone || b.removed[r.removal.id] {
-		r.answer <- answer{err: ErrNotFound}
+	there := false
+	err := s.view(func(x *index) (err error) {
+		_, _, there, err = x.get(r.removal.id)
+		return err
+	})
+	if err == nil && (!there || b.removed[r.removal.id]) {
+		err = ErrNotFound
+	}
+	if err != nil {
+		r.answer <- answer{err: err}
 		return
 	}
 	b.removed[r.removal.id] = true
@@ -290,7 +295,7 @@ func (s *Spool) known(e *Entry) (stored Stored, ok bool, err error) {
 //	pwrite     log/<sequence>.seg   batch and commit
 //	fdatasync  log/<sequence>.seg
 func (s *Spool) write(b *batch) error {
-	seg := s.chain.index.newest()
+	seg := s.newest()
 	c := commit{
 		number: s.chain.head.Number + 1, time: s.options.Now(), next: b.next, count: uint32(len(b.records)),
 		leaves: sha256.Sum256(b.leaves), previous: s.chain.head.Hash,
@@ -315,6 +320,13 @@ func (s *Spool) write(b *batch) error {
 		panic(fmt.Sprintf("spool: gave message numbers twice: %v", refused))
 	}
 	return nil
+}
+
+// newest returns the segment that batches go to.
+func (s *Spool) newest() *segment {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.chain.index.newest()
 }
 
 // failed returns ErrFailed, with its cause, once anything failed.
@@ -342,6 +354,11 @@ func (s *Spool) submit(ctx context.Context, r *request) (Stored, error) {
 	if err := s.queue.put(r); err != nil {
 		return Stored{}, err
 	}
+	return s.await(ctx, r)
+}
+
+// await is submit for what is queued already.
+func (s *Spool) await(ctx context.Context, r *request) (Stored, error) {
 	select {
 	case a := <-r.answer:
 		return a.stored, a.err

@@ -18,12 +18,15 @@ type trial struct {
 	mu    sync.Mutex
 	tried map[string]bool
 	acked map[string]spool.ID
+	taken map[string]bool // whose removal was tried: they may be there or not
+	gone  map[string]bool // whose removal was acknowledged
 	head  spool.Head
 	bad   error // a promise that was broken
 }
 
 func newTrial() *trial {
-	return &trial{tried: make(map[string]bool), acked: make(map[string]spool.ID)}
+	return &trial{tried: make(map[string]bool), acked: make(map[string]spool.ID),
+		taken: make(map[string]bool), gone: make(map[string]bool)}
 }
 
 func (tr *trial) store(s *spool.Spool, data []byte) {
@@ -49,11 +52,36 @@ func (tr *trial) store(s *spool.Spool, data []byte) {
 	}
 }
 
+// remove removes a message that was stored, if it was.
+func (tr *trial) remove(s *spool.Spool, data []byte) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	id, ok := tr.acked[string(data)]
+	if !ok {
+		return
+	}
+	delete(tr.acked, string(data))
+	tr.taken[string(data)] = true
+	failed := s.Stats().Failed
+	if err := s.Remove(context.Background(), id, "admin"); err != nil {
+		return
+	}
+	if failed {
+		tr.bad = errors.New("a removal was acknowledged after a failure")
+	}
+	tr.gone[string(data)] = true
+	if _, err := s.Get(id); !errors.Is(err, spool.ErrNotFound) {
+		tr.bad = fmt.Errorf("removed message %s: %v", id, err)
+	}
+	tr.head = s.Head()
+}
+
 // faultOptions make a small workload pass through every path: several segments, large files,
 // and messages that wait on disk because memory is short.
 func faultOptions(tb testing.TB, fsys *durabletest.FS) spool.Options {
 	o := options(tb)
 	o.FS, o.SegmentSize, o.LargeThreshold, o.MemoryBudget = fsys, 4<<10, 2000, 4<<10
+	o.CompactRate = -1 // when the workload says
 	return o
 }
 
@@ -80,6 +108,15 @@ func (tr *trial) workload(tb testing.TB, fsys *durabletest.FS) {
 	hold.Write(text(8, 100))
 	tr.store(s, text(9, 1200))
 	hold.Abort()
+	for _, i := range []int{0, 2, 3, 5, 9} {
+		size := map[int]int{0: 10, 2: 3000, 3: 1000, 5: 0, 9: 1200}[i]
+		tr.remove(s, text(i, size))
+	}
+	s.Compact(context.Background())
+	tr.store(s, text(20, 2500))
+	tr.remove(s, text(1, 1500))
+	tr.remove(s, text(6, 5000))
+	s.Compact(context.Background())
 	s.Close()
 }
 
@@ -109,6 +146,9 @@ func (tr *trial) check(tb testing.TB, fsys *durabletest.FS) error {
 		}
 		if !tr.tried[string(data)] {
 			return fmt.Errorf("message %s was never sent: %.40q", info.ID, data)
+		}
+		if tr.gone[string(data)] {
+			return fmt.Errorf("message %s was removed", info.ID)
 		}
 		if _, ok := found[string(data)]; ok {
 			return fmt.Errorf("message %s is there twice", info.ID)

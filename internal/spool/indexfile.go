@@ -109,7 +109,6 @@ type indexFile struct {
 	sections [tableCount]section
 	filter   []byte
 	bytes    int64 // sum of the messages' lengths
-	large    int64 // number of large files
 	end      int64 // of the segment
 	after    state
 }

@@ -42,6 +42,11 @@ func (s *Spool) keep() {
 	defer close(s.keeper.stopped)
 	for {
 		s.sealAll()
+		if s.options.CompactRate > 0 {
+			if err := s.compactAll(s.keeper.ctx, idleShare, s.options.CompactRate); err != nil && s.keeper.ctx.Err() == nil {
+				s.log.Warn("compaction has stopped until the next removal", "error", err)
+			}
+		}
 		select {
 		case <-s.keeper.wake:
 		case <-s.keeper.ctx.Done():

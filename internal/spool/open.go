@@ -27,6 +27,8 @@ type Spool struct {
 	budget   budget
 	queue    queue
 	keeper   keeper
+	// compacting is held by the one compaction at a time.
+	compacting sync.Mutex
 
 	// active is the newest segment's file, owned by Open and then by the committer.
 	active durable.File
@@ -223,8 +225,8 @@ func (s *Spool) change(seg *segment, do func(durable.File) error) error {
 func (s *Spool) roll() error {
 	h := header{sequence: 1, generation: newGeneration(), before: s.chain.head, key: s.options.Key.Public()}
 	var before *segment
-	if len(s.chain.index.segments) > 0 {
-		before = s.chain.index.newest()
+	if s.active != nil || len(s.chain.index.segments) > 0 {
+		before = s.newest()
 		h.sequence = before.last + 1
 	}
 	h.last = h.sequence
@@ -274,7 +276,7 @@ func (s *Spool) introduce() error {
 	}
 	k.sign(s.chain.head.Hash, s.options.Identity, s.options.Identity)
 	b := &batch{next: s.chain.next}
-	b.add(s.chain.index.newest().generation, record{kind: kindKeys, keys: k}, k.append(nil), nil)
+	b.add(s.newest().generation, record{kind: kindKeys, keys: k}, k.append(nil), nil)
 	return s.write(b)
 }
 

@@ -152,6 +152,9 @@ func (o *Options) complete() error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.CompactRate == 0 {
+		o.CompactRate = 16 << 20
+	}
 	for _, v := range []struct {
 		name             string
 		value            *int64

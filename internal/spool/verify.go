@@ -18,7 +18,7 @@ var ErrUnproven = errors.New("spool: not as it was written")
 type Report struct {
 	Head     Head // the last commit that counts
 	Commits  uint64
-	Messages uint64          // that were read and proven, those included that were removed but not yet compacted
+	Messages uint64          // with data, those included that were removed but not compacted
 	Removed  uint64          // messages that were removed
 	Bytes    int64           // of log and large files
 	Key      crypt.PublicKey // the spool key in force at the end
