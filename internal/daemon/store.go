@@ -27,17 +27,28 @@ type store struct {
 
 // NewWriter implements session.Store.
 func (s *store) NewWriter() (session.Writer, error) {
-	if err := s.room.check(); err != nil {
+	if err := s.room.take(0); err != nil {
 		return nil, err
 	}
-	return writer{s.spool.NewWriter(), s.failed}, nil
+	return writer{s.spool.NewWriter(), s.room, s.failed}, nil
 }
 
 // A writer tells the daemon when the spool has stopped: what is on disk after a
 // failed flush is known only once it was opened again.
 type writer struct {
 	*spool.Writer
+	room   *room
 	failed chan<- error
+}
+
+// Write implements session.Writer. A message that came in while there was room is
+// refused when there is none left for its rest: strangers who all begin at
+// once, and send much, must not fill the disk that the log needs.
+func (w writer) Write(p []byte) (int, error) {
+	if err := w.room.take(uint64(len(p))); err != nil {
+		return 0, err
+	}
+	return w.Writer.Write(p)
 }
 
 // Commit implements session.Writer.
@@ -52,37 +63,44 @@ func (w writer) Commit(ctx context.Context, e spool.Entry) (spool.Stored, error)
 	return stored, err
 }
 
-// A room knows whether a file system has free space, and asks it at most once a
-// second.
+// A room knows how much space a file system has left. It asks at most once a
+// second, and counts what is written in between.
 type room struct {
 	dir  string
-	need uint64 // bytes
+	need uint64 // bytes that have to stay free
 
 	mu    sync.Mutex
 	asked time.Time // under mu
+	free  uint64    // under mu: bytes at that time, less what was taken since
 	err   error     // under mu
 }
 
 func newRoom(dir string, need uint64) *room { return &room{dir: dir, need: need} }
 
-func (r *room) check() error {
+// take takes n bytes, or refuses when less than what is needed would be left.
+func (r *room) take(n uint64) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now := time.Now(); now.Sub(r.asked) >= time.Second {
-		r.asked, r.err = now, enough(r.dir, r.need)
+		r.asked = now
+		r.free, r.err = freeSpace(r.dir)
 	}
-	return r.err
+	switch {
+	case r.err != nil:
+		return r.err
+	case r.free < r.need || r.free-r.need < n:
+		return fmt.Errorf("%w: %d bytes are free", errDiskFull, r.free)
+	}
+	r.free -= n
+	return nil
 }
 
-func enough(dir string, need uint64) error {
+func freeSpace(dir string) (uint64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return fmt.Errorf("asking for the free space of %s: %w", dir, err)
+		return 0, fmt.Errorf("asking for the free space of %s: %w", dir, err)
 	}
-	if free := st.Bavail * uint64(st.Bsize); free < need {
-		return fmt.Errorf("%w: %d bytes are free, %d are asked for", errDiskFull, free, need)
-	}
-	return nil
+	return st.Bavail * uint64(st.Bsize), nil
 }
 
 // localUsers are the accounts of this daemon's domains.

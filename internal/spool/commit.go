@@ -3,6 +3,7 @@ package spool
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"sync"
@@ -171,7 +172,9 @@ func (s *Spool) commit(b *batch, requests []*request) {
 			b.waiting = append(b.waiting, waiting{request: r})
 		}
 	}
-	if err != nil {
+	// Without room for another segment the log is as it was, and may go on later:
+	// the process is out of files, or the disk is full.
+	if err != nil && !errors.Is(err, ErrNoRoom) {
 		err = s.fail(err)
 	}
 	head := s.Head()

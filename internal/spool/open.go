@@ -234,7 +234,7 @@ func (s *Spool) roll() error {
 	seg := &segment{path: s.path(name), name: name, header: h, size: headerSize, table: newMemory()}
 	tmp := s.path("tmp", durable.RandomName())
 	if err := durable.WriteNew(s.fs, tmp, h.append(nil), 0o600); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrNoRoom, err)
 	}
 	if err := durable.Publish(s.fs, tmp, seg.path); err != nil {
 		return err

@@ -36,6 +36,9 @@ var (
 	// ErrFailed: a write or flush failed, so nothing is acknowledged any more until
 	// the spool was opened again. Whether the message is stored shows only then.
 	ErrFailed = errors.New("spool: stopped after a failed write")
+	// ErrNoRoom: no further segment can be begun now. The message is not stored; a
+	// later one may be.
+	ErrNoRoom = errors.New("spool: no room for another segment now")
 	// ErrReadOnly: the spool was opened by OpenReadOnly.
 	ErrReadOnly = errors.New("spool: opened for reading only")
 	// ErrDone: the Writer was committed or aborted before.
