@@ -85,6 +85,57 @@ func FilledIndex(n, boxes int) any {
 	return x
 }
 
+// ForgeRemoval appends a batch that removes a message.
+func ForgeRemoval(segment []byte, head Head, key *crypt.PrivateKey, id ID, size int64) []byte {
+	r := removal{removedRow: removedRow{id: id, size: size}, mailbox: MailboxID{1}, time: time.Unix(1, 0), by: "nobody"}
+	return forge(segment, head, key, 1, kindRemoval, r.append(nil), nil)
+}
+
+// TakeData makes the record of a message in a segment say that its data is gone, as compaction
+// does.
+func TakeData(segment []byte, id ID) []byte {
+	h, err := parseHeader(segment)
+	if err != nil {
+		panic(err)
+	}
+	out := append([]byte(nil), segment[:headerSize]...)
+	for rest := segment[headerSize:]; len(rest) > 0; {
+		f, n, err := parseFrame(rest, h.generation)
+		if err != nil {
+			panic(err)
+		}
+		if m, err := parseMessage(f.kind, f.head); f.kind == kindMessage && err == nil && m.id == id {
+			out = appendFrame(out, h.generation, f.kind, flagGone, f.head, 0, 0)
+		} else {
+			out = append(out, rest[:n]...)
+		}
+		rest = rest[n:]
+	}
+	return out
+}
+
+// RefitIndex makes the check sums of an index file right, as far as its counts are possible.
+func RefitIndex(b []byte) {
+	be := binary.BigEndian
+	if len(b) < indexHeader {
+		return
+	}
+	var x indexFile
+	seg := &segment{header: header{sequence: be.Uint64(b[8:]), last: be.Uint64(b[16:]), generation: be.Uint64(b[24:])}}
+	if d, err := x.parseHeader(b, seg, int64(len(b))); err == nil {
+		be.PutUint32(b[376:], crc32.Checksum(b[indexHeader:indexHeader+d], castagnoli))
+		for i := range x.sections {
+			s := &x.sections[i]
+			for at, rows := s.offset, s.count; rows > 0; rows -= blockRows {
+				n := min(rows, blockRows) * int64(s.width)
+				be.PutUint32(b[at+n:], crc32.Checksum(b[at:at+n], castagnoli))
+				at += n + 4
+			}
+		}
+	}
+	be.PutUint32(b[380:], crc32.Checksum(b[:380], castagnoli))
+}
+
 // Waiting returns how many requests no batch has taken yet.
 func (s *Spool) Waiting() int {
 	s.queue.mu.Lock()

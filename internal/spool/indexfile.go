@@ -286,7 +286,23 @@ func (x *indexFile) get(id ID) (r row, ok bool, err error) {
 		}
 		return false
 	})
+	if ok && (r.offset < headerSize || r.offset >= x.end) {
+		return r, false, errIndex
+	}
 	return r, ok, err
+}
+
+// highest returns the highest number of a message whose data is there.
+func (x *indexFile) highest() (id ID, err error) {
+	s := &x.sections[byNumber]
+	if s.count == 0 {
+		return 0, nil
+	}
+	err = x.each(byNumber, s.first[len(s.first)-s.key:], func(b []byte) bool {
+		id = ID(binary.BigEndian.Uint64(b))
+		return true
+	})
+	return id, err
 }
 
 func (x *indexFile) find(k contentKey) (id ID, err error) {

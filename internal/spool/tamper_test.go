@@ -100,25 +100,26 @@ func (sp *specimen) served(tb testing.TB) (ids []spool.ID, damage []spool.Damage
 func (sp *specimen) copy(from *durabletest.FS) spool.Options {
 	o := sp.options
 	to := durabletest.New()
-	var walk func(dir string)
-	walk = func(dir string) {
-		names, _ := from.ReadDir(dir)
-		for _, name := range names {
-			path := filepath.Join(dir, name)
-			if path == "/spool/index" {
-				continue
-			}
-			if b, err := durable.ReadFile(from, path, 1<<20); err == nil {
-				durable.WriteFile(to, path, b, 0o600)
-				continue
-			}
-			durable.MkdirAll(to, path, 0o700)
-			walk(path)
-		}
-	}
-	walk("/")
+	copyTree(from, to, "/", "/spool/index")
 	o.FS, sp.fs = to, from
 	return o
+}
+
+// copyTree copies a directory, without one in it.
+func copyTree(from, to *durabletest.FS, dir, without string) {
+	names, _ := from.ReadDir(dir)
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		if path == without {
+			continue
+		}
+		if b, err := durable.ReadFile(from, path, 1<<20); err == nil {
+			durable.WriteFile(to, path, b, 0o600)
+			continue
+		}
+		durable.MkdirAll(to, path, 0o700)
+		copyTree(from, to, path, without)
+	}
 }
 
 func TestVerify_Whole(t *testing.T) {
@@ -239,6 +240,26 @@ func TestVerify_Tampering(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
+		{"data taken without a removal", specimenMessages - 1, func(t *testing.T, sp *specimen, first, _ string) {
+			replace(t, sp.fs, first, spool.TakeData(contents(t, sp.fs, first), 2))
+		}},
+		{"a removal by a stranger", specimenMessages, func(t *testing.T, sp *specimen, _, _ string) {
+			path := newest(t, sp.fs)
+			replace(t, sp.fs, path, spool.ForgeRemoval(contents(t, sp.fs, path), sp.head, key(t, 66), 2, int64(len(sp.data[2]))))
+		}},
+		{"a removal of nothing", specimenMessages, func(t *testing.T, sp *specimen, _, _ string) {
+			path := newest(t, sp.fs)
+			replace(t, sp.fs, path, spool.ForgeRemoval(contents(t, sp.fs, path), sp.head, sp.options.Key, 1000, 5))
+		}},
+		{"a removal of another message", specimenMessages, func(t *testing.T, sp *specimen, _, _ string) {
+			path := newest(t, sp.fs)
+			replace(t, sp.fs, path, spool.ForgeRemoval(contents(t, sp.fs, path), sp.head, sp.options.Key, 2, 1))
+		}},
+		{"a header that claims more segments", specimenMessages - 1, func(t *testing.T, sp *specimen, first, _ string) {
+			b := bytes.Clone(contents(t, sp.fs, first))
+			b[23]++
+			replace(t, sp.fs, first, spool.Refit(b, 0))
+		}},
 		{"a foreign file", specimenMessages, func(t *testing.T, sp *specimen, _, _ string) {
 			replace(t, sp.fs, "/spool/log/1.seg", []byte("x"))
 		}},
@@ -316,6 +337,23 @@ func TestVerify_Fork(t *testing.T) {
 	replace(t, sp.fs, path, spool.Forge(contents(t, sp.fs, path), other, sp.options.Key, []byte("forked")))
 	if r := sp.verify(t); r.Err() == nil || !strings.Contains(r.Err().Error(), "another chain") {
 		t.Errorf("%v", r.Err())
+	}
+}
+
+// A message whose data is gone is no damage where the right key says that it was removed.
+func TestVerify_Removed(t *testing.T) {
+	sp := newSpecimen(t)
+	first, path := segments(t, sp.fs, "/spool")[0], newest(t, sp.fs)
+	replace(t, sp.fs, path, spool.ForgeRemoval(contents(t, sp.fs, path), sp.head, sp.options.Key, 2, int64(len(sp.data[2]))))
+	for range 2 {
+		r := sp.verify(t, sp.head)
+		if r.Err() != nil || r.Removed != 1 {
+			t.Errorf("%d removed, %v", r.Removed, r.Err())
+		}
+		if ids, damage := sp.served(t); len(ids) != specimenMessages-1 || damage != nil {
+			t.Errorf("serves %v, %v", ids, damage)
+		}
+		replace(t, sp.fs, first, spool.TakeData(contents(t, sp.fs, first), 2))
 	}
 }
 

@@ -19,6 +19,13 @@ func (w *walker) trust(seg *segment, size int64) bool {
 	if err != nil {
 		return false
 	}
+	highest, err := t.highest()
+	if len(gone) > 0 {
+		highest = max(highest, gone[len(gone)-1])
+	}
+	if err != nil || highest >= t.after.next || t.after.next < w.chain.next {
+		return false
+	}
 	removals, err := t.removals()
 	if err != nil {
 		return false
