@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -64,6 +65,9 @@ func build(name, env string, flags ...string) (string, error) {
 	if buildDir == "" {
 		return "", fmt.Errorf("building cmtpd: TestMain does not call cmtptest.Main")
 	}
+	if err := lookAtSources(); err != nil {
+		return "", fmt.Errorf("building cmtpd: %w", err)
+	}
 	path := filepath.Join(buildDir, name, "cmtpd")
 	args := append([]string{"build", "-o", path}, flags...)
 	if os.Getenv("GOCOVERDIR") != "" {
@@ -75,4 +79,22 @@ func build(name, env string, flags ...string) (string, error) {
 		return "", fmt.Errorf("building cmtpd: %w\n%s", err, out)
 	}
 	return path, nil
+}
+
+// lookAtSources looks at every file that cmtpd may be made of. The go command
+// takes a test's result from its cache unless a file has changed that the test
+// itself has looked at; it does not see what the build looks at.
+func lookAtSources() error {
+	mod, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return err
+	}
+	root := filepath.Dir(strings.TrimSpace(string(mod)))
+	for _, dir := range []string{"internal", "cmd"} {
+		err := filepath.Walk(filepath.Join(root, dir), func(_ string, _ os.FileInfo, err error) error { return err })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
