@@ -65,14 +65,15 @@ func TestServe_BackendDown(t *testing.T) {
 			c.str(t, version)
 
 			b := cmtptest.NewBackendAt(t, down.Addr, relays)
-			asked := "refuses to relay for strangers"
+			asked := `msg="the mail server behind refuses to relay for strangers"`
 			if relays {
-				asked = "relays for strangers"
+				asked = `msg="the mail server behind relays for strangers"`
 			}
 			// It is asked again when a session needs it, but not at once.
-			for !strings.Contains(d.Log(), asked) {
-				quit(t, d)
+			for put := true; put && !strings.Contains(d.Log(), asked); {
+				put = strings.HasPrefix(quit(t, d), later)
 			}
+			d.Line(t, asked)
 			if answer := quit(t, d); strings.HasPrefix(answer, later) != relays {
 				t.Errorf("once it was asked a session was answered %q", answer)
 			}
