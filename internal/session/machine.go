@@ -25,9 +25,6 @@ var (
 
 // A Directory tells whose a name is. account.Directory is one.
 type Directory interface {
-	// Domain returns the server's domain of that name; the empty name means the
-	// first. It fails for every other domain.
-	Domain(name string) (address.Domain, error)
 	// Resolve returns the account that takes mail for a name, nil where that is
 	// the server itself, or an error.
 	Resolve(name, domain string) (*account.Account, error)
