@@ -17,19 +17,17 @@ import (
 	"sync"
 	"time"
 
+	"cmtpd/internal/config"
+	"cmtpd/internal/limit"
 	"cmtpd/internal/netbuf"
 )
 
-// What a zero field of Config means.
-const (
-	DefaultMaxConnections      = 5000
-	DefaultMaxPerAddress       = 50
-	DefaultProxyTimeout        = 10 * time.Second
-	DefaultFirstCommandTimeout = 5 * time.Minute // RFC 5321 section 4.5.3.2.7
-)
+// defaultProxyTimeout has no key in the configuration: the header comes from a
+// machine of the operator's own, in its first segment.
+const defaultProxyTimeout = 10 * time.Second
 
 // A Config says how a Server treats connections. A zero limit or timeout means
-// its default, never "unlimited".
+// what package config has for it, never "unlimited".
 type Config struct {
 	// Hostname is the name in the greeting and in every refusal.
 	Hostname string
@@ -91,17 +89,18 @@ type Server struct {
 	stopping   bool
 	stopped    chan struct{} // closed when stopping becomes true
 	listeners  map[net.Listener]struct{}
-	conns      map[*Conn]netip.Addr // with the key in perAddress, if counted there
-	perAddress map[netip.Addr]int   // by capKey
+	conns      map[*Conn]netip.Prefix // with the key in perAddress, if counted there
+	perAddress map[netip.Prefix]int   // by limit.Prefix
 	stats      Stats
 }
 
 // New returns a Server that hands sessions to the two handlers.
 func New(cfg Config, smtp, cmtp Handler) *Server {
-	setDefault(&cfg.MaxConnections, DefaultMaxConnections)
-	setDefault(&cfg.MaxPerAddress, DefaultMaxPerAddress)
-	setDefault(&cfg.ProxyTimeout, DefaultProxyTimeout)
-	setDefault(&cfg.FirstCommandTimeout, DefaultFirstCommandTimeout)
+	limits := config.Default().Limits
+	setDefault(&cfg.MaxConnections, limits.MaxConnections)
+	setDefault(&cfg.MaxPerAddress, limits.MaxConnectionsPerAddress)
+	setDefault(&cfg.ProxyTimeout, defaultProxyTimeout)
+	setDefault(&cfg.FirstCommandTimeout, limits.CommandTimeout)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -112,8 +111,8 @@ func New(cfg Config, smtp, cmtp Handler) *Server {
 		greeting:   []byte("220 " + cfg.Hostname + " ESMTP CMTP ready\r\n"),
 		stopped:    make(chan struct{}),
 		listeners:  make(map[net.Listener]struct{}),
-		conns:      make(map[*Conn]netip.Addr),
-		perAddress: make(map[netip.Addr]int),
+		conns:      make(map[*Conn]netip.Prefix),
+		perAddress: make(map[netip.Prefix]int),
 	}
 	s.ctx, s.cut = context.WithCancel(context.Background())
 	return s
@@ -230,14 +229,14 @@ func (s *Server) admitClient(c *Conn) (ok bool) {
 
 // countAddress counts c for its client's address, unless that has as many
 // connections as it may. What has no IP address has no cap of its own.
-func (s *Server) countAddress(c *Conn) (key netip.Addr, ok bool) {
-	key = capKey(c.Client.Addr())
+func (s *Server) countAddress(c *Conn) (key netip.Prefix, ok bool) {
+	key = limit.Prefix(c.Client.Addr())
 	if !key.IsValid() {
 		return key, true
 	}
 	if s.perAddress[key] >= s.cfg.MaxPerAddress {
 		s.stats.RefusedAddress++
-		return netip.Addr{}, false
+		return netip.Prefix{}, false
 	}
 	s.perAddress[key]++
 	return key, true
@@ -254,16 +253,6 @@ func (s *Server) leave(c *Conn) {
 	}
 	delete(s.conns, c)
 	s.sessions.Done()
-}
-
-// capKey returns what one client can be told by: of IPv6 the first address of
-// its /64, since that is what one customer is given at least.
-func capKey(a netip.Addr) netip.Addr {
-	if a.Is4() {
-		return a
-	}
-	p, _ := a.Prefix(64) // of no address it makes none
-	return p.Addr()
 }
 
 // newID returns 8 letters and digits.
