@@ -30,7 +30,6 @@ import (
 // Errors for the person at the terminal.
 var (
 	ErrOwner    = errors.New("the data directory belongs to another user")
-	ErrDomain   = errors.New("the domain is not one of this server's")
 	ErrPassword = errors.New("the password is wrong")
 )
 
@@ -111,7 +110,7 @@ func (u *Users) Close() error {
 // Create makes an account for addr with a new key pair, sealed under password.
 func (u *Users) Create(addr address.Address, password []byte) (*account.Account, error) {
 	if !u.cfg.IsLocal(addr.Domain) {
-		return nil, fmt.Errorf("adding %s: %w; the configuration's domains are %v", addr, ErrDomain, u.cfg.Domains)
+		return nil, fmt.Errorf("adding %s: %w; the configuration's domains are %v", addr, account.ErrForeign, u.cfg.Domains)
 	}
 	key, err := crypt.GenerateKey()
 	if err != nil {

@@ -176,7 +176,7 @@ func openRing(t *testing.T, a *account.Account, password string) *xzibit.Keyring
 func TestUsers_Create_Refused(t *testing.T) {
 	u := openUsers(t, newConfig(t))
 	defer u.Close()
-	if _, err := u.Create(mustAddress("alice@other.example"), []byte("x")); !errors.Is(err, admin.ErrDomain) {
+	if _, err := u.Create(mustAddress("alice@other.example"), []byte("x")); !errors.Is(err, account.ErrForeign) {
 		t.Errorf("a foreign domain: %v", err)
 	}
 	if _, err := u.Create(alice, nil); !errors.Is(err, xzibit.ErrEmptyPassword) {
