@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -121,15 +120,12 @@ const maxConfig = 1 << 20
 
 // settings reads the configuration file; a missing one says nothing.
 func (h home) settings() (*settings, error) {
-	text, err := os.ReadFile(h.config)
+	text, err := durable.ReadFile(durable.OS, h.config, maxConfig)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &settings{}, nil
 	}
-	if err == nil && len(text) > maxConfig {
-		err = fmt.Errorf("it has more than %d bytes", maxConfig)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", h.config, err)
+		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
 	var s settings
 	meta, err := toml.Decode(string(text), &s)

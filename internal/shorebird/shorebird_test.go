@@ -248,7 +248,7 @@ func TestApp_Run_Config(t *testing.T) {
 		"BadServers":     {"[servers]\n\"example.org\" = \"x\"", failure, "is not HOST:PORT"},
 		"BadDomain":      {"[servers]\n\"no domain\" = " + quoted, failure, "no domain"},
 		"BadAccount":     {"account = \"bob\"", failure, "no @"},
-		"TooLarge":       {"#" + strings.Repeat("x", 1<<20), failure, "more than 1048576 bytes"},
+		"TooLarge":       {"#" + strings.Repeat("x", 1<<20), failure, "more than the limit of 1048576"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
