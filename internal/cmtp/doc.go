@@ -10,7 +10,11 @@
 // for its callers to say.
 package cmtp
 
-import "errors"
+import (
+	"errors"
+
+	"cmtpd/internal/crypt"
+)
 
 // Sizes of the wire, in bytes.
 const (
@@ -27,7 +31,7 @@ const (
 	MaxAttachments = 1 << 16
 	// SealOverhead is what a sealed box is longer than its plaintext: the
 	// shortest body or attachment of crypto system 1.
-	SealOverhead = 48
+	SealOverhead = crypt.Overhead
 )
 
 // Crypto systems that a message may name (protocol.md section 4).
