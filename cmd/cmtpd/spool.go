@@ -52,6 +52,9 @@ func spoolList() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if operator && len(argv) > 0 {
+				return fmt.Errorf("--operator and an ADDRESS are two mailboxes: name one (%w)", errUsage)
+			}
 			return withSpool(c, func(s *admin.Spool) error {
 				if operator {
 					return listMessages(c, s, s.Operator())
