@@ -139,6 +139,9 @@ func (d *daemon) listenMail(ctx context.Context) (addrs []net.Addr, err error) {
 		if errors.Is(err, syscall.EACCES) {
 			return fmt.Errorf("%w; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE", err)
 		}
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("%w; if it is the mail server's, move that to another one (smtp.backend)", err)
+		}
 		if err != nil {
 			return err
 		}
