@@ -7,11 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"testing"
 	"testing/iotest"
 
 	"cmtpd/internal/cmtp"
+	"cmtpd/internal/cmtptest"
 )
 
 // Every fuzz target has inputs to begin with.
@@ -58,18 +58,6 @@ func verdict(t *testing.T, err error) error {
 	}
 	t.Fatalf("an error that wraps none of the package's: %v", err)
 	return nil
-}
-
-// bounded fails the test when f allocates more than limit bytes.
-func bounded(t *testing.T, limit uint64, f func()) {
-	t.Helper()
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	f()
-	runtime.ReadMemStats(&after)
-	if used := after.TotalAlloc - before.TotalAlloc; used > limit {
-		t.Fatalf("%d bytes were allocated, the bound is %d", used, limit)
-	}
 }
 
 // FuzzParseCommand: a stream of commands gives the same verdicts one byte at a
@@ -127,7 +115,7 @@ func checkFirstVerdict(t *testing.T, in []byte) {
 func FuzzMessageReader(f *testing.F) {
 	buf := make([]byte, 4096)
 	f.Fuzz(func(t *testing.T, in []byte, limit uint64) {
-		bounded(t, 256<<10, func() {
+		cmtptest.Bounded(t, 256<<10, func() {
 			if m, err := cmtp.NewMessageReader(&source{Reader: bytes.NewReader(in)}, limit); err == nil {
 				for err == nil {
 					_, err = m.Read(buf)
@@ -169,7 +157,7 @@ func FuzzParseLayout(f *testing.F) {
 		var err error
 		// What a layout holds is in proportion to the message: an extent for
 		// every eight bytes, and what growing a slice of them costs.
-		bounded(t, 256<<10+16*uint64(len(in)), func() { l, err = cmtp.ParseLayout(r, r.Size()) })
+		cmtptest.Bounded(t, 256<<10+16*uint64(len(in)), func() { l, err = cmtp.ParseLayout(r, r.Size()) })
 		src := &source{Reader: bytes.NewReader(in)}
 		got, _, errRead := read(src, uint64(len(in)))
 		if err != nil {
@@ -205,7 +193,7 @@ func FuzzParseBody(f *testing.F) {
 		var b *cmtp.Body
 		var err error
 		// A copy of one byte, with its NUL, costs a string's header and the slice's growth.
-		bounded(t, 64<<10+64*uint64(len(in)), func() { b, err = cmtp.ParseBody(in) })
+		cmtptest.Bounded(t, 64<<10+64*uint64(len(in)), func() { b, err = cmtp.ParseBody(in) })
 		if err != nil {
 			if verdict(t, err) != cmtp.ErrBody {
 				t.Fatal(err)
@@ -232,7 +220,7 @@ func FuzzReplies(f *testing.F) {
 			src := &source{Reader: bytes.NewReader(in)}
 			var again []byte
 			var err error
-			bounded(t, 64<<10, func() { again, err = read(src) })
+			cmtptest.Bounded(t, 64<<10, func() { again, err = read(src) })
 			other := &source{Reader: iotest.OneByteReader(bytes.NewReader(in))}
 			again2, err2 := read(other)
 			if verdict(t, err2) != verdict(t, err) || other.taken != src.taken || !bytes.Equal(again2, again) {

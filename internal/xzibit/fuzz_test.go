@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"cmtpd/internal/cmtptest"
 	"cmtpd/internal/xzibit"
 )
 
@@ -26,13 +27,16 @@ func requireSeeds(f *testing.F) {
 }
 
 // FuzzCheck: what Check accepts has bounded length and re-encodes identically, and
-// ReadFrom takes exactly that from a stream.
+// ReadFrom takes exactly that from a stream. Whatever a stream announces, no more
+// than the longest xzibit is held.
 func FuzzCheck(f *testing.F) {
 	requireSeeds(f)
 	f.Fuzz(func(t *testing.T, x []byte) {
 		err := xzibit.Check(x)
 		r := bytes.NewReader(append(bytes.Clone(x), "behind"...))
-		read, readErr := xzibit.ReadFrom(r)
+		var read []byte
+		var readErr error
+		cmtptest.Bounded(t, xzibit.MaxSize+64<<10, func() { read, readErr = xzibit.ReadFrom(r) })
 		if readErr == nil && xzibit.Check(read) != nil {
 			t.Fatalf("read %x, which is not acceptable", read)
 		}
