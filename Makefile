@@ -31,13 +31,16 @@ peers: ## install the programs that the tests talk to (Debian, as root)
 
 test: peers build ## run all tests, with the race detector, in both builds
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
-	CGO_ENABLED=1 $(GO) test -tags sodium ./internal/crypt/... ./internal/xzibit/...
+	@if [ "$$CI" = true ] || pkg-config --exists libsodium; then \
+	  CGO_ENABLED=1 $(GO) test -tags sodium ./internal/crypt/... ./internal/xzibit/...; \
+	else echo "LEFT OUT: the comparison with libsodium, which is not installed"; fi
 	$(MAKE) --no-print-directory fuzz FUZZTIME=1500x
 
 check: ## gofmt, vet, staticcheck, and govulncheck where its database can be reached
 	@unformatted=$$(gofmt -l cmd internal); [ -z "$$unformatted" ] || { echo "not gofmt-ed: $$unformatted"; exit 1; }
 	$(GO) vet ./...
-	CGO_ENABLED=1 $(GO) vet -tags sodium ./...
+	@if [ "$$CI" = true ] || pkg-config --exists libsodium; then CGO_ENABLED=1 $(GO) vet -tags sodium ./...; \
+	else echo "LEFT OUT: go vet with libsodium, which is not installed"; fi
 	$(GO) tool staticcheck ./...
 	@out=$$($(GO) tool govulncheck ./... 2>&1); code=$$?; \
 	if [ $$code -ne 0 ] && echo "$$out" | grep -qE 'dial|lookup|fetching vulnerabilities|no such host|timeout'; then \
