@@ -199,11 +199,14 @@ func TestConn_ServerKey(t *testing.T) {
 // time is for the whole exchange.
 func TestConn_ServerKey_Dripping(t *testing.T) {
 	s := clienttest.NewServer(t)
+	public := s.Key.Public()
+	reply := cmtp.AppendKey(nil, public, s.Key.Sign(public[:]))
 	s.Answer = func(c *clienttest.Conn, cmd cmtp.Command) (bool, error) {
 		every := time.NewTicker(short)
 		defer every.Stop()
-		for range every.C {
-			if _, err := c.Write([]byte{0}); err != nil {
+		for i := range reply {
+			<-every.C
+			if _, err := c.Write(reply[i : i+1]); err != nil {
 				return true, err
 			}
 		}
