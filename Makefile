@@ -6,7 +6,7 @@ export CGO_ENABLED = 0
 GO       = go
 LDFLAGS  = -s -w
 FUZZTIME = 10s
-PEERS    = libsodium-dev pkg-config gcc libc6-dev postfix swaks haproxy
+PEERS    = libsodium-dev pkg-config gcc libc6-dev postfix swaks libnet-ssleay-perl haproxy
 
 .PHONY: help build test check fuzz demo bench peers clean
 
