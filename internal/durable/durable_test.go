@@ -241,6 +241,33 @@ func TestFS_Crash(t *testing.T) {
 	}
 }
 
+// A crash tears a write at any place, and where the file was long enough also in the middle.
+func TestFS_Crash_Torn(t *testing.T) {
+	found := make(map[string]bool)
+	for seed := range uint64(200) {
+		fsys := durabletest.New()
+		f, err := fsys.Create("/file", 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.WriteAt(bytes.Repeat([]byte("a"), 1536), 0)
+		if err := errors.Join(f.Sync(), fsys.SyncDir("/")); err != nil {
+			t.Fatal(err)
+		}
+		f.WriteAt(bytes.Repeat([]byte("b"), 1536), 0)
+		after := contents(fsys.Crash(rand.New(rand.NewPCG(seed, 0))), "/file")
+		if len(after) != 1536 {
+			t.Fatalf("%d bytes", len(after))
+		}
+		found[string([]byte{after[0], after[512], after[1024]})] = true
+	}
+	for _, want := range []string{"aaa", "baa", "aba", "aab", "bab", "bbb"} {
+		if !found[want] {
+			t.Errorf("no crash left %q", want)
+		}
+	}
+}
+
 // TestFS_FailedFlush shows that a flush which succeeds after one that failed does not
 // bring back what that one lost.
 func TestFS_FailedFlush(t *testing.T) {

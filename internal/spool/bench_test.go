@@ -13,15 +13,15 @@ import (
 	"cmtpd/internal/spool"
 )
 
-// BenchmarkStore compares, on the same disk and in the same run: the spool; one file for each
-// message, flushed and renamed ("files"); and a bare log with shared flushes that neither hashes,
+// BenchmarkStore compares, on the same disk and in the same run: the spool; the same
+// without segments that are written ahead ("append"); one file for each message, flushed and renamed ("files"); and a bare log with shared flushes that neither hashes,
 // signs nor indexes ("bare"). It is run with -benchtime as a number of messages.
 func BenchmarkStore(b *testing.B) {
 	for _, load := range []struct{ writers, size int }{{1, 4 << 10}, {64, 4 << 10}, {8, 1 << 20}} {
 		for _, store := range []struct {
 			name string
 			open func(*testing.B) func(n uint64, data []byte) error
-		}{{"spool", benchSpool}, {"bare", benchBare}, {"files", benchFiles}} {
+		}{{"spool", benchAhead}, {"append", benchAppend}, {"bare", benchBare}, {"files", benchFiles}} {
 			b.Run(fmt.Sprintf("writers=%d/size=%dK/%s", load.writers, load.size>>10, store.name), func(b *testing.B) {
 				benchStore(b, load.writers, load.size, store.open(b))
 			})
@@ -50,8 +50,17 @@ func benchStore(b *testing.B, writers, size int, store func(n uint64, data []byt
 	wg.Wait()
 }
 
-func benchSpool(b *testing.B) func(uint64, []byte) error {
-	s := open(b, b.TempDir(), options(b))
+func benchAhead(b *testing.B) func(uint64, []byte) error  { return benchSpool(b, false) }
+func benchAppend(b *testing.B) func(uint64, []byte) error { return benchSpool(b, true) }
+
+// benchSpool begins with a segment that is written ahead, if there is to be any.
+func benchSpool(b *testing.B, noSpare bool) func(uint64, []byte) error {
+	o := options(b)
+	o.NoSpare = noSpare
+	s := open(b, b.TempDir(), o)
+	for i := range 300 { // more than a segment
+		mustStore(b, s, box(1), text(i, 250<<10))
+	}
 	before := s.Head().Number
 	b.Cleanup(func() {
 		if b.N > 1 {

@@ -5,15 +5,17 @@ import (
 	"path/filepath"
 )
 
-// clean removes what does not belong to the spool any more, or never did: temporary
-// files, superseded segments, index files of segments that were rewritten, and large files
+// clean removes what does not belong to the spool any more, or never did: temporary and
+// spare files, superseded segments, index files of segments that were rewritten, and large files
 // that no message names. Where the log is damaged segments and large files stay, since
 // their records may be what was lost.
 //
-//	unlink  tmp/<name>, index/<name>, log/<sequence>.seg, large/<name>
+//	unlink  tmp/<name>, spare/<name>, index/<name>, log/<sequence>.seg, large/<name>
 func (s *Spool) clean(w *walker) error {
-	if err := s.removeAll("tmp", func(string) bool { return true }); err != nil {
-		return err
+	for _, dir := range []string{"tmp", "spare"} {
+		if err := s.removeAll(dir, func(string) bool { return true }); err != nil {
+			return err
+		}
 	}
 	current := make(map[string]bool)
 	for _, seg := range s.chain.index.segments {

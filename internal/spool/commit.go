@@ -316,6 +316,9 @@ func (s *Spool) write(b *batch) error {
 	for i := range b.records {
 		b.records[i].offset += seg.size
 	}
+	if !s.options.NoSpare {
+		s.spare.earn(int64(len(b.buf)), s.spareStep())
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	seg.size += int64(len(b.buf))

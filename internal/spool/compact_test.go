@@ -172,10 +172,10 @@ func TestSpool_Compact(t *testing.T) {
 		t.Errorf("%d bytes in %d segments are left of %d in %d", now, s.Stats().Segments, space, segs)
 	}
 	l.verify(t, len(l.data), len(ids), kept, s.Head())
+	s.Close()
 	if n := len(names(t, l.fs, "/spool/index")); n != s.Stats().Segments-1 {
 		t.Errorf("%d index files for %d segments", n, s.Stats().Segments)
 	}
-	s.Close()
 	for _, lose := range []bool{false, true} {
 		if lose {
 			for _, path := range l.indexFiles(t) {

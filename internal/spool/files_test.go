@@ -60,3 +60,10 @@ func leave(tb testing.TB, fsys durable.FS, paths ...string) {
 		replace(tb, fsys, p, []byte("leftover"))
 	}
 }
+
+// mentions says whether a segment's generation stands behind an offset.
+func mentions(tb testing.TB, fsys durable.FS, path string, offset int64) bool {
+	tb.Helper()
+	b := contents(tb, fsys, path)
+	return bytes.Contains(b[offset:], b[24:32])
+}

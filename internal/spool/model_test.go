@@ -176,6 +176,7 @@ func (m *model) check(t *rapid.T) {
 func TestSpool_Model(t *testing.T) {
 	o := options(t)
 	o.SegmentSize, o.LargeThreshold, o.CompactRate = 4<<10, 1500, -1
+	o.NoSpare = false
 	rapid.Check(t, func(t *rapid.T) {
 		m := &model{fs: durabletest.New(), options: o}
 		m.open(t)

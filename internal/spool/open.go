@@ -27,6 +27,7 @@ type Spool struct {
 	budget   budget
 	queue    queue
 	keeper   keeper
+	spare    spare
 	// compacting is held by the one compaction at a time.
 	compacting sync.Mutex
 
@@ -54,12 +55,14 @@ func Open(dir string, o Options) (*Spool, error) {
 	s.budget.limit = o.MemoryBudget
 	s.queue.init()
 	s.keeper.init()
+	s.spare.init()
 	if err := s.open(); err != nil {
 		s.release()
 		return nil, fmt.Errorf("open spool %s: %w", dir, err)
 	}
 	go s.committer()
 	go s.keep()
+	go s.prewrite()
 	return s, nil
 }
 
@@ -95,7 +98,7 @@ func (s *Spool) path(elem ...string) string {
 }
 
 func (s *Spool) open() (err error) {
-	for _, d := range []string{"", "log", "large", "index", "tmp"} {
+	for _, d := range []string{"", "log", "large", "index", "spare", "tmp"} {
 		if err := durable.MkdirAll(s.fs, s.path(d), 0o700); err != nil {
 			return err
 		}
@@ -157,7 +160,7 @@ func (s *Spool) recover() (*walker, error) {
 // dropped pages: then the kernel shows a commit that is not on disk. Only the last can be such a
 // one, so it is written again, and flushed before anybody can rely on it.
 //
-//	ftruncate  log/<sequence>.seg   only where there is a torn tail
+//	ftruncate  log/<sequence>.seg   only where there is a torn tail, or room behind damage
 //	pwrite     log/<sequence>.seg   the last batch and its commit, as they were read
 //	fdatasync  log/<sequence>.seg
 //	fsync      log/
@@ -180,11 +183,13 @@ func (s *Spool) resume(w *walker) error {
 	return err
 }
 
-// settleLast cuts the torn tail and makes the last commit durable.
+// settleLast cuts the torn tail, and the room of a segment that another will follow, and makes the last commit durable.
 func (s *Spool) settleLast(w *walker) error {
 	newest := s.chain.index.newest()
 	if w.torn > 0 {
 		s.log.Warn("cutting off a torn tail", "segment", newest.sequence, "offset", newest.size, "bytes", w.torn)
+	}
+	if w.torn > 0 || newest.dirty {
 		if err := s.change(newest, func(f durable.File) error { return f.Truncate(newest.size) }); err != nil {
 			return err
 		}
@@ -216,12 +221,6 @@ func (s *Spool) change(seg *segment, do func(durable.File) error) error {
 }
 
 // roll begins a new segment.
-//
-//	open       tmp/<name>   O_CREAT|O_EXCL
-//	pwrite     tmp/<name>   header
-//	fdatasync  tmp/<name>
-//	rename     tmp/<name>   log/<sequence>.seg
-//	fsync      log/
 func (s *Spool) roll() error {
 	h := header{sequence: 1, generation: newGeneration(), before: s.chain.head, key: s.options.Key.Public()}
 	var before *segment
@@ -232,20 +231,15 @@ func (s *Spool) roll() error {
 	h.last = h.sequence
 	name := filepath.Join("log", segmentName(h.sequence))
 	seg := &segment{path: s.path(name), name: name, header: h, size: headerSize, table: newMemory()}
-	tmp := s.path("tmp", durable.RandomName())
-	if err := durable.WriteNew(s.fs, tmp, h.append(nil), 0o600); err != nil {
-		return fmt.Errorf("%w: %w", ErrNoRoom, err)
-	}
-	if err := durable.Publish(s.fs, tmp, seg.path); err != nil {
+	if err := s.cutRoom(before); err != nil {
 		return err
 	}
-	f, err := s.fs.OpenWrite(seg.path)
+	f, err := s.newSegmentFile(seg)
 	if err != nil {
 		return err
 	}
 	if s.active != nil {
-		// Its bytes are durable already.
-		s.active.Close()
+		s.active.Close() // its bytes are durable already
 	}
 	s.active = f
 	s.mu.Lock()
@@ -293,12 +287,16 @@ func (s *Spool) Close() error {
 	s.queue.close()
 	<-s.queue.drained
 	s.keeper.stop()
+	s.spare.stop()
 	return s.release()
 }
 
 func (s *Spool) release() (err error) {
+	s.spare.mu.Lock()
+	err = s.dropSpare()
+	s.spare.mu.Unlock()
 	if s.active != nil {
-		err = s.active.Close()
+		err = errors.Join(err, s.active.Close())
 	}
 	if s.lock != nil {
 		err = errors.Join(err, s.lock.Close())

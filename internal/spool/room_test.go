@@ -20,7 +20,7 @@ func TestWriter_Commit_NoRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	fs := durabletest.New()
-	s, err := spool.Open("/spool", spool.Options{FS: fs, Key: key, Identity: key, SegmentSize: 4 << 10})
+	s, err := spool.Open("/spool", spool.Options{FS: fs, Key: key, Identity: key, SegmentSize: 4 << 10, NoSpare: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -141,6 +141,7 @@ type Options struct {
 	SegmentSize    int64 // bytes; 64 MiB if 0, 4 KiB to 2 GiB
 	LargeThreshold int64 // bytes from which a message has its own file; 256 KiB if 0, at most 4 MiB
 	MemoryBudget   int64 // bytes that all writers together hold; 64 MiB if 0
+	NoSpare        bool  // segments are not written ahead
 	CompactRate    int64 // bytes a second that compaction in the background reads; 16 MiB if 0, none if negative
 	BatchSize      int64 // bytes that one flush carries, unless a single message is longer, and that the committer keeps; 4 MiB if 0
 }

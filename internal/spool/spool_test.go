@@ -28,7 +28,7 @@ func key(tb testing.TB, n byte) *crypt.PrivateKey {
 }
 
 func options(tb testing.TB) spool.Options {
-	return spool.Options{FS: durable.OS, Key: key(tb, 1), Identity: key(tb, 2)}
+	return spool.Options{FS: durable.OS, Key: key(tb, 1), Identity: key(tb, 2), NoSpare: true}
 }
 
 func open(tb testing.TB, dir string, o spool.Options) *spool.Spool {

@@ -3,16 +3,19 @@ package spool
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"maps"
 	"path/filepath"
 	"slices"
+
+	"cmtpd/internal/durable"
 )
 
 // trust takes a segment over from its index file instead of walking it, if there is one
 // that fits.
 func (w *walker) trust(seg *segment, size int64) bool {
 	t, err := openIndex(w.fs, w.dir, seg)
-	if err != nil || t.end != size || t.after.head.Number <= seg.before.Number {
+	if err != nil || t.end > size || t.after.head.Number <= seg.before.Number {
 		return false
 	}
 	gone, err := t.gone()
@@ -139,5 +142,17 @@ func (w *walker) moved() (bool, error) {
 	}
 	defer f.Close()
 	size, err := f.Size()
-	return size != newest.size+w.torn, err
+	if err != nil {
+		return false, err
+	}
+	tail, err := readTail(f, newest.size)
+	return size != w.size || tail != w.tail, err
+}
+
+// readTail returns what a log shows where its last commit ends.
+func readTail(f durable.File, at int64) (tail [frameSize]byte, err error) {
+	if _, err = f.ReadAt(tail[:], at); err == io.EOF {
+		err = nil
+	}
+	return tail, err
 }

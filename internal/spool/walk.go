@@ -54,6 +54,8 @@ type walker struct {
 	suspects   map[ID]Damage   // large files that are not right; no damage if their messages were removed
 	gone       idSet           // without data, and no removal seen yet
 	torn       int64           // bytes after the last commit of the last segment
+	size       int64           // of the last segment's file
+	tail       [frameSize]byte // what follows the last commit
 	last       *held           // the newest that was applied, in a segment that was walked
 	err        error           // of a table on disk
 
@@ -171,8 +173,7 @@ func (w *walker) segment(ctx context.Context, s *scanner, seg *segment, last boo
 		}
 	}
 	seg.size = size
-	w.end(seg, size, last)
-	return nil
+	return w.end(f, seg, size, last)
 }
 
 // before returns the segment that was read before, if any.
@@ -415,19 +416,13 @@ func (w *walker) apply() {
 	}
 }
 
-// end closes a segment. What follows its last commit is a torn tail in the last
-// segment, and damage in any other.
-func (w *walker) end(seg *segment, size int64, last bool) {
+// end closes a segment. What follows the last commit of the last one is room, if it does not
+// mention the segment, and else a torn tail. In any other segment it is damage.
+func (w *walker) end(f durable.File, seg *segment, size int64, last bool) error {
 	records, skipped := w.records, w.skipped
 	w.records, w.skipped = nil, false
 	if last {
-		from := w.start
-		if w.held != nil {
-			from, w.held = w.held.start, nil
-		}
-		w.torn = size - from
-		seg.size = from
-		return
+		return w.endLast(f, seg, size)
 	}
 	if len(records) > 0 || skipped {
 		w.settle()
@@ -438,6 +433,24 @@ func (w *walker) end(seg *segment, size int64, last bool) {
 	if w.sealed != nil && w.held == nil && !seg.dirty && !w.suspected(seg) {
 		w.sealed(seg)
 	}
+	return nil
+}
+
+func (w *walker) endLast(f durable.File, seg *segment, size int64) (err error) {
+	seg.size = w.start
+	if w.held != nil {
+		seg.size, w.held = w.held.start, nil
+	}
+	mentioned, err := mentions(f, seg.generation, seg.size, size)
+	if err != nil {
+		return err
+	}
+	if mentioned {
+		w.torn = size - seg.size
+	}
+	w.size = size
+	w.tail, err = readTail(f, seg.size)
+	return err
 }
 
 // largeFile says what is wrong with a large message's file, if anything.

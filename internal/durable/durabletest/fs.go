@@ -103,7 +103,8 @@ func (f *FS) Calls() int {
 }
 
 // Crash cuts the power. It returns what is found after it: all that was flushed, and,
-// if r is not nil, of what was not a prefix of r's choice for each file and directory.
+// if r is not nil, of what was not a prefix of r's choice for each file and directory, and some
+// sectors of the write that comes next.
 // The old file system only fails from then on.
 func (f *FS) Crash(r *rand.Rand) *FS {
 	f.mu.Lock()
@@ -140,9 +141,9 @@ func (n *node) afterCrash(r *rand.Rand, done map[*node]*node) *node {
 				c.synced = w.apply(c.synced)
 			}
 			if keep < len(n.pending) && !n.pending[keep].cut {
-				torn := n.pending[keep]
-				torn.data = torn.data[:r.IntN(len(torn.data)+1)]
-				c.synced = torn.apply(c.synced)
+				for _, w := range n.pending[keep].tear(r) {
+					c.synced = w.apply(c.synced)
+				}
 			}
 		}
 		c.live = slices.Clone(c.synced)
@@ -169,6 +170,24 @@ func apply(names map[string]*node, ops []naming) {
 			names[op.name] = op.node
 		}
 	}
+}
+
+// sector is what a disk writes as a whole or not at all, in bytes.
+const sector = 512
+
+// tear returns what of a write reached the disk: its beginning, or sectors in no order.
+func (w write) tear(r *rand.Rand) (parts []write) {
+	if r.IntN(2) == 0 {
+		return []write{{data: w.data[:r.IntN(len(w.data)+1)], offset: w.offset}}
+	}
+	for len(w.data) > 0 {
+		n := min(int64(len(w.data)), sector-w.offset%sector)
+		if r.IntN(2) == 0 {
+			parts = append(parts, write{data: w.data[:n], offset: w.offset})
+		}
+		w.data, w.offset = w.data[n:], w.offset+n
+	}
+	return parts
 }
 
 func (w write) apply(b []byte) []byte {
