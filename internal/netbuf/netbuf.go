@@ -14,8 +14,9 @@ import (
 
 // Size is the length of a buffer in bytes, and so the most unread bytes that a
 // Reader can hold. It is larger than anything that has to lie in memory as a
-// whole before it is understood (protocol.md sections 1 and 3).
-const Size = 4096
+// whole before it is understood (protocol.md sections 1 and 3), and than a short letter, which
+// one system call reads then.
+const Size = 8192
 
 // ErrFull is what Fill returns when Size bytes are unread already.
 var ErrFull = errors.New("netbuf: the buffer is full")

@@ -44,7 +44,7 @@ func newPump(client, backend net.Conn, fromClient, fromBackend *netbuf.Reader) *
 // both directions end.
 func (p *pump) copy(to net.Conn, in *netbuf.Reader) {
 	defer in.Release()
-	buf := make([]byte, 8*netbuf.Size)
+	buf := make([]byte, 4*netbuf.Size)
 	for {
 		n, err := in.Read(buf)
 		if n > 0 {

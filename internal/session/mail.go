@@ -132,6 +132,9 @@ func (s *session) broken(src *pacedReader, h *cmtp.Header, reason error) error {
 // fate tells the log and the observer what became of a message.
 func (s *session) fate(level slog.Level, o Outcome, src *pacedReader, h *cmtp.Header, key string, value any) {
 	s.cfg.Observer.Message(o, src.total)
+	if !s.cfg.Log.Enabled(context.Background(), level) {
+		return // making the line costs more than most of the rest
+	}
 	s.log().Log(context.Background(), level, "message "+string(o), key, value, "bytes", src.total,
 		"to", shown(h.DestinationAccount, h.DestinationDomain), "from", shown(h.SourceAccount, h.SourceDomain))
 }
