@@ -114,7 +114,8 @@ type batch struct {
 	buf     []byte
 	leaves  []byte
 	records []record
-	next    ID // after the batch
+	large   bool // it has a large message
+	next    ID   // after the batch
 	waiting []waiting
 	pending map[contentKey]ID // messages in this batch
 	removed map[ID]bool       // by this batch
@@ -190,7 +191,7 @@ func (s *Spool) commit(b *batch, requests []*request) {
 
 func (b *batch) reset(next ID) {
 	b.buf, b.leaves, b.records, b.waiting = b.buf[:0], b.leaves[:0], b.records[:0], b.waiting[:0]
-	b.next = next
+	b.large, b.next = false, next
 	clear(b.pending)
 	clear(b.removed)
 }
@@ -239,6 +240,7 @@ func (s *Spool) fill(b *batch, requests []*request) {
 		if !r.message.large {
 			data = r
 		}
+		b.large = b.large || r.message.large
 		b.add(generation, record{kind: r.message.kind(), message: r.message}, b.head, data)
 		if data != nil {
 			from := len(b.buf)
@@ -295,6 +297,7 @@ func (s *Spool) known(e *Entry) (stored Stored, ok bool, err error) {
 // write seals a batch that is not empty with a commit, makes it durable, and
 // applies it.
 //
+//	fsync      large/                where the batch has a large message
 //	pwrite     log/<sequence>.seg   batch and commit
 //	fdatasync  log/<sequence>.seg
 func (s *Spool) write(b *batch) error {
@@ -307,6 +310,11 @@ func (s *Spool) write(b *batch) error {
 	b.buf = appendFrame(b.buf, seg.generation, kindCommit, 0, c.append(make([]byte, 0, commitHead)),
 		len(b.leaves), crc32.Checksum(b.leaves, castagnoli))
 	b.buf = append(b.buf, b.leaves...)
+	if b.large {
+		if err := s.fs.SyncDir(s.path("large")); err != nil {
+			return err
+		}
+	}
 	if _, err := s.active.WriteAt(b.buf, seg.size); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"cmtpd/internal/durable"
 	"cmtpd/internal/durable/durabletest"
 	"cmtpd/internal/spool"
 )
@@ -21,6 +22,7 @@ type trial struct {
 	taken map[string]bool // whose removal was tried: they may be there or not
 	gone  map[string]bool // whose removal was acknowledged
 	head  spool.Head
+	short bool  // of memory
 	bad   error // a promise that was broken
 }
 
@@ -77,10 +79,13 @@ func (tr *trial) remove(s *spool.Spool, data []byte) {
 }
 
 // faultOptions make a small workload pass through every path: several segments, large files,
-// and messages that wait on disk because memory is short.
-func faultOptions(tb testing.TB, fsys *durabletest.FS) spool.Options {
+// and, where memory is short, messages that wait on disk.
+func faultOptions(tb testing.TB, fsys *durabletest.FS, short bool) spool.Options {
 	o := options(tb)
 	o.FS, o.SegmentSize, o.LargeThreshold, o.MemoryBudget = fsys, 4<<10, 2000, 4<<10
+	if !short {
+		o.MemoryBudget = 2 * durable.StreamBuffer
+	}
 	o.NoSpare = false
 	o.CompactRate = -1 // when the workload says
 	return o
@@ -88,7 +93,7 @@ func faultOptions(tb testing.TB, fsys *durabletest.FS) spool.Options {
 
 // workload opens a spool, stores, and closes it, and goes on after errors.
 func (tr *trial) workload(tb testing.TB, fsys *durabletest.FS) {
-	s, err := spool.Open("/spool", faultOptions(tb, fsys))
+	s, err := spool.Open("/spool", faultOptions(tb, fsys, tr.short))
 	if err != nil {
 		return
 	}
@@ -126,7 +131,7 @@ func (tr *trial) check(tb testing.TB, fsys *durabletest.FS) error {
 	if tr.bad != nil {
 		return tr.bad
 	}
-	o := faultOptions(tb, fsys)
+	o := faultOptions(tb, fsys, tr.short)
 	s, err := spool.Open("/spool", o)
 	if err != nil {
 		return err
@@ -206,6 +211,7 @@ func TestSpool_Faults(t *testing.T) {
 					return fault
 				})
 				tr := newTrial()
+				tr.short = (n+int(seed))%2 == 0
 				tr.workload(t, fsys)
 				var r *rand.Rand
 				if seed > 1 {
@@ -255,7 +261,7 @@ func TestSpool_FaultsAtOpen(t *testing.T) {
 				reached = true
 				return fault
 			})
-			if s, err := spool.Open("/spool", faultOptions(t, fsys)); err == nil {
+			if s, err := spool.Open("/spool", faultOptions(t, fsys, true)); err == nil {
 				s.Close()
 			}
 			after := fsys.Crash(rand.New(rand.NewPCG(uint64(n), 0)))
@@ -284,7 +290,7 @@ func TestSpool_PowerCuts(t *testing.T) {
 				}
 				return durabletest.Before // and so does every call that follows
 			})
-			if s, err := spool.Open("/spool", faultOptions(t, fsys)); err == nil {
+			if s, err := spool.Open("/spool", faultOptions(t, fsys, true)); err == nil {
 				var wg sync.WaitGroup
 				for range 8 {
 					n, m := r.IntN(200), r.IntN(200)
@@ -308,7 +314,7 @@ func TestSpool_PowerCuts(t *testing.T) {
 // TestSpool_TornTail cuts the last batch at every length, as a crash may.
 func TestSpool_TornTail(t *testing.T) {
 	fsys := durabletest.New()
-	o := faultOptions(t, fsys)
+	o := faultOptions(t, fsys, true)
 	o.SegmentSize = 1 << 20
 	s := open(t, "/spool", o)
 	first := mustStore(t, s, box(1), text(1, 300))

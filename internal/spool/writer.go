@@ -58,9 +58,10 @@ type Writer struct {
 	size   int64
 	chunks []*chunk
 	file   durable.File
-	name   string // of file, in tmp/
-	offset int64  // bytes written to file
-	err    error  // sticky
+	name   string          // of file, in tmp/
+	stream *durable.Stream // into file; nil for a small message, and where memory is short
+	offset int64           // bytes written to file without stream
+	err    error           // sticky
 }
 
 // NewWriter begins a message. It takes nothing that Commit or Abort would have to
@@ -99,6 +100,9 @@ func (w *Writer) store(p []byte) (int, error) {
 		if err := w.spill(); err != nil {
 			return 0, err
 		}
+	}
+	if w.stream != nil {
+		return w.stream.Write(p)
 	}
 	if n := len(w.chunks); n > 0 {
 		if c := w.chunks[n-1]; c.used < len(c.buf) {
@@ -151,28 +155,61 @@ func (w *Writer) free(n int) {
 	}
 }
 
-// spill moves the message to a temporary file and keeps one chunk, if it has any.
+// spill moves the message to a temporary file. A large one goes on through a stream; any other
+// keeps one chunk, if it has any.
 func (w *Writer) spill() (err error) {
 	w.name = durable.RandomName()
 	if w.file, err = w.s.fs.Create(w.s.path("tmp", w.name), 0o600); err != nil {
 		return err
 	}
+	keep := 1
+	if w.size >= w.s.options.LargeThreshold && w.s.budget.take(durable.StreamBuffer) {
+		w.stream, keep = durable.NewStream(w.file), 0
+	}
 	err = w.flush()
-	w.free(1)
+	w.free(keep)
 	return err
 }
 
 // flush writes all chunks to the file.
 func (w *Writer) flush() error {
 	for _, c := range w.chunks {
-		n, err := w.file.WriteAt(c.buf[:c.used], w.offset)
-		w.offset += int64(n)
-		if err != nil {
+		if err := w.put(c.buf[:c.used]); err != nil {
 			return err
 		}
 		c.used = 0
 	}
 	return nil
+}
+
+func (w *Writer) put(p []byte) error {
+	if w.stream != nil {
+		_, err := w.stream.Write(p)
+		return err
+	}
+	n, err := w.file.WriteAt(p, w.offset)
+	w.offset += int64(n)
+	return err
+}
+
+// finish brings all of the message into the file.
+func (w *Writer) finish() error {
+	err := w.flush()
+	if err == nil && w.stream != nil {
+		err = w.stream.Finish()
+	}
+	w.release()
+	return err
+}
+
+// release gives all memory back.
+func (w *Writer) release() {
+	w.free(0)
+	if w.stream != nil {
+		w.stream.Abort()
+		w.stream = nil
+		w.s.budget.give(durable.StreamBuffer)
+	}
 }
 
 // Commit stores the message. When it returns without an error the message is durable,
@@ -200,10 +237,9 @@ func (w *Writer) Commit(ctx context.Context, e Entry) (Stored, error) {
 	r := &request{writer: w, crc: w.crc, answer: make(chan answer, 1), message: message{entry: e, size: w.size}}
 	w.sum.Sum(r.message.sha256[:0])
 	if w.file != nil {
-		if err := w.flush(); err != nil {
+		if err := w.finish(); err != nil {
 			return Stored{}, fmt.Errorf("spool: %w", err)
 		}
-		w.free(0)
 	}
 	if w.size >= w.s.options.LargeThreshold {
 		return w.commitLarge(ctx, r)
@@ -211,11 +247,11 @@ func (w *Writer) Commit(ctx context.Context, e Entry) (Stored, error) {
 	return w.s.submit(ctx, r)
 }
 
-// commitLarge makes the file durable under its final name, then has a record name it.
+// commitLarge makes the file's bytes durable and gives it its final name, then has a record
+// name it. The committer makes the names of all large messages of its batch durable at once.
 //
 //	fdatasync  tmp/<name>
 //	rename     tmp/<name>   large/<name>
-//	fsync      large/
 func (w *Writer) commitLarge(ctx context.Context, r *request) (Stored, error) {
 	s := w.s
 	if stored, ok, err := s.known(&r.message.entry); ok || err != nil {
@@ -228,14 +264,14 @@ func (w *Writer) commitLarge(ctx context.Context, r *request) (Stored, error) {
 	if err := w.file.Sync(); err != nil {
 		return Stored{}, s.fail(err)
 	}
+	path := s.path("large", w.name)
+	if err := s.fs.Rename(s.path("tmp", w.name), path); err != nil {
+		return Stored{}, fmt.Errorf("spool: %w", err) // wherever it is, no record names it
+	}
 	err := w.file.Close()
 	w.file = nil // from here on the log decides what becomes of it
-	path := s.path("large", w.name)
-	if err == nil {
-		err = durable.Publish(s.fs, s.path("tmp", w.name), path)
-	}
 	if err != nil {
-		return Stored{}, s.fail(err)
+		return Stored{}, fmt.Errorf("spool: %w", err)
 	}
 	stored, err := s.submit(ctx, r)
 	if stored.Duplicate || (err != nil && !errors.Is(err, ErrFailed)) {
@@ -271,7 +307,7 @@ func (w *Writer) Abort() {
 	if w.err == nil {
 		w.err = ErrDone
 	}
-	w.free(0)
+	w.release()
 	if w.file == nil {
 		return
 	}
