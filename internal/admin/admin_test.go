@@ -14,6 +14,7 @@ import (
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
 	"cmtpd/internal/admin"
+	"cmtpd/internal/cmtptest"
 	"cmtpd/internal/config"
 	"cmtpd/internal/control"
 	"cmtpd/internal/crypt"
@@ -242,7 +243,7 @@ func TestOpenUsers_Damaged(t *testing.T) {
 // Nobody leaves files in another user's data directory, root not either.
 func TestOpenUsers_AnothersData(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("LEFT OUT: only root can give a directory to another user")
+		cmtptest.LeaveOut(t, "only root can give a directory to another user")
 	}
 	cfg := newConfig(t)
 	if err := os.Mkdir(cfg.DataDir, 0o700); err != nil {

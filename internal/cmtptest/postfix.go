@@ -21,26 +21,6 @@ import (
 	"time"
 )
 
-// Need skips the test, loudly, when one of the programs is missing; with CI=true
-// it fails the test instead.
-func Need(t testing.TB, programs ...string) {
-	t.Helper()
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err != nil {
-			leaveOut(t, p+" is not installed")
-		}
-	}
-}
-
-// leaveOut ends a test for which this machine lacks something.
-func leaveOut(t testing.TB, why string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("CI=true, but %s", why)
-	}
-	t.Skipf("LEFT OUT: %s", why)
-}
-
 // A Postfix is a real mail server for the domain mail.example, with a queue and
 // a configuration of its own. As Debian's does, it relays for clients on
 // loopback, and for nobody else.
@@ -55,7 +35,7 @@ func StartPostfix(t testing.TB) *Postfix {
 	t.Helper()
 	Need(t, "postfix")
 	if os.Geteuid() != 0 {
-		leaveOut(t, "Postfix is started only by root")
+		LeaveOut(t, "Postfix is started only by root")
 	}
 	dir, err := os.MkdirTemp("", "postfix") // not t.TempDir: a socket's path must be short
 	check(t, err)
