@@ -275,3 +275,26 @@ func TestServe_OwnFiles(t *testing.T) {
 	}
 	d.Stop(t)
 }
+
+// TestServe_AnothersData: a daemon that somebody else starts, as root does to try
+// it, would leave files that its own user cannot read. It leaves none.
+func TestServe_AnothersData(t *testing.T) {
+	if os.Geteuid() != 0 {
+		cmtptest.LeaveOut(t, "only root can give a directory to another user")
+	}
+	t.Parallel()
+	site := cmtptest.NewSite(t, nil)
+	if err := os.Mkdir(site.Data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const nobody = 65534
+	if err := os.Chown(site.Data, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	r := site.Run(t, "", "serve")
+	equal(t, "exit status", r.Status, 1)
+	if !strings.Contains(r.Err, "belongs to another user") || !strings.Contains(r.Err, "sudo -u '#65534'") {
+		t.Errorf("it says %q", r.Err)
+	}
+	equal(t, "files that it left", len(entries(t, site.Data)), 0)
+}

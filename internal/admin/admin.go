@@ -45,7 +45,7 @@ type Users struct {
 // daemon where one runs, and else directly, with the daemon kept from starting
 // until Close.
 func OpenUsers(cfg *config.Config) (*Users, error) {
-	if err := ownData(cfg.DataDir); err != nil {
+	if err := OwnData(cfg.DataDir); err != nil {
 		return nil, err
 	}
 	lock, err := durable.OS.Lock(cfg.LockFile())
@@ -83,12 +83,15 @@ func openDirect(cfg *config.Config) (*Users, error) {
 	return &Users{Users: store, cfg: cfg, server: key.Public()}, nil
 }
 
-// ownData makes the data directory, or refuses one of another user's: files that
-// root leaves there are files that the daemon cannot read.
-func ownData(dir string) error {
+// OwnData makes the data directory, or refuses one of another user's (ErrOwner):
+// files that root leaves there are files that the daemon's own user cannot read.
+func OwnData(dir string) error {
 	info, err := os.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return os.MkdirAll(dir, 0o700)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("making the data directory: %w", err)
+		}
+		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("looking at the data directory: %w", err)

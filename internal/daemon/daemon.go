@@ -13,11 +13,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"syscall"
 	"time"
 
 	"cmtpd/internal/account"
+	"cmtpd/internal/admin"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/config"
 	"cmtpd/internal/control"
@@ -72,11 +72,13 @@ func Run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func([
 // open opens the data: the lock before all, so that nothing is touched that
 // another daemon has.
 func (d *daemon) open() (err error) {
-	if err := os.MkdirAll(d.cfg.DataDir, 0o700); err != nil {
-		return fmt.Errorf("making the data directory: %w", err)
+	if err := admin.OwnData(d.cfg.DataDir); err != nil {
+		return err
 	}
-	if d.lock, err = durable.OS.Lock(d.cfg.LockFile()); err != nil {
+	if d.lock, err = durable.OS.Lock(d.cfg.LockFile()); errors.Is(err, durable.ErrLocked) {
 		return fmt.Errorf("%w; is another cmtpd running on %s?", err, d.cfg.DataDir)
+	} else if err != nil {
+		return fmt.Errorf("locking the data directory: %w", err)
 	}
 	if d.identity, err = d.key(d.cfg.KeyFile(), "identity"); err != nil {
 		return err
