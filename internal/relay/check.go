@@ -49,8 +49,9 @@ const probeTimeout = 30 * time.Second
 // returns nil when that is refused for good (5xx), ErrWouldRelay when it is
 // accepted, and ErrUndecided when the backend is away, answers with 4xx, or
 // demands encryption first. With config.ProxyNone every client looks to the backend like
-// this host, so that is what it asks as. A backend that also refuses recipients
-// in domains without mail, before it asks who is relaying, passes unrecognised.
+// this host, so that is what it asks as. A backend that turns the stranger away for
+// another reason, before it asks who is relaying, passes unrecognised: for a
+// client without a name in DNS, a recipient's domain without mail, an empty sender.
 func CheckRelay(ctx context.Context, cfg Config) error {
 	cfg = cfg.withDefaults()
 	who := strangers
