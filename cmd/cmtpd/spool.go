@@ -182,10 +182,14 @@ func spoolRead() *cobra.Command {
 	return c
 }
 
+// saveAttachments writes the attachments into a directory, which it makes.
 func saveAttachments(c *cobra.Command, path string, l *letter.Letter) error {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return fmt.Errorf("making the directory for attachments: %w", err)
+	}
 	dir, err := os.OpenRoot(path)
 	if err != nil {
-		return err
+		return fmt.Errorf("opening the directory for attachments: %w", err)
 	}
 	defer dir.Close()
 	for _, a := range l.Attachments {
