@@ -150,8 +150,9 @@ func TestRelay_Serve(t *testing.T) {
 			t.Fatalf("before the greeting's end the backend read %d bytes, %v", n, err)
 		}
 		m.SetReadDeadline(time.Now().Add(10 * time.Second))
-		io.WriteString(m, "220 ready\r\n")
+		io.WriteString(m, "220 ready\r\nand more in one segment")
 		expect(t, m, first)
+		expect(t, s, "and more in one segment")
 		io.WriteString(m, "250-mail.example\r\n250 STARTTLS\r\n")
 		expect(t, s, "250-mail.example\r\n250 STARTTLS\r\n")
 		for _, c := range "PT TO:<a@b>\r\n" {
