@@ -37,12 +37,27 @@ func TestConn_Stop(t *testing.T) {
 	})
 }
 
-// TestConn_Farewell: the last words arrive although the peer has sent much
-// that was never read.
+// A counter counts what is read from a connection.
+type counter struct {
+	net.Conn
+	n int
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.n += n
+	return n, err
+}
+
+// TestConn_Farewell: the last words arrive although the peer has sent much that
+// was never read, and goes on: that is read to its end, since no kernel has to
+// keep what it has received when a reset comes.
 func TestConn_Farewell(t *testing.T) {
 	ours, theirs := pair(t, "tcp")
-	c := &netbuf.Conn{Conn: ours, In: netbuf.NewReader(ours)}
-	theirs.Write(bytes.Repeat([]byte("x"), 50_000))
+	in := &counter{Conn: ours}
+	c := &netbuf.Conn{Conn: ours, In: netbuf.NewReader(in)}
+	const before, after = 50_000, 500_000
+	theirs.Write(bytes.Repeat([]byte("x"), before))
 	done := make(chan struct{})
 	go func() {
 		c.Farewell([]byte("500 no\r\n"))
@@ -53,8 +68,14 @@ func TestConn_Farewell(t *testing.T) {
 	if err != nil || string(got) != "500 no\r\n" {
 		t.Fatalf("arrived %q, %v", got, err)
 	}
+	if _, err := theirs.Write(make([]byte, after)); err != nil {
+		t.Errorf("a peer that is still sending meets %v", err)
+	}
 	theirs.Close()
 	<-done
+	if in.n != before+after {
+		t.Errorf("%d bytes of %d were read behind the last words", in.n, before+after)
+	}
 }
 
 // TestConn_Farewell_Bounded: a peer that never stops does not hold it.
