@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,6 +42,54 @@ func TestServe_RelayCheck(t *testing.T) {
 		d.Line(t, "level=INFO", "refuses to relay for strangers")
 		d.Stop(t)
 	})
+}
+
+// TestServe_RelayUnknown: a mail server that answers, but not to the question
+// whether it relays, is fronted only where the operator insists.
+func TestServe_RelayUnknown(t *testing.T) {
+	t.Parallel()
+	for check, want := range map[string]string{"refuse": "421 4.3.2 " + hostname, "warn": "500 5.5.1 what"} {
+		t.Run(check, func(t *testing.T) {
+			t.Parallel()
+			d := cmtptest.NewSite(t, behind(speechless(t), cmtptest.Settings{"smtp.relay_check": `"` + check + `"`})).Start(t)
+			d.Line(t, "level=ERROR", "cannot be asked whether it relays")
+			if answer := quit(t, d); !strings.HasPrefix(answer, want) {
+				t.Errorf("a session was answered %q, want %q", answer, want)
+			}
+			d.Stop(t)
+		})
+	}
+}
+
+// speechless returns a mail server that greets and knows no command.
+func speechless(t *testing.T) *cmtptest.Backend {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sessions sync.WaitGroup
+	sessions.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return // closed
+			}
+			sessions.Go(func() {
+				defer c.Close()
+				in := bufio.NewScanner(c)
+				in.Scan() // the PROXY header
+				for _, err := io.WriteString(c, "220 backend.example ESMTP\r\n"); err == nil && in.Scan(); {
+					_, err = io.WriteString(c, "500 5.5.1 what\r\n")
+				}
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		sessions.Wait()
+	})
+	return &cmtptest.Backend{Addr: l.Addr().String()}
 }
 
 // TestServe_BackendDown: a mail server that is away is no reason to be closed to
