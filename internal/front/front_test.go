@@ -321,6 +321,7 @@ func TestServer_Proxy(t *testing.T) {
 		{"v2 IPv4 with a TLV", proxyV2("21 11 0010 c0000201 c6336401 03e8 0019 04 0001 00"), "192.0.2.1:1000 198.51.100.1:25"},
 		{"v2 IPv6", proxyV2("21 21 0024 20010db8000000000000000000000001 20010db8000000000000000000000002 03e8 0019"), "[2001:db8::1]:1000 [2001:db8::2]:25"},
 		{"v2 local", proxyV2("20 00 0000"), self},
+		{"v2 local with addresses", proxyV2("20 11 000c c0000201 c6336401 03e8 0019"), self},
 	} {
 		for _, step := range []int{1, 1000} {
 			t.Run(tt.name, func(t *testing.T) {

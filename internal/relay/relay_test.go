@@ -372,18 +372,29 @@ func TestRelay_Serve_Proxy(t *testing.T) {
 }
 
 // TestRelay_Serve_NoAddress: a client without an address is not passed on, since
-// the backend would take it for this host.
+// the backend would take it for this host. The backend does not even hear of it.
 func TestRelay_Serve_NoAddress(t *testing.T) {
+	somebody := netip.MustParseAddrPort("192.0.2.1:1000")
 	for _, p := range []config.ProxyProtocol{config.ProxyV1, config.ProxyV2, ""} {
-		b := newBackend(t)
-		r := relay.New(relay.Config{Hostname: "mail.example", Backend: b.Addr().String(), Proxy: p})
-		ours, theirs := net.Pipe()
-		go func() {
-			r.Serve(context.Background(), &netbuf.Conn{Conn: ours, In: netbuf.NewReader(ours)})
-			ours.Close()
-		}()
-		if got := readAll(t, theirs); got != unavailable {
-			t.Errorf("%q: the client heard %q", p, got)
+		for name, known := range map[string]struct{ client, local netip.AddrPort }{
+			"either": {}, "client": {local: somebody}, "local": {client: somebody},
+		} {
+			t.Run(string(p)+" without "+name, func(t *testing.T) {
+				b := newBackend(t)
+				r := relay.New(relay.Config{Hostname: "mail.example", Backend: b.Addr().String(), Proxy: p, ConnectTimeout: time.Second})
+				ours, theirs := net.Pipe()
+				go func() {
+					r.Serve(context.Background(), &netbuf.Conn{Conn: ours, In: netbuf.NewReader(ours), Client: known.client, Local: known.local})
+					ours.Close()
+				}()
+				if got := readAll(t, theirs); got != unavailable {
+					t.Errorf("the client heard %q", got)
+				}
+				b.SetDeadline(time.Now().Add(50 * time.Millisecond)) // who has connected waits in the queue by now
+				if _, err := b.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("the backend was called: %v", err)
+				}
+			})
 		}
 	}
 }
