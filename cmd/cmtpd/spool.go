@@ -267,10 +267,12 @@ type reportView struct {
 	Torn     int64    `json:"unfinished_bytes"`
 	Damage   []string `json:"damage"`
 	Missing  []string `json:"missing_heads"`
+	Identity string   `json:"identity"` // fingerprint of the key that the chain ends with
+	Foreign  bool     `json:"foreign"`  // it is not this server's
 }
 
 func showReport(c *cobra.Command, r *spool.Report) error {
-	v := reportView{r.Head.String(), r.Commits, r.Messages, r.Bytes, r.Torn, []string{}, []string{}}
+	v := reportView{r.Head.String(), r.Commits, r.Messages, r.Bytes, r.Torn, []string{}, []string{}, r.Identity.String(), r.Foreign}
 	for _, d := range r.Damage {
 		v.Damage = append(v.Damage, d.String())
 	}
@@ -290,6 +292,9 @@ func showReport(c *cobra.Command, r *spool.Report) error {
 	}
 	if len(v.Missing) > 0 {
 		fmt.Fprintf(out, "not in the chain: %s\n", strings.Join(v.Missing, ", "))
+	}
+	if r.Foreign {
+		fmt.Fprintf(out, "not this server's: the chain ends with the identity key %s\n", v.Identity)
 	}
 	if r.Err() == nil {
 		fmt.Fprintln(out, "every signature and every digest is right")

@@ -117,8 +117,9 @@ func (s *Spool) open() (err error) {
 	if s.chain.head.Number == 0 && len(s.damage) > 0 {
 		return fmt.Errorf("%w: %v", ErrLost, s.damage[0])
 	}
-	if s.chain.known && s.chain.keys.identity != s.options.Identity.Public() {
-		return ErrIdentity
+	before, err := s.predecessor()
+	if err != nil {
+		return err
 	}
 	for _, d := range s.damage {
 		s.log.Error("spool is damaged", "damage", d)
@@ -129,7 +130,7 @@ func (s *Spool) open() (err error) {
 	if err := s.resume(w); err != nil {
 		return err
 	}
-	if err := s.introduce(); err != nil {
+	if err := s.introduce(before); err != nil {
 		return err
 	}
 	s.log.Info("spool is open", "head", s.chain.head, "messages", s.chain.index.messages,
@@ -256,19 +257,24 @@ func (s *Spool) roll() error {
 }
 
 // introduce commits a record of the spool's keys where the one in force names others: in
-// a new spool, and when the caller brings another spool key.
-func (s *Spool) introduce() error {
+// a new spool, and when the caller brings another spool key or identity. before is the
+// identity in force. Up to the flush the spool is what it was, and the next start does it again.
+//
+//	pwrite     log/<sequence>.seg   the record and its commit
+//	fdatasync  log/<sequence>.seg
+func (s *Spool) introduce(before *crypt.PrivateKey) error {
 	now := &s.chain.keys
-	if s.chain.known && now.key == s.options.Key.Public() {
+	if s.chain.known && now.key == s.options.Key.Public() && now.identity == s.options.Identity.Public() {
 		return nil
 	}
 	k := keys{spool: now.spool, time: s.options.Now(), key: s.options.Key.Public(), identity: s.options.Identity.Public()}
 	if !s.chain.known {
 		rand.Read(k.spool[:])
 	} else {
-		s.log.Warn("the spool has a new key", "before", fmt.Sprintf("%x", now.key), "now", fmt.Sprintf("%x", k.key))
+		s.log.Warn("the spool has new keys", "key", now.key.String(), "now", k.key.String(),
+			"identity", now.identity.String(), "identity_now", k.identity.String())
 	}
-	k.sign(s.chain.head.Hash, s.options.Identity, s.options.Identity)
+	k.sign(s.chain.head.Hash, before, s.options.Identity)
 	b := &batch{next: s.chain.next}
 	b.add(s.newest().generation, record{kind: kindKeys, keys: k}, k.append(nil), nil)
 	return s.write(b)

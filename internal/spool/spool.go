@@ -23,7 +23,8 @@ import (
 
 // Errors of Open and OpenReadOnly.
 var (
-	// ErrIdentity: the spool belongs to a server with another identity key.
+	// ErrIdentity: the spool belongs to a server with another identity key, which is not
+	// there to sign that this one follows.
 	ErrIdentity = errors.New("spool: belongs to another identity key")
 	// ErrLost: there is a log, but not one commit in it is whole.
 	ErrLost = errors.New("spool: no commit of the log can be read")
@@ -135,8 +136,11 @@ type Options struct {
 	FS       durable.FS
 	Key      *crypt.PrivateKey // the spool's own; signs every commit
 	Identity *crypt.PrivateKey // the server's; vouches for Key
-	Now      func() time.Time  // time.Now if nil
-	Log      *slog.Logger      // discarded if nil
+	// Former returns an identity key that the server had before. Open asks for the one that the chain
+	// ends with, where that is not Identity, and has it sign that Identity follows. May be nil.
+	Former func(crypt.PublicKey) (*crypt.PrivateKey, error)
+	Now    func() time.Time // time.Now if nil
+	Log    *slog.Logger     // discarded if nil
 
 	SegmentSize    int64 // bytes; 64 MiB if 0, 4 KiB to 2 GiB
 	LargeThreshold int64 // bytes from which a message has its own file; 256 KiB if 0, at most 4 MiB

@@ -26,6 +26,7 @@ type Report struct {
 	Torn     int64           // bytes after the last commit: what a crash left, or a writer is at work on
 	Damage   []Damage        // in the order of the log, what fails first comes first
 	Missing  []Head          // of those that were wanted
+	Foreign  bool            // Identity is not the one that the chain has to end with
 }
 
 // Err returns nil where everything is proven, else an error that wraps
@@ -34,6 +35,8 @@ func (r *Report) Err() error {
 	switch {
 	case len(r.Damage) > 0:
 		return fmt.Errorf("%w: %s (%d places in all)", ErrUnproven, r.Damage[0], len(r.Damage))
+	case r.Foreign:
+		return fmt.Errorf("%w: the chain belongs to another identity key: %s", ErrUnproven, r.Identity)
 	case len(r.Missing) > 0:
 		return fmt.Errorf("%w: the chain ends at %s and does not contain %s", ErrUnproven, r.Head, r.Missing[0])
 	}
@@ -98,10 +101,7 @@ func verify(ctx context.Context, fsys durable.FS, dir string, identity crypt.Pub
 	}
 	r.Head, r.Key, r.Identity = w.chain.head, w.chain.keys.key, w.chain.keys.identity
 	r.Torn, r.Damage = w.torn, w.damage
-	if r.Identity != identity {
-		r.Damage = append(r.Damage, Damage{File: "log",
-			Reason: fmt.Sprintf("the chain belongs to identity key %x, not %x", r.Identity, identity)})
-	}
+	r.Foreign = r.Identity != identity
 	for _, h := range want {
 		if missing[h.Number] == h {
 			r.Missing = append(r.Missing, h)
