@@ -58,7 +58,7 @@ func command() *cobra.Command {
 		Version:       version.Number,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-	}, serveCommand(), userCommand(), spoolCommand())
+	}, serveCommand(), userCommand(), spoolCommand(), keyCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help (%w)", err, c.CommandPath(), errUsage)
 	})

@@ -220,7 +220,7 @@ func spoolVerify() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return errors.Join(showReport(c, &report), report.Err())
+			return errors.Join(showReport(c, &report), admin.Proven(cfg, &report))
 		},
 	}
 	c.Flags().Bool(jsonFlag, false, "print JSON")

@@ -143,6 +143,7 @@ func (u *Users) ChangePassword(addr address.Address, old, password []byte) error
 		return fmt.Errorf("opening the keys of %s: %w", addr, err)
 	}
 	defer ring.Wipe()
+	ring.Server = u.server // it may have another key by now
 	sealed, err := xzibit.Seal(ring, addr.String(), password, xzibit.DefaultParams())
 	if err != nil {
 		return fmt.Errorf("sealing the keys of %s: %w", addr, err)

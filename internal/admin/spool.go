@@ -14,7 +14,6 @@ import (
 	"cmtpd/internal/address"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/config"
-	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/letter"
@@ -134,21 +133,50 @@ func Verify(ctx context.Context, cfg *config.Config, progress func(done, total i
 	return spool.Verify(ctx, durable.OS, cfg.SpoolDir(), key.Public(), progress, want...)
 }
 
+// Proven returns what is wrong with a spool that was verified. It tells a spool that the
+// daemon has yet to take over, after its key was rotated, from somebody else's.
+func Proven(cfg *config.Config, r *spool.Report) error {
+	err := r.Err()
+	if !r.Foreign || len(r.Damage) > 0 {
+		return err
+	}
+	former, loadErr := keyfile.LoadFormer(cfg.KeyFile(), r.Identity)
+	if errors.Is(loadErr, fs.ErrNotExist) {
+		return err
+	}
+	if loadErr != nil {
+		return errors.Join(err, loadErr)
+	}
+	former.Wipe()
+	return fmt.Errorf("%w; this server had that key before it was rotated, and nothing else is wrong: "+
+		"at its next start cmtpd serve has it sign that the present key follows, so start it, and verify then", err)
+}
+
 // ReadOwn opens a message that is sealed to the server itself, such as one to the
 // postmaster where nobody was named as that, and hands the letter to use while
-// it is open. All of it has been verified by then.
+// it is open. All of it has been verified by then. It may be sealed to a key that the
+// server had before.
 func (s *Spool) ReadOwn(id spool.ID, use func(*letter.Letter) error) error {
 	key, err := keyfile.Load(s.cfg.KeyFile())
 	if err != nil {
 		return err
 	}
-	defer key.Wipe()
+	keys, err := keyfile.Former(s.cfg.KeyFile())
+	keys = append(keys, key)
+	defer func() {
+		for _, k := range keys {
+			k.Wipe()
+		}
+	}()
+	if err != nil {
+		return err
+	}
 	r, err := s.Open(id)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	l, err := letter.Open(r, r.Size(), []*crypt.PrivateKey{key})
+	l, err := letter.Open(r, r.Size(), keys)
 	if errors.Is(err, letter.ErrKeys) {
 		return fmt.Errorf("message %s is not sealed to this server's key, but to its reader's: %w", id, err)
 	}

@@ -91,7 +91,7 @@ func (d *daemon) open() (err error) {
 		return err
 	}
 	d.spool, err = spool.Open(d.cfg.SpoolDir(), spool.Options{
-		FS: durable.OS, Key: spoolKey, Identity: d.identity, Now: time.Now, Log: d.log,
+		FS: durable.OS, Key: spoolKey, Identity: d.identity, Former: d.former, Now: time.Now, Log: d.log,
 		LargeThreshold: int64(d.cfg.Limits.LargeMessage), MemoryBudget: int64(d.cfg.Limits.MessageMemory),
 	})
 	if err != nil {
@@ -110,6 +110,11 @@ func (d *daemon) key(path, what string) (*crypt.PrivateKey, error) {
 		d.log.Info("made a key", "what", what, "file", path, "key", key.Public().String())
 	}
 	return key, nil
+}
+
+// former loads an identity key that the server had before it was rotated.
+func (d *daemon) former(key crypt.PublicKey) (*crypt.PrivateKey, error) {
+	return keyfile.LoadFormer(d.cfg.KeyFile(), key)
 }
 
 // listen opens every listener, so that serve cannot fail for a port in use.

@@ -77,12 +77,17 @@ func LoadOrCreate(path string) (key *crypt.PrivateKey, created bool, err error) 
 	if key, err = crypt.GenerateKey(); err != nil {
 		return nil, false, fmt.Errorf("making the key %s: %w", path, err)
 	}
+	if err := write(durable.OS, path, key); err != nil {
+		return nil, false, fmt.Errorf("making the key %s: %w", path, err)
+	}
+	return key, true, nil
+}
+
+// write makes the file of a key, or replaces it.
+func write(fsys durable.FS, path string, key *crypt.PrivateKey) error {
 	secret := key.Bytes()
 	defer clear(secret)
 	data := []byte(header + "\n" + base64.StdEncoding.EncodeToString(secret) + "\n")
 	defer clear(data)
-	if err := durable.WriteFile(durable.OS, path, data, mode); err != nil {
-		return nil, false, fmt.Errorf("making the key %s: %w", path, err)
-	}
-	return key, true, nil
+	return durable.WriteFile(fsys, path, data, mode)
 }

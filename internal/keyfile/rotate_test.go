@@ -1,0 +1,173 @@
+package keyfile_test
+
+import (
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/durable"
+	"cmtpd/internal/durable/durabletest"
+	"cmtpd/internal/keyfile"
+)
+
+func TestRotate(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "server.key")
+	if _, _, err := keyfile.Rotate(path); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "cmtpd serve") {
+		t.Fatalf("without a key: %v", err)
+	}
+	key, _, err := keyfile.LoadOrCreate(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest := filepath.Join(dir, ".server.key.REST.tmp")
+	if err := os.WriteFile(rest, []byte("a key of long ago"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	had := []crypt.PublicKey{key.Public()}
+	for range 3 {
+		former, now, err := keyfile.Rotate(path)
+		if err != nil || former != had[len(had)-1] {
+			t.Fatalf("%v follows %v, %v", now, former, err)
+		}
+		had = append(had, now)
+		if key, err = keyfile.Load(path); err != nil || key.Public() != now {
+			t.Fatalf("the key is not %v, %v", now, err)
+		}
+	}
+	if _, err := os.Stat(rest); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what a crash has left: %v", err)
+	}
+	for _, was := range had[:3] {
+		k, err := keyfile.LoadFormer(path, was)
+		if err != nil || k.Public() != was {
+			t.Errorf("former key %v: %v", was, err)
+		}
+		if info, err := os.Stat(keyfile.FormerPath(path, was)); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("former key %v: %v, %v", was, info.Mode(), err)
+		}
+	}
+	if _, err := keyfile.LoadFormer(path, had[3]); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the present key is a former one: %v", err)
+	}
+	if all, err := keyfile.Former(path); err != nil || len(all) != 3 {
+		t.Errorf("%d former keys, %v", len(all), err)
+	}
+	if _, now, err := keyfile.Replace(path); err != nil || now == had[3] {
+		t.Errorf("replaced by %v, %v", now, err)
+	}
+	if all, err := keyfile.Former(path); err != nil || len(all) != 3 {
+		t.Errorf("after Replace: %d former keys, %v", len(all), err)
+	}
+}
+
+// A former key's file is held to all that a key's is, and to its name.
+func TestLoadFormer_Refuses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "server.key")
+	if _, _, err := keyfile.LoadOrCreate(path); err != nil {
+		t.Fatal(err)
+	}
+	first, second, err := keyfile.Rotate(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := keyfile.FormerPath(path, first)
+	if err := os.Rename(file, keyfile.FormerPath(path, second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keyfile.LoadFormer(path, second); !errors.Is(err, keyfile.ErrOther) {
+		t.Errorf("under another's name: %v", err)
+	}
+	if _, err := keyfile.Former(path); !errors.Is(err, keyfile.ErrOther) {
+		t.Errorf("under another's name: %v", err)
+	}
+	if err := os.Rename(keyfile.FormerPath(path, second), file); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(file, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keyfile.LoadFormer(path, first); !errors.Is(err, keyfile.ErrMode) {
+		t.Errorf("open to others: %v", err)
+	}
+	if _, err := keyfile.Former(path); !errors.Is(err, keyfile.ErrMode) {
+		t.Errorf("open to others: %v", err)
+	}
+	if err := os.Chmod(path, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := keyfile.Rotate(path); !errors.Is(err, keyfile.ErrMode) {
+		t.Errorf("rotating a key that is open to others: %v", err)
+	}
+}
+
+// TestRotate_Faults fails every durable call of a rotation, then ends the process or the machine.
+// A whole key is there each time, and where it is the new one, so is the former.
+func TestRotate_Faults(t *testing.T) {
+	const path = "/data/server.key"
+	old, key := generate(t), generate(t)
+	for _, fault := range []durabletest.Fault{durabletest.Before, durabletest.After, durabletest.Short} {
+		for n := 1; ; n++ {
+			reached := false
+			for seed := range uint64(8) {
+				fsys := durabletest.New()
+				if err := errors.Join(durable.MkdirAll(fsys, "/data", 0o700), keyfile.Write(fsys, path, old)); err != nil {
+					t.Fatal(err)
+				}
+				first := fsys.Calls()
+				fsys.Inject(func(c durabletest.Call) durabletest.Fault {
+					if c.N != first+n {
+						return durabletest.None
+					}
+					reached = true
+					return fault
+				})
+				err := keyfile.Swap(fsys, path, old, key, true)
+				if fsys = fsys.Kill(); seed > 0 {
+					fsys = fsys.Crash(rand.New(rand.NewPCG(seed, uint64(n))))
+				}
+				now := holds(t, fsys, path)
+				switch {
+				case now == key.Public():
+					if holds(t, fsys, keyfile.FormerPath(path, old.Public())) != old.Public() {
+						t.Errorf("call %d, fault %d, seed %d: the former key is lost", n, fault, seed)
+					}
+				case now != old.Public() || err == nil:
+					t.Errorf("call %d, fault %d, seed %d: the key is %v after %v", n, fault, seed, now, err)
+				}
+			}
+			if !reached {
+				break
+			}
+		}
+	}
+}
+
+func generate(t *testing.T) *crypt.PrivateKey {
+	t.Helper()
+	k, err := crypt.GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// holds returns the key in a file, or zero.
+func holds(t *testing.T, fsys durable.FS, path string) (key crypt.PublicKey) {
+	t.Helper()
+	b, err := durable.ReadFile(fsys, path, 1<<10)
+	if err != nil {
+		return key
+	}
+	k, err := keyfile.Parse(b)
+	if err != nil {
+		t.Errorf("%s: %v", path, err)
+		return key
+	}
+	return k.Public()
+}
