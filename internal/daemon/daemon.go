@@ -52,7 +52,7 @@ type daemon struct {
 // Run serves until ctx ends, and then shuts down in order. ready is called, if
 // not nil, once everything listens, with the addresses of the shared port.
 func Run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func([]net.Addr)) error {
-	d := &daemon{cfg: cfg, log: log, broken: make(chan error, 1)}
+	d := &daemon{cfg: cfg, log: log, metrics: newMetrics(version.Number), broken: make(chan error, 1)}
 	defer d.close()
 	if err := d.open(); err != nil {
 		return err
@@ -93,6 +93,7 @@ func (d *daemon) open() (err error) {
 	d.spool, err = spool.Open(d.cfg.SpoolDir(), spool.Options{
 		FS: durable.OS, Key: spoolKey, Identity: d.identity, Former: d.former, Now: time.Now, Log: d.log,
 		LargeThreshold: int64(d.cfg.Limits.LargeMessage), MemoryBudget: int64(d.cfg.Limits.MessageMemory),
+		Flushed: d.metrics.commits.flushed,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the spool: %w", err)
@@ -119,7 +120,6 @@ func (d *daemon) former(key crypt.PublicKey) (*crypt.PrivateKey, error) {
 
 // listen opens every listener, so that serve cannot fail for a port in use.
 func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
-	d.metrics = newMetrics(version.Number)
 	if err := d.checkFiles(); err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
 		MaxPerAddress: d.cfg.Limits.MaxConnectionsPerAddress, FirstCommandTimeout: d.cfg.Limits.CommandTimeout,
 		ProxyFrom: d.cfg.Listen.ProxyFrom, IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) }, Log: d.log,
 	}, smtp, d.cmtpHandler())
-	d.metrics.watch(d.front, d.spool)
+	d.metrics.watch(d.front, d.spool, d.cfg.SpoolDir())
 	addrs, err := d.listenMail(ctx)
 	if err != nil {
 		return nil, err

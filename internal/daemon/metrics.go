@@ -23,12 +23,14 @@ type metrics struct {
 	commands *prometheus.CounterVec
 	messages *prometheus.CounterVec
 	bytes    *prometheus.CounterVec
+	commits  *commits
 	keyOK    prometheus.Counter // commands{KEYREQUEST,ok}: asked for too often to be looked up
 }
 
 func newMetrics(version string) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
+		commits:  newCommits(),
 		commands: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_commands_total", Help: "CMTP commands by verb and whether they were answered."}, []string{"verb", "result"}),
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_messages_total", Help: "CMTP messages by what became of them."}, []string{"outcome"}),
 		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_message_bytes_total", Help: "Bytes of CMTP messages by what became of the message."}, []string{"outcome"}),
@@ -36,7 +38,7 @@ func newMetrics(version string) *metrics {
 	m.keyOK = m.commands.WithLabelValues(cmtp.KeyRequest.String(), "ok")
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "cmtpd_build_info", Help: "1, labelled with the version."}, []string{"version"})
 	build.WithLabelValues(version).Set(1)
-	m.registry.MustRegister(m.commands, m.messages, m.bytes, build,
+	m.registry.MustRegister(m.commands, m.messages, m.bytes, m.commits.records, m.commits.seconds, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -60,7 +62,7 @@ func (m *metrics) Message(o session.Outcome, bytes int64) {
 }
 
 // watch adds the figures that the parts keep themselves.
-func (m *metrics) watch(f *front.Server, s *spool.Spool) {
+func (m *metrics) watch(f *front.Server, s *spool.Spool, dir string) {
 	counter := func(name, help string, labels prometheus.Labels, get func(front.Stats) uint64) {
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels},
 			func() float64 { return float64(get(f.Stats())) }))
@@ -74,12 +76,9 @@ func (m *metrics) watch(f *front.Server, s *spool.Spool) {
 	counter(refused, refusedHelp, prometheus.Labels{"cap": "total"}, func(s front.Stats) uint64 { return s.RefusedTotal })
 	counter(refused, refusedHelp, prometheus.Labels{"cap": "address"}, func(s front.Stats) uint64 { return s.RefusedAddress })
 	counter(refused, refusedHelp, prometheus.Labels{"cap": "proxy_header"}, func(s front.Stats) uint64 { return s.BadProxy })
-	gauge := func(name, help string, get func() float64) {
-		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, get))
-	}
-	gauge("cmtpd_connections_open", "Connections open now.", func() float64 { return float64(f.Stats().Open) })
-	gauge("cmtpd_spool_head", "Number of the spool's last signed commit.", func() float64 { return float64(s.Head().Number) })
-	gauge("cmtpd_spool_messages", "Messages in the spool.", func() float64 { return float64(s.Stats().Messages) })
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cmtpd_connections_open", Help: "Connections open now."},
+		func() float64 { return float64(f.Stats().Open) }))
+	m.registry.MustRegister(newSpoolCollector(s, dir))
 }
 
 // listenMetrics serves the metrics where the configuration says so.

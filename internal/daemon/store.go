@@ -7,9 +7,8 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"cmtpd/internal/account"
+	"cmtpd/internal/durable"
 	"cmtpd/internal/session"
 	"cmtpd/internal/spool"
 )
@@ -83,7 +82,7 @@ func (r *room) take(n uint64) error {
 	defer r.mu.Unlock()
 	if now := time.Now(); now.Sub(r.asked) >= time.Second {
 		r.asked = now
-		r.free, r.err = freeSpace(r.dir)
+		r.free, r.err = durable.FreeSpace(r.dir)
 	}
 	switch {
 	case r.err != nil:
@@ -93,14 +92,6 @@ func (r *room) take(n uint64) error {
 	}
 	r.free -= n
 	return nil
-}
-
-func freeSpace(dir string) (uint64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("asking for the free space of %s: %w", dir, err)
-	}
-	return st.Bavail * uint64(st.Bsize), nil
 }
 
 // localUsers are the accounts of this daemon's domains.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"sync"
+	"time"
 )
 
 // request is a message, or a removal, that waits for its commit.
@@ -301,6 +302,7 @@ func (s *Spool) known(e *Entry) (stored Stored, ok bool, err error) {
 //	pwrite     log/<sequence>.seg   batch and commit
 //	fdatasync  log/<sequence>.seg
 func (s *Spool) write(b *batch) error {
+	began := time.Now()
 	seg := s.newest()
 	c := commit{
 		number: s.chain.head.Number + 1, time: s.options.Now(), next: b.next, count: uint32(len(b.records)),
@@ -320,6 +322,9 @@ func (s *Spool) write(b *batch) error {
 	}
 	if err := s.active.Sync(); err != nil {
 		return err
+	}
+	if s.options.Flushed != nil {
+		s.options.Flushed(len(b.records), time.Since(began))
 	}
 	for i := range b.records {
 		b.records[i].offset += seg.size

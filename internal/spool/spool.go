@@ -142,6 +142,10 @@ type Options struct {
 	Now    func() time.Time // time.Now if nil
 	Log    *slog.Logger     // discarded if nil
 
+	// Flushed, if not nil, is called after each commit's flush and before its messages are acknowledged:
+	// with the number of its records and the time that signing, writing and flushing took. It must be quick.
+	Flushed func(records int, took time.Duration)
+
 	SegmentSize    int64 // bytes; 64 MiB if 0, 4 KiB to 2 GiB
 	LargeThreshold int64 // bytes from which a message has its own file; 256 KiB if 0, at most 4 MiB
 	MemoryBudget   int64 // bytes that all writers together hold; 64 MiB if 0

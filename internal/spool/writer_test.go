@@ -370,3 +370,35 @@ func TestSpool_Beside(t *testing.T) {
 		}
 	}
 }
+
+// Flushed tells of every commit once, whoever waits for it, and of none whose flush has failed.
+func TestSpool_Flushed(t *testing.T) {
+	fsys := durabletest.New()
+	o := faultOptions(t, fsys, true)
+	var commits, records atomic.Int64
+	o.Flushed = func(n int, took time.Duration) {
+		commits.Add(1)
+		records.Add(int64(n))
+		if took < 0 {
+			t.Errorf("it took %v", took)
+		}
+	}
+	s := open(t, "/spool", o)
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() { mustStore(t, s, box(1), text(i, 100)) })
+	}
+	wg.Wait()
+	if n := s.Head().Number; commits.Load() != int64(n) || records.Load() != 21 { // the keys are a record, too
+		t.Errorf("%d commits and %d records were told of %d", commits.Load(), records.Load(), n)
+	}
+	fsys.Inject(func(c durabletest.Call) durabletest.Fault {
+		if c.Op == "sync" {
+			return durabletest.Before
+		}
+		return durabletest.None
+	})
+	if _, err := store(s, box(1), text(99, 100)); !errors.Is(err, spool.ErrFailed) || commits.Load() != int64(s.Head().Number) {
+		t.Errorf("after a failed flush: %v, %d commits", err, commits.Load())
+	}
+}
