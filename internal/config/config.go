@@ -44,6 +44,7 @@ type Config struct {
 	DNS      DNS      `toml:"dns"`
 	Delivery Delivery `toml:"delivery"`
 	Metrics  Metrics  `toml:"metrics"`
+	Spool    Spool    `toml:"spool"`
 	Limits   Limits   `toml:"limits"`
 	Log      Log      `toml:"log"`
 
@@ -114,6 +115,11 @@ type Delivery struct {
 // Metrics says where metrics are served.
 type Metrics struct {
 	Listen string `toml:"listen"` // host:port; empty: nowhere
+}
+
+// Spool says how the spool is looked after.
+type Spool struct {
+	ScrubEvery time.Duration `toml:"scrub_every"` // how long one reading of all of it takes
 }
 
 // Limits are what one client, and all of them, may take. None can be switched
@@ -191,6 +197,7 @@ func Default() *Config {
 			SessionTimeout: 2 * time.Hour,
 		},
 		Delivery: Delivery{Port: 25},
+		Spool:    Spool{ScrubEvery: 7 * 24 * time.Hour},
 		Limits: Limits{
 			MaxMessageSize:           64 * MiB,
 			MaxConnections:           8192,

@@ -238,6 +238,8 @@ func TestConfig_Validate(t *testing.T) {
 		{"limits.login_burst", "1", "0"},
 		{"limits.session_timeout", `"4s"`, `"3999ms"`}, // 64 MiB at 16 MiB/s
 		{"limits.max_message_size", `"56GiB"`, `"57GiB"`},
+		{"spool.scrub_every", `"1s"`, `"999ms"`},
+		{"spool.scrub_every", `"8784h"`, `"8784h1ns"`},
 		{"smtp.idle_timeout", `"1ns"`, `"-1s"`},
 		{"shutdown_grace", `"1ns"`, `"0s"`},
 	} {

@@ -26,6 +26,8 @@ const (
 	// maxLargeMessage is the longest message that the spool's log itself takes.
 	maxLargeMessage = 4 * MiB
 	maxConnections  = 1 << 20
+	minScrubEvery   = time.Second
+	maxScrubEvery   = 366 * 24 * time.Hour
 	maxLoginRate    = 1 << 20
 	// maxSocketPath is what fits into a sockaddr_un on Linux, without its NUL.
 	maxSocketPath = 107
@@ -183,6 +185,9 @@ func (v *validator) others() {
 		if _, err := checkHostPort(c.Metrics.Listen, true); err != nil {
 			v.add("metrics.listen", "%v", err)
 		}
+	}
+	if e := c.Spool.ScrubEvery; e < minScrubEvery || e > maxScrubEvery {
+		v.add("spool.scrub_every", "%s is not between %s and %s", e, minScrubEvery, maxScrubEvery)
 	}
 	oneOf(v, "log.level", c.Log.Level, LogDebug, LogInfo, LogWarn, LogError)
 	oneOf(v, "log.format", c.Log.Format, LogText, LogJSON)

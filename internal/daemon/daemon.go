@@ -133,6 +133,7 @@ func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
 		ProxyFrom: d.cfg.Listen.ProxyFrom, IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) }, Log: d.log,
 	}, smtp, d.cmtpHandler())
 	d.metrics.watch(d.front, d.spool, d.cfg.SpoolDir())
+	d.serving = append(d.serving, func(ctx context.Context) error { return d.spool.Scrub(ctx, d.cfg.Spool.ScrubEvery) })
 	addrs, err := d.listenMail(ctx)
 	if err != nil {
 		return nil, err

@@ -197,12 +197,16 @@ func (b *batch) reset(next ID) {
 	clear(b.removed)
 }
 
-// makeRoom begins a new segment where the newest would become too long. A batch
-// longer than a whole segment has one of its own.
+// makeRoom begins a new segment where the newest would become too long, or holds damage that
+// a reader has met. A batch longer than a whole segment has one of its own.
 func (s *Spool) makeRoom(requests []*request) error {
-	size := s.newest().size
+	seg := s.newest()
+	size := seg.size
 	if size == headerSize {
 		return nil
+	}
+	if s.isDirty(seg) {
+		return s.roll()
 	}
 	size += frameSize + commitHead
 	for _, r := range requests {

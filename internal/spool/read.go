@@ -303,3 +303,9 @@ func (s *Spool) isDamaged(id ID) bool {
 	_, ok := s.chain.index.damaged[id]
 	return ok
 }
+
+func (s *Spool) isDirty(seg *segment) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return seg.dirty
+}
