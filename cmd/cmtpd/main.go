@@ -19,9 +19,10 @@ import (
 
 // Exit statuses. They are stable.
 const (
-	exitFailure = 1
-	exitUsage   = 2
-	exitConfig  = 78 // EX_CONFIG of sysexits.h: no restart helps
+	exitFailure  = 1
+	exitUsage    = 2
+	exitFindings = 3  // of check
+	exitConfig   = 78 // EX_CONFIG of sysexits.h: no restart helps
 )
 
 // errUsage marks an error in how a command was called.
@@ -46,6 +47,8 @@ func status(err error) int {
 		return exitConfig
 	case errors.Is(err, errUsage):
 		return exitUsage
+	case errors.Is(err, errFindings):
+		return exitFindings
 	}
 	return exitFailure
 }
@@ -58,7 +61,7 @@ func command() *cobra.Command {
 		Version:       version.Number,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-	}, serveCommand(), userCommand(), spoolCommand(), keyCommand())
+	}, serveCommand(), checkCommand(), userCommand(), spoolCommand(), keyCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help (%w)", err, c.CommandPath(), errUsage)
 	})

@@ -61,6 +61,11 @@ func openUsers(tb testing.TB, cfg *config.Config) *admin.Users {
 // returns what it has in memory.
 func startDaemon(tb testing.TB, cfg *config.Config) (store *account.Store, stop func()) {
 	tb.Helper()
+	return startDaemonWith(tb, cfg, nil)
+}
+
+func startDaemonWith(tb testing.TB, cfg *config.Config, of control.Spool) (store *account.Store, stop func()) {
+	tb.Helper()
 	lock, err := durable.OS.Lock(cfg.LockFile())
 	if err != nil {
 		tb.Fatal(err)
@@ -76,7 +81,7 @@ func startDaemon(tb testing.TB, cfg *config.Config) (store *account.Store, stop 
 	if err != nil {
 		tb.Fatal(err)
 	}
-	srv, done := control.NewServer(store), make(chan error, 1)
+	srv, done := control.NewServer(store, of), make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	return store, func() {
 		if err := srv.Shutdown(context.Background()); err != nil {

@@ -1,4 +1,4 @@
-// Package control lets the command line tell a running daemon what to change,
+// Package control lets the command line tell a running daemon what to change, and ask how it is,
 // over a Unix socket in its data directory.
 //
 // It guarantees that only one process changes the data: whoever holds the
@@ -23,6 +23,7 @@ import (
 
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
+	"cmtpd/internal/spool"
 )
 
 // Users is what the command line does to accounts. account.Store is one, and so
@@ -34,6 +35,18 @@ type Users interface {
 	SetXzibit(r account.Registration) error
 	SetDisabled(addr address.Address, disabled bool) error
 	Remove(addr address.Address) error
+}
+
+// Spool is what the command line asks of the running daemon's spool. spool.Spool is one.
+type Spool interface {
+	Stats() spool.Stats
+	Damage() []spool.Damage
+}
+
+// SpoolState is what a running daemon knows of its spool.
+type SpoolState struct {
+	Stats  spool.Stats
+	Damage []spool.Damage // what was found at its start and since
 }
 
 // codes name the errors that keep their meaning across the socket.
@@ -72,9 +85,15 @@ func Listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// NewServer returns a server for the socket that changes users.
-func NewServer(users Users) *http.Server {
+// ErrNobody is what a Client wraps when nobody answers on the socket.
+var ErrNobody = errors.New("nobody answers on the control socket")
+
+// NewServer returns a server for the socket that changes users and shows the spool.
+func NewServer(users Users, of Spool) *http.Server {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /spool", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, SpoolState{of.Stats(), of.Damage()}, nil)
+	})
 	mux.HandleFunc("GET /users", func(w http.ResponseWriter, _ *http.Request) {
 		all, err := users.List()
 		answer(w, all, err)
@@ -186,8 +205,8 @@ func (c *Client) do(method, path string, in, out any) error {
 	}
 	resp, err := c.http.Do(req)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("the data directory is in use, but nobody answers on its control socket; "+
-			"if a daemon is starting, or another command at work, try again: %w", err)
+		return fmt.Errorf("the data directory is in use, but %w; "+
+			"if a daemon is starting, or another command at work, try again: %w", ErrNobody, err)
 	}
 	if err != nil {
 		return fmt.Errorf("asking the running daemon: %w", err)
@@ -230,6 +249,11 @@ func (c *Client) List() ([]*account.Account, error) {
 func ask[T any](c *Client, method, path string, in any) (out T, err error) {
 	err = c.do(method, path, in, &out)
 	return out, err
+}
+
+// Spool returns what the daemon knows of its spool.
+func (c *Client) Spool() (SpoolState, error) {
+	return ask[SpoolState](c, http.MethodGet, "/spool", nil)
 }
 
 // SetXzibit replaces an account's xzibit.

@@ -21,6 +21,7 @@ import (
 	"cmtpd/internal/control"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
+	"cmtpd/internal/spool"
 	"cmtpd/internal/xzibit"
 )
 
@@ -71,7 +72,7 @@ func serve(tb testing.TB, users control.Users) (path string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	srv := control.NewServer(users)
+	srv := control.NewServer(users, aSpool{})
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	tb.Cleanup(func() {
@@ -107,6 +108,28 @@ func same(t *testing.T, got, want any) {
 	}
 	if !bytes.Equal(g, w) {
 		t.Errorf("got:\n%s\nwant:\n%s", g, w)
+	}
+}
+
+// aSpool is one that is damaged.
+type aSpool struct{}
+
+func (aSpool) Stats() spool.Stats {
+	return spool.Stats{Head: spool.Head{Number: 7, Hash: [32]byte{1, 2}}, Messages: 5, Damage: 1, Failed: true}
+}
+
+func (aSpool) Damage() []spool.Damage {
+	return []spool.Damage{{File: "log/x", Segment: 2, Offset: 1 << 40, Messages: []spool.ID{1, 1 << 62}, Reason: "\"<\x00é"}}
+}
+
+func TestClient_Spool(t *testing.T) {
+	path := serve(t, openStore(t))
+	got, err := control.Dial(path).Spool()
+	if want := (control.SpoolState{Stats: aSpool{}.Stats(), Damage: aSpool{}.Damage()}); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if _, err := control.Dial(path + "x").Spool(); !errors.Is(err, control.ErrNobody) {
+		t.Errorf("where nobody is: %v", err)
 	}
 }
 

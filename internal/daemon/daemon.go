@@ -177,7 +177,7 @@ func (d *daemon) listenControl() error {
 	}
 	d.listens = append(d.listens, l)
 	directory := d.directory()
-	srv := control.NewServer(localUsers{d.accounts, directory})
+	srv := control.NewServer(localUsers{d.accounts, directory}, d.spool)
 	d.serving = append(d.serving, serveHTTP(srv, l))
 	return nil
 }

@@ -25,3 +25,10 @@ func (s *Spool) predecessor() (*crypt.PrivateKey, error) {
 	}
 	return former, nil
 }
+
+// Identity returns the server's key that the chain ends with.
+func (s *Spool) Identity() crypt.PublicKey {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.chain.keys.identity
+}

@@ -1,0 +1,216 @@
+package admin_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cmtpd/internal/admin"
+	"cmtpd/internal/cmtptest"
+	"cmtpd/internal/config"
+	"cmtpd/internal/durable"
+	"cmtpd/internal/keyfile"
+	"cmtpd/internal/spool"
+)
+
+// checked writes a server's configuration, with lines behind what is needed, and checks it. It returns
+// what is wrong, and what is noted.
+func checked(t *testing.T, cfg *config.Config, lines string) (wrong, notes []string) {
+	t.Helper()
+	path := filepath.Join(filepath.Dir(cfg.DataDir), "cmtpd.toml")
+	text := fmt.Sprintf("hostname = \"mx.example.org\"\ndomains = [\"example.org\"]\ndata_dir = %q\n%s", cfg.DataDir, lines)
+	if !strings.Contains(lines, "min_free_space") {
+		text += "limits.min_free_space = 1\n"
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range admin.Check(context.Background(), path) {
+		if f.Note {
+			notes = append(notes, f.String())
+		} else {
+			wrong = append(wrong, f.String())
+		}
+	}
+	return wrong, notes
+}
+
+// one expects one thing to be wrong, in these words.
+func one(t *testing.T, wrong []string, words ...string) {
+	t.Helper()
+	if len(wrong) != 1 {
+		t.Errorf("%d findings: %q", len(wrong), wrong)
+		return
+	}
+	for _, w := range words {
+		if !strings.Contains(wrong[0], w) {
+			t.Errorf("%q does not say %q", wrong[0], w)
+		}
+	}
+	if strings.Contains(wrong[0], "\n") {
+		t.Errorf("%q is more than one line", wrong[0])
+	}
+}
+
+// newServer has keys, and a spool with a message. No daemon runs.
+func newServer(t *testing.T) *config.Config {
+	t.Helper()
+	cfg := newConfig(t)
+	if err := os.Mkdir(cfg.DataDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	identity, _, err := keyfile.LoadOrCreate(cfg.KeyFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, _, err := keyfile.LoadOrCreate(cfg.SpoolKeyFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := spool.Open(cfg.SpoolDir(), spool.Options{FS: durable.OS, Key: own, Identity: identity})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	w := s.NewWriter()
+	if _, err := w.Write([]byte("a message")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Commit(context.Background(), spool.Entry{Mailbox: spool.MailboxID{1}}); err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func TestCheck_Fine(t *testing.T) {
+	cfg := newConfig(t)
+	if wrong, notes := checked(t, cfg, ""); len(wrong) != 0 || len(notes) != 4 { // data, both keys, daemon
+		t.Errorf("before the first start: %q, %q", wrong, notes)
+	}
+	if _, err := os.Stat(cfg.DataDir); err == nil {
+		t.Error("the check has made the data directory")
+	}
+	cfg = newServer(t)
+	if wrong, notes := checked(t, cfg, ""); len(wrong) != 0 || len(notes) != 1 || !strings.Contains(notes[0], "no daemon runs") {
+		t.Errorf("without a daemon: %q, %q", wrong, notes)
+	}
+}
+
+func TestCheck_Config(t *testing.T) {
+	cfg := newConfig(t)
+	wrong, _ := checked(t, cfg, "hostnam = 1\nsmtp.mode = \"maybe\"\n")
+	if len(wrong) != 2 || !strings.Contains(wrong[0], "hostnam") || !strings.Contains(wrong[1], "smtp.mode") {
+		t.Errorf("%q", wrong)
+	}
+	if found := admin.Check(context.Background(), cfg.DataDir+"/none.toml"); len(found) != 1 || found[0].Note {
+		t.Errorf("no file: %v", found)
+	}
+}
+
+func TestCheck_Files(t *testing.T) {
+	cfg := newServer(t)
+	chmod := func(path string, mode os.FileMode) {
+		t.Helper()
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	chmod(cfg.DataDir, 0o750)
+	wrong, _ := checked(t, cfg, "")
+	one(t, wrong, "data: ", "chmod 700 "+cfg.DataDir)
+	chmod(cfg.DataDir, 0o700)
+	for _, path := range []string{cfg.KeyFile(), cfg.SpoolKeyFile()} {
+		chmod(path, 0o640)
+		wrong, _ = checked(t, cfg, "")
+		one(t, wrong, "keys: ", "chmod 600 "+path)
+		chmod(path, 0o600)
+	}
+	if _, _, err := keyfile.Rotate(cfg.KeyFile()); err != nil {
+		t.Fatal(err)
+	}
+	former, err := filepath.Glob(cfg.KeyFile() + ".*")
+	if err != nil || len(former) != 1 {
+		t.Fatal(former, err)
+	}
+	wrong, notes := checked(t, cfg, "")
+	if len(wrong) != 0 || !strings.Contains(strings.Join(notes, "\n"), "the next start signs that") {
+		t.Errorf("after a rotation: %q, %q", wrong, notes)
+	}
+	chmod(former[0], 0o644)
+	wrong, _ = checked(t, cfg, "")
+	if len(wrong) != 2 || !strings.Contains(wrong[0], "chmod 600 "+former[0]) { // and the spool cannot be taken over
+		t.Errorf("a former key that is open to others: %q", wrong)
+	}
+	if err := os.Remove(former[0]); err != nil {
+		t.Fatal(err)
+	}
+	wrong, _ = checked(t, cfg, "")
+	one(t, wrong, "spool: ", "belongs to another identity key", former[0])
+	if err := os.Remove(cfg.KeyFile()); err != nil {
+		t.Fatal(err)
+	}
+	wrong, _ = checked(t, cfg, "")
+	one(t, wrong, "keys: ", cfg.KeyFile()+" is missing", "backup")
+}
+
+func TestCheck_Owner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		cmtptest.LeaveOut(t, "only root can give a file to another user")
+	}
+	cfg := newServer(t)
+	if err := os.Chown(cfg.SpoolDir(), 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	wrong, _ := checked(t, cfg, "")
+	one(t, wrong, "data: ", "belongs to user 65534", "chown -R 0 "+cfg.SpoolDir())
+}
+
+func TestCheck_Disk(t *testing.T) {
+	wrong, _ := checked(t, newServer(t), "limits.min_free_space = \"1TiB\"\n")
+	one(t, wrong, "disk: ", "mail is refused", "limits.min_free_space is 1099511627776")
+}
+
+// Without a daemon the spool itself is looked at.
+func TestCheck_Damage(t *testing.T) {
+	cfg := newServer(t)
+	segments, err := filepath.Glob(filepath.Join(cfg.SpoolDir(), "log", "*.seg"))
+	if err != nil || len(segments) == 0 {
+		t.Fatal(segments, err)
+	}
+	b, err := durable.ReadFile(durable.OS, segments[0], 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[200] ^= 1
+	if err := os.WriteFile(segments[0], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := spool.OpenReadOnly(cfg.SpoolDir(), durable.OS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	wrong, _ := checked(t, cfg, "")
+	if len(wrong) != len(s.Damage()) || len(wrong) == 0 || !strings.Contains(wrong[0], "spool: damage: log/0000000000000001.seg") {
+		t.Errorf("%d places are damaged: %q", len(s.Damage()), wrong)
+	}
+}
+
+// A running daemon says what it has met; the spool is not read.
+func TestCheck_Running(t *testing.T) {
+	cfg := newServer(t)
+	_, stop := startDaemonWith(t, cfg, brokenSpool{})
+	defer stop()
+	wrong, notes := checked(t, cfg, "")
+	if len(notes) != 0 || len(wrong) != 2 || !strings.Contains(wrong[0], "takes no mail") || !strings.Contains(wrong[1], "damage: large/x: gone") {
+		t.Errorf("%q, %q", wrong, notes)
+	}
+}
+
+type brokenSpool struct{}
+
+func (brokenSpool) Stats() spool.Stats     { return spool.Stats{Failed: true, Damage: 1} }
+func (brokenSpool) Damage() []spool.Damage { return []spool.Damage{{File: "large/x", Reason: "gone"}} }
