@@ -141,6 +141,16 @@ func (l *Ledger) sendAll(ctx context.Context, address string) error {
 	return nil
 }
 
+// Deliver sends one new letter, over a connection of its own.
+func (l *Ledger) Deliver(ctx context.Context, address string) error {
+	c, key, err := dial(ctx, address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return l.send(c, key, l.next())
+}
+
 // Resend sends everything again that was not acknowledged, and some of what was,
 // as a client does that has lost a reply.
 func (l *Ledger) Resend(ctx context.Context, address string) error {

@@ -17,6 +17,10 @@ import (
 // what it has begun.
 var errDiskFull = errors.New("there is too little free space on the spool's disk (limits.min_free_space)")
 
+// perMessage is what a message takes on disk besides its bytes: its record's head, and its part of
+// commit and index.
+const perMessage = 512
+
 // A store lets sessions write to the spool while there is room for it.
 type store struct {
 	spool  *spool.Spool
@@ -26,7 +30,7 @@ type store struct {
 
 // NewWriter implements session.Store.
 func (s *store) NewWriter() (session.Writer, error) {
-	if err := s.room.take(0); err != nil {
+	if err := s.room.take(perMessage); err != nil {
 		return nil, err
 	}
 	return writer{s.spool.NewWriter(), s.room, s.failed}, nil
@@ -62,8 +66,9 @@ func (w writer) Commit(ctx context.Context, e spool.Entry) (spool.Stored, error)
 	return stored, err
 }
 
-// A room knows how much space a file system has left. It asks at most once a
-// second, and counts what is written in between.
+// A room knows how much space a file system has left. It asks once a second, and after
+// every quarter of what has to stay free, and counts what is taken in between: the log also
+// writes ahead, and others write to the same disk.
 type room struct {
 	dir  string
 	need uint64 // bytes that have to stay free
@@ -71,6 +76,7 @@ type room struct {
 	mu    sync.Mutex
 	asked time.Time // under mu
 	free  uint64    // under mu: bytes at that time, less what was taken since
+	taken uint64    // under mu: bytes since that time
 	err   error     // under mu
 }
 
@@ -80,8 +86,8 @@ func newRoom(dir string, need uint64) *room { return &room{dir: dir, need: need}
 func (r *room) take(n uint64) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if now := time.Now(); now.Sub(r.asked) >= time.Second {
-		r.asked = now
+	if now := time.Now(); now.Sub(r.asked) >= time.Second || r.taken >= r.need/4 {
+		r.asked, r.taken = now, 0
 		r.free, r.err = durable.FreeSpace(r.dir)
 	}
 	switch {
@@ -91,6 +97,7 @@ func (r *room) take(n uint64) error {
 		return fmt.Errorf("%w: %d bytes are free", errDiskFull, r.free)
 	}
 	r.free -= n
+	r.taken += n
 	return nil
 }
 
