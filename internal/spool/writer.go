@@ -12,6 +12,7 @@ import (
 	"math/bits"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"cmtpd/internal/durable"
 )
@@ -266,12 +267,16 @@ func (w *Writer) commitLarge(ctx context.Context, r *request) (Stored, error) {
 	}
 	path := s.path("large", w.name)
 	if err := s.fs.Rename(s.path("tmp", w.name), path); err != nil {
-		return Stored{}, fmt.Errorf("spool: %w", err) // wherever it is, no record names it
+		// Wherever the file is, no record names it. A full disk may have room again.
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			return Stored{}, fmt.Errorf("spool: %w", err)
+		}
+		return Stored{}, s.fail(err)
 	}
 	err := w.file.Close()
 	w.file = nil // from here on the log decides what becomes of it
 	if err != nil {
-		return Stored{}, fmt.Errorf("spool: %w", err)
+		return Stored{}, s.fail(err)
 	}
 	stored, err := s.submit(ctx, r)
 	if stored.Duplicate || (err != nil && !errors.Is(err, ErrFailed)) {
