@@ -42,7 +42,7 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "serve": serve, "stop": stop, "keyrequest": keyrequest, "letter": sendLetter,
+			"exits": exits, "serve": serve, "halt": halt, "keyrequest": keyrequest, "letter": sendLetter,
 			"json": isJSON, "flip": flip, "halves": halves,
 		},
 	})
@@ -97,7 +97,8 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("ADDR", d.Shared[0])
 }
 
-func stop(ts *testscript.TestScript, neg bool, args []string) {
+// halt tells the daemon to stop. (A command named stop would end the script, and pass it.)
+func halt(ts *testscript.TestScript, neg bool, args []string) {
 	argument(ts, neg, args, 0)
 	ctx, cancel := soon()
 	defer cancel()

@@ -73,7 +73,7 @@ func spoolList() *cobra.Command {
 }
 
 // listMessages prints one message after the other. A damaged one is shown as
-// such, and does not hide those behind it.
+// such, and does not hide those behind it; a list that may lack one is no success.
 func listMessages(c *cobra.Command, s *admin.Spool, seq iter.Seq2[spool.Info, error]) error {
 	views := []admin.MessageView{}
 	var damaged []error
@@ -93,6 +93,9 @@ func listMessages(c *cobra.Command, s *admin.Spool, seq iter.Seq2[spool.Info, er
 		}
 		fmt.Fprintf(w, "%s\t%s\t%d bytes\tto %s\tclaims to be from %s\n", v.ID, v.Received.Format(time.RFC3339), v.Size,
 			strconv.QuoteToGraphic(v.Destination), strconv.QuoteToGraphic(v.Source))
+	}
+	if places := len(s.Damage()); places > 0 && len(damaged) == 0 {
+		damaged = append(damaged, fmt.Errorf("the spool is damaged (%d places), and messages may be missing here: see cmtpd spool verify", places))
 	}
 	if asJSON(c) {
 		return errors.Join(printJSON(c, views), errors.Join(damaged...))

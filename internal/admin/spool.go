@@ -39,6 +39,27 @@ func OpenSpool(cfg *config.Config) (*Spool, error) {
 	return &Spool{s, cfg}, nil
 }
 
+// Get is the spool's.
+func (s *Spool) Get(id spool.ID) (spool.Info, error) {
+	info, err := s.Spool.Get(id)
+	return info, s.missing(err)
+}
+
+// Open is the spool's.
+func (s *Spool) Open(id spool.ID) (*spool.Reader, error) {
+	r, err := s.Spool.Open(id)
+	return r, s.missing(err)
+}
+
+// missing says of a message that is not there that it may stand in a damaged place,
+// where there is one: not even its number can be read then.
+func (s *Spool) missing(err error) error {
+	if errors.Is(err, spool.ErrNotFound) && len(s.Damage()) > 0 {
+		return fmt.Errorf("%w, or it stands where the spool is damaged: see cmtpd spool verify", err)
+	}
+	return err
+}
+
 // A MessageView is a message as it is shown, and the form of --json. The source
 // is a claim; nobody has proven it.
 type MessageView struct {
