@@ -201,8 +201,12 @@ func TestRecover_KeepsOldKeys(t *testing.T) {
 	k := clienttest.Key(t)
 	h.Users[bob] = clienttest.User{Key: k.Public(), Xzibit: seal(t, bob, h.Key.Public(), k)}
 	p.want(ok, secret, args, "Other keys of "+bob, ".xzibit.20270115T080000Z")
-	if got, err := os.ReadFile(p.data(bob + ".xzibit.20270115T080000Z")); err != nil || !bytes.Equal(got, before) {
+	old := p.data(bob + ".xzibit.20270115T080000Z")
+	if got, err := os.ReadFile(old); err != nil || !bytes.Equal(got, before) {
 		t.Errorf("the old keys are gone: %v", err)
+	}
+	if info, err := os.Stat(old); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the old keys' file: %v, %v", info, err)
 	}
 }
 
