@@ -71,10 +71,11 @@ func (x *index) add(seg *segment, m *message, commit uint64, offset int64, gone 
 	return true
 }
 
-// adopt takes over a segment with its table on disk, as trust found it.
-func (x *index) adopt(seg *segment, t *indexFile) {
+// adopt takes over a segment with its table on disk, as trust found it, and the highest
+// number in it. The next one to give says too little of that: it passes over what was lost.
+func (x *index) adopt(seg *segment, t *indexFile, highest ID) {
 	seg.table = t
-	x.top = max(x.top, t.after.next-1)
+	x.top = max(x.top, highest)
 	x.begin(seg)
 	x.messages += int(t.sections[byNumber].count)
 	x.bytes += t.bytes

@@ -142,6 +142,30 @@ func TestIndex_Trusted(t *testing.T) {
 	}
 }
 
+// What a lost segment costs is the same at each start, though index files are made after it.
+func TestIndex_LostSegment(t *testing.T) {
+	l := newLibrary(t, 120)
+	if err := l.fs.Remove(segments(t, l.fs, "/spool")[3]); err != nil {
+		t.Fatal(err)
+	}
+	for start := range 3 {
+		s := open(t, "/spool", l.options)
+		n := 0
+		for id, data := range l.data {
+			got, err := read(s, id)
+			if err == nil && bytes.Equal(got, data) {
+				n++
+			} else if !errors.Is(err, spool.ErrNotFound) {
+				t.Errorf("message %s: %v", id, err)
+			}
+		}
+		if n < 100 || n == len(l.data) {
+			t.Errorf("start %d: %d messages of %d are served", start+1, n, len(l.data))
+		}
+		s.Close()
+	}
+}
+
 // Whatever becomes of the index files, the spool shows the same, and makes them again.
 func TestIndex_Lost(t *testing.T) {
 	l := newLibrary(t, 120)

@@ -41,7 +41,7 @@ func (w *walker) trust(seg *segment, size int64) bool {
 	next := max(w.chain.next, t.after.next)
 	w.chain.state, w.chain.known, w.last = t.after, true, nil
 	w.chain.next = next
-	w.chain.index.adopt(seg, t)
+	w.chain.index.adopt(seg, t, highest)
 	for _, id := range gone {
 		w.gone.add(id)
 	}
