@@ -36,13 +36,15 @@ type record struct {
 	message message // kinds 3 and 4
 	keys    keys    // kind 2
 	removal removal // kind 5
+	mark    *mark   // kind 6
+	place   uint16  // of the leaf in its commit
 	gone    bool    // a message without its data
-	settled bool    // a removal that has nothing left to take away
+	settled bool    // a removal or mark whose message's data is gone: nothing is left for it
 	damaged bool    // the head is whole, the data is not
 }
 
 // apply makes a durable commit of the newest segment part of the chain: it takes over
-// its head, its keys, its messages and removals. Messages whose numbers are not above
+// its head, its keys, its messages, removals and marks. Messages whose numbers are not above
 // all before are returned; that cannot be in a log that this package wrote.
 func (c *chain) apply(cm *commit, seg *segment, records []record) (refused []ID) {
 	c.head = cm.head()
@@ -52,17 +54,20 @@ func (c *chain) apply(cm *commit, seg *segment, records []record) (refused []ID)
 		case kindKeys:
 			c.keys, c.known = r.keys, true
 		case kindMessage, kindLarge:
-			if !c.index.add(seg, &r.message, cm.number, r.offset, r.gone) {
+			if !c.index.add(seg, &r.message, r.change(cm.number), r.offset, r.gone) {
 				refused = append(refused, r.message.id)
 			} else if r.damaged {
 				c.index.damaged[r.message.id] = struct{}{}
 			}
 			c.next = max(c.next, r.message.id+1)
 		case kindRemoval:
-			t := seg.table.(*memory)
-			t.removed = append(t.removed, r.removal.removedRow)
+			seg.table.(*memory).remove(&r.removal, r.change(cm.number))
 			if !r.settled {
 				c.index.remove(r.removal.removedRow)
+			}
+		case kindMark:
+			if !r.settled {
+				seg.table.(*memory).mark(r.mark, r.change(cm.number), r.offset)
 			}
 		}
 	}
@@ -90,6 +95,10 @@ func newRecord(s *scanned) record {
 	case kindRemoval:
 		r.removal, err = parseRemoval(s.head)
 		r.damaged = r.damaged || len(s.data) > 0
+	case kindMark:
+		var m mark
+		m, err = parseMark(s.head)
+		r.mark, r.damaged = &m, r.damaged || len(s.data) > 0
 	default:
 		r.damaged = r.damaged || len(s.data) > 0
 	}
@@ -132,6 +141,7 @@ func match(cm *commit, leaves []byte, records []record) (found []record, missing
 		h := sha256.New()
 		for i := range last {
 			h.Write(last[i].leaf[:])
+			last[i].place = uint16(i)
 		}
 		if bytes.Equal(h.Sum(nil), cm.leaves[:]) {
 			return last, 0, len(records) > n
@@ -152,6 +162,7 @@ func match(cm *commit, leaves []byte, records []record) (found []record, missing
 			continue
 		}
 		found = append(found, records[place])
+		found[len(found)-1].place = uint16(i)
 		next = place + 1
 	}
 	return found, missing, len(found) < len(records)

@@ -71,7 +71,7 @@ func (s *Spool) cleanLarge(w *walker) error {
 		}
 		s.chain.index.damaged[id] = struct{}{}
 		d := Damage{File: filepath.Join("large", hex.EncodeToString(name[:])), Segment: seg.sequence, Offset: r.offset,
-			FirstCommit: r.commit, LastCommit: r.commit, Messages: []ID{id}, Reason: "the file is missing"}
+			FirstCommit: r.commit(), LastCommit: r.commit(), Messages: []ID{id}, Reason: "the file is missing"}
 		s.damage = append(s.damage, d)
 		s.log.Error("spool is damaged", "damage", d)
 		if err := s.distrust(seg); err != nil {

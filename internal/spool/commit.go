@@ -10,12 +10,13 @@ import (
 	"time"
 )
 
-// request is a message, or a removal, that waits for its commit.
+// request is a message, a removal or a mark that waits for its commit.
 type request struct {
 	writer  *Writer
 	message message
 	crc     uint32   // of the message, unless it is large
 	removal *removal // nil for a message
+	marking *marking // nil for a message
 	answer  chan answer
 }
 
@@ -120,6 +121,7 @@ type batch struct {
 	waiting []waiting
 	pending map[contentKey]ID // messages in this batch
 	removed map[ID]bool       // by this batch
+	marked  map[ID]marked     // by this batch
 	head    []byte
 }
 
@@ -131,7 +133,7 @@ type waiting struct {
 
 // add appends a record without data; offsets count from the batch's start.
 func (b *batch) add(generation uint64, r record, head []byte, data *request) {
-	r.leaf, r.offset = leaf(r.kind, head), int64(len(b.buf))
+	r.leaf, r.offset, r.place = leaf(r.kind, head), int64(len(b.buf)), uint16(len(b.records))
 	size, crc := 0, uint32(0)
 	if data != nil {
 		size, crc = int(data.message.size), data.crc
@@ -145,7 +147,7 @@ func (b *batch) add(generation uint64, r record, head []byte, data *request) {
 // alone at once, and those who come during a flush together with the next.
 func (s *Spool) committer() {
 	defer close(s.queue.drained)
-	b := &batch{pending: make(map[contentKey]ID), removed: make(map[ID]bool)}
+	b := &batch{pending: make(map[contentKey]ID), removed: make(map[ID]bool), marked: make(map[ID]marked)}
 	var requests []*request
 	for {
 		requests = s.queue.take(requests[:0], s.options.BatchSize)
@@ -195,6 +197,7 @@ func (b *batch) reset(next ID) {
 	b.large, b.next = false, next
 	clear(b.pending)
 	clear(b.removed)
+	clear(b.marked)
 }
 
 // makeRoom begins a new segment where the newest would become too long, or holds damage that
@@ -226,6 +229,10 @@ func (s *Spool) fill(b *batch, requests []*request) {
 	for _, r := range requests {
 		if r.removal != nil {
 			s.fillRemoval(b, generation, r)
+			continue
+		}
+		if r.marking != nil {
+			s.fillMark(b, generation, r)
 			continue
 		}
 		key := contentKeyOf(&r.message.entry)

@@ -67,6 +67,10 @@ func Reencode(b []byte, generation uint64) (in, out []byte, err error) {
 		if r, err := parseRemoval(f.head); err == nil {
 			head = r.append(nil)
 		}
+	case kindMark:
+		if m, err := parseMark(f.head); err == nil {
+			head = m.append(nil)
+		}
 	}
 	out = appendFrame(nil, generation, f.kind, f.flags, head, len(f.data), crc32.Checksum(f.data, castagnoli))
 	return b[:n], append(out, f.data...), nil
@@ -85,10 +89,26 @@ func FilledIndex(n, boxes int) any {
 	return x
 }
 
+// FilledMarks returns an index in which n messages are marked.
+func FilledMarks(n, boxes int) any {
+	x := newMemory()
+	for i := range n {
+		m := mark{id: ID(i + 1), mailbox: MailboxID{byte(i % boxes), byte(i % boxes >> 8)}, flags: FlagSeen}
+		x.mark(&m, changeNumber(uint64(i+1), 0), 0)
+	}
+	return x
+}
+
 // ForgeRemoval appends a batch that removes a message.
 func ForgeRemoval(segment []byte, head Head, key *crypt.PrivateKey, id ID, size int64) []byte {
 	r := removal{removedRow: removedRow{id: id, size: size}, mailbox: MailboxID{1}, time: time.Unix(1, 0), by: "nobody"}
 	return forge(segment, head, key, 1, kindRemoval, r.append(nil), nil)
+}
+
+// ForgeMark appends a batch that marks a message.
+func ForgeMark(segment []byte, head Head, key *crypt.PrivateKey, id ID, mailbox MailboxID) []byte {
+	m := mark{id: id, mailbox: mailbox, time: time.Unix(1, 0), flags: FlagSeen, keywords: "forged"}
+	return forge(segment, head, key, 1, kindMark, m.append(nil), nil)
 }
 
 // TakeData makes the record of a message in a segment say that its data is gone, as compaction

@@ -19,8 +19,10 @@ type trial struct {
 	mu    sync.Mutex
 	tried map[string]bool
 	acked map[string]spool.ID
-	taken map[string]bool // whose removal was tried: they may be there or not
-	gone  map[string]bool // whose removal was acknowledged
+	taken map[string]bool        // whose removal was tried: they may be there or not
+	gone  map[string]bool        // whose removal was acknowledged
+	wants map[string]spool.Flags // that were tried last
+	marks map[string]spool.Info  // as they were acknowledged last
 	head  spool.Head
 	short bool  // of memory
 	bad   error // a promise that was broken
@@ -28,7 +30,8 @@ type trial struct {
 
 func newTrial() *trial {
 	return &trial{tried: make(map[string]bool), acked: make(map[string]spool.ID),
-		taken: make(map[string]bool), gone: make(map[string]bool)}
+		taken: make(map[string]bool), gone: make(map[string]bool),
+		wants: make(map[string]spool.Flags), marks: make(map[string]spool.Info)}
 }
 
 func (tr *trial) store(s *spool.Spool, data []byte) {
@@ -78,6 +81,70 @@ func (tr *trial) remove(s *spool.Spool, data []byte) {
 	tr.head = s.Head()
 }
 
+// mark marks a message that was stored, if it was.
+func (tr *trial) mark(s *spool.Spool, data []byte, flags spool.Flags) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	id, ok := tr.acked[string(data)]
+	if !ok {
+		return
+	}
+	failed := s.Stats().Failed
+	if !failed {
+		tr.wants[string(data)] = flags
+	}
+	a, err := s.Mark(context.Background(), id, spool.Mark{Flags: flags, Keywords: []byte(flags.String())})
+	if err != nil {
+		return
+	}
+	if failed {
+		tr.bad = errors.New("a mark was acknowledged after a failure")
+	}
+	info, err := s.Get(id)
+	if err != nil || info.Mark.Flags != flags || info.Change != a.Change {
+		tr.bad = fmt.Errorf("marked as %+v: %+v, %v", a, info, err)
+	}
+	tr.marks[string(data)] = info
+	tr.head = s.Head()
+}
+
+// checkMark holds a message's mark to what was acknowledged, or tried since.
+func (tr *trial) checkMark(s *spool.Spool, data string, info spool.Info) error {
+	last := tr.marks[data]
+	if info.Change == last.Change && info.Mark.Flags == last.Mark.Flags && bytes.Equal(info.Mark.Keywords, last.Mark.Keywords) {
+		return nil
+	}
+	if info.Mark.Flags == 0 && last.Change == 0 {
+		return nil
+	}
+	if info.Change <= last.Change || info.Mark.Flags != tr.wants[data] || string(info.Mark.Keywords) != info.Mark.Flags.String() {
+		return fmt.Errorf("message %s has the mark %+v of %d, not %+v of %d", info.ID, info.Mark, info.Change, last.Mark, last.Change)
+	}
+	tr.marks[data] = info // what is shown now counts as acknowledged
+	return nil
+}
+
+// checkChanges holds the list of changes to what the messages say.
+func (tr *trial) checkChanges(s *spool.Spool, found map[string]spool.ID) error {
+	listed := 0
+	for c, err := range s.Changes(box(1), 0) {
+		if err != nil {
+			return err
+		}
+		info, err := s.Get(c.ID)
+		if c.Removed && errors.Is(err, spool.ErrNotFound) {
+			continue
+		}
+		if listed++; c.Removed || err != nil || info.Change != c.Number || info.Mark.Flags != c.Mark.Flags || !bytes.Equal(info.Mark.Keywords, c.Mark.Keywords) {
+			return fmt.Errorf("change %+v of message %+v, %v", c, info, err)
+		}
+	}
+	if listed != len(found) {
+		return fmt.Errorf("%d messages have changes, %d are there", listed, len(found))
+	}
+	return nil
+}
+
 // faultOptions make a small workload pass through every path: several segments, large files,
 // and, where memory is short, messages that wait on disk.
 func faultOptions(tb testing.TB, fsys *durabletest.FS, short bool) spool.Options {
@@ -114,6 +181,10 @@ func (tr *trial) workload(tb testing.TB, fsys *durabletest.FS) {
 	hold.Write(text(8, 100))
 	tr.store(s, text(9, 1200))
 	hold.Abort()
+	for i, size := range []int{10, 1500, 3000, 1000} {
+		tr.mark(s, text(i, size), 1)
+	}
+	tr.mark(s, text(1, 1500), 3)
 	for _, i := range []int{0, 2, 3, 5, 9} {
 		size := map[int]int{0: 10, 2: 3000, 3: 1000, 5: 0, 9: 1200}[i]
 		tr.remove(s, text(i, size))
@@ -121,9 +192,42 @@ func (tr *trial) workload(tb testing.TB, fsys *durabletest.FS) {
 	s.Compact(context.Background())
 	tr.store(s, text(20, 2500))
 	tr.remove(s, text(1, 1500))
+	tr.mark(s, text(1, 1500), 7)
+	tr.mark(s, text(6, 5000), 2)
+	tr.mark(s, text(4, 10), 1)
 	tr.remove(s, text(6, 5000))
 	s.Compact(context.Background())
 	s.Close()
+}
+
+// checkMessages holds what is served to what was tried and acknowledged.
+func (tr *trial) checkMessages(s *spool.Spool) (found map[string]spool.ID, large int, err error) {
+	found = make(map[string]spool.ID)
+	for info, err := range s.All(0) {
+		if err != nil {
+			return nil, 0, err
+		}
+		data, err := read(s, info.ID)
+		if err != nil {
+			return nil, 0, err
+		}
+		if !tr.tried[string(data)] {
+			return nil, 0, fmt.Errorf("message %s was never sent: %.40q", info.ID, data)
+		}
+		if tr.gone[string(data)] {
+			return nil, 0, fmt.Errorf("message %s was removed", info.ID)
+		}
+		if err := tr.checkMark(s, string(data), info); err != nil {
+			return nil, 0, err
+		}
+		if _, ok := found[string(data)]; ok {
+			return nil, 0, fmt.Errorf("message %s is there twice", info.ID)
+		}
+		if found[string(data)] = info.ID; info.Large {
+			large++
+		}
+	}
+	return found, large, nil
 }
 
 // check opens the spool after a fault and holds it to its promises.
@@ -140,33 +244,17 @@ func (tr *trial) check(tb testing.TB, fsys *durabletest.FS) error {
 	if d := s.Damage(); len(d) > 0 {
 		return fmt.Errorf("damage: %v", d)
 	}
-	found := make(map[string]spool.ID)
-	large := 0
-	for info, err := range s.All(0) {
-		if err != nil {
-			return err
-		}
-		data, err := read(s, info.ID)
-		if err != nil {
-			return err
-		}
-		if !tr.tried[string(data)] {
-			return fmt.Errorf("message %s was never sent: %.40q", info.ID, data)
-		}
-		if tr.gone[string(data)] {
-			return fmt.Errorf("message %s was removed", info.ID)
-		}
-		if _, ok := found[string(data)]; ok {
-			return fmt.Errorf("message %s is there twice", info.ID)
-		}
-		if found[string(data)] = info.ID; info.Large {
-			large++
-		}
+	found, large, err := tr.checkMessages(s)
+	if err != nil {
+		return err
 	}
 	for data, id := range tr.acked {
 		if got, ok := found[data]; !ok || got != id {
 			return fmt.Errorf("acknowledged message %s is now %s, %v", id, got, ok)
 		}
+	}
+	if err := tr.checkChanges(s, found); err != nil {
+		return err
 	}
 	for dir, want := range map[string]int{"/spool/tmp": 0, "/spool/large": large} {
 		if names, err := fsys.ReadDir(dir); err != nil || len(names) != want {
@@ -297,6 +385,7 @@ func TestSpool_PowerCuts(t *testing.T) {
 					wg.Go(func() {
 						tr.store(s, text(n, 10+n*17))
 						tr.store(s, text(m, 10+m*17))
+						tr.mark(s, text(n, 10+n*17), spool.Flags(m))
 					})
 				}
 				wg.Wait()

@@ -17,7 +17,8 @@ const (
 	frameSize  = 24
 	maxData    = 4 << 20
 	maxRecords = 65536   // in a batch
-	maxNumber  = 1 << 62 // of anything that is counted
+	maxNumber  = 1 << 62 // of anything that is counted but commits
+	maxCommit  = 1<<46 - 1
 )
 
 var segmentMagic = [8]byte{'C', 'M', 'T', 'P', 'S', 'P', 'L', '1'}
@@ -25,7 +26,7 @@ var segmentMagic = [8]byte{'C', 'M', 'T', 'P', 'S', 'P', 'L', '1'}
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // kind says what a record is (docs/spool.md, Records). Those that are not named
-// here are passed over; 6 to 8 are kept for marks, filler and end.
+// here are passed over; 7 and 8 are kept for filler and end.
 type kind byte
 
 const (
@@ -34,6 +35,7 @@ const (
 	kindMessage kind = 3
 	kindLarge   kind = 4
 	kindRemoval kind = 5
+	kindMark    kind = 6
 )
 
 // flagGone marks a message that was removed and has no data any more.
@@ -164,7 +166,7 @@ func parseHeader(b []byte) (h header, err error) {
 	h.before.Number = binary.BigEndian.Uint64(b[32:])
 	h.before.Hash = [32]byte(b[40:72])
 	h.key = crypt.PublicKey(b[72:104])
-	if h.sequence == 0 || h.last > maxNumber || h.last < h.sequence || h.generation == 0 || h.before.Number > maxNumber {
+	if h.sequence == 0 || h.last > maxNumber || h.last < h.sequence || h.generation == 0 || h.before.Number > maxCommit {
 		return h, fmt.Errorf("%w: impossible numbers", errHeader)
 	}
 	return h, nil

@@ -52,7 +52,7 @@ func (x *index) newest() *segment { return x.segments[len(x.segments)-1] }
 
 // add takes a message of the newest segment whose number is higher than all before;
 // any other it refuses. One that is gone leaves its number only.
-func (x *index) add(seg *segment, m *message, commit uint64, offset int64, gone bool) bool {
+func (x *index) add(seg *segment, m *message, change uint64, offset int64, gone bool) bool {
 	if m.id <= x.top {
 		return false
 	}
@@ -62,7 +62,7 @@ func (x *index) add(seg *segment, m *message, commit uint64, offset int64, gone 
 		t.missing = append(t.missing, m.id)
 		return true
 	}
-	t.add(m, commit, offset)
+	t.add(m, change, offset)
 	x.messages++
 	x.bytes += m.size
 	if m.large {

@@ -33,6 +33,28 @@ func newLibrary(tb testing.TB, messages int) *library {
 	return l
 }
 
+// newMarkedLibrary is newLibrary with marks in every segment, of messages in it and before it, and
+// with the first message removed: data still has it, for an index that lies may bring it back.
+func newMarkedLibrary(tb testing.TB, messages int) *library {
+	tb.Helper()
+	l := newLibrary(tb, 0)
+	s := open(tb, "/spool", l.options)
+	for i := range messages {
+		data := text(i, 20+i*37%3100)
+		id := mustStore(tb, s, box(byte(1+i%5)), data).ID
+		l.data[id] = data
+		mustMark(tb, s, id, spool.Flags(i), "")
+		mustMark(tb, s, 1+id/2, spool.FlagSeen, "keywords")
+		if i == 2 {
+			if err := s.Remove(ctx, 1, ""); err != nil {
+				tb.Fatal(err)
+			}
+		}
+	}
+	s.Close()
+	return l
+}
+
 func (l *library) indexFiles(tb testing.TB) (paths []string) {
 	tb.Helper()
 	names, err := l.fs.ReadDir("/spool/index")

@@ -24,6 +24,8 @@ const (
 	removalRows
 	goneRows
 	fileRows
+	markRows
+	changeRows
 	tableCount
 )
 
@@ -35,13 +37,13 @@ const (
 	filterRows  = 32 // that share a block of the filter
 )
 
-var indexMagic = [8]byte{'C', 'M', 'T', 'P', 'I', 'D', 'X', '1'}
+var indexMagic = [8]byte{'C', 'M', 'T', 'P', 'I', 'D', 'X', '2'}
 
 // rowWidths are the lengths of the tables' rows, firstWidths what the directory has of
 // the first in each block.
 var (
-	rowWidths   = [tableCount]int{32, 24, 24, 16, 8, 24}
-	firstWidths = [tableCount]int{8, 24, 24}
+	rowWidths   = [tableCount]int{32, 24, 24, 16, 8, 24, 28, 32}
+	firstWidths = [tableCount]int{byNumber: 8, byMailbox: 24, byContent: 24, markRows: 8, changeRows: 24}
 )
 
 // section is one table in the file.
@@ -102,56 +104,21 @@ func (s *section) each(f durable.File, key []byte, do func(row []byte) bool) err
 }
 
 // indexFile is the table of a segment whose rows are on disk. In memory it has
-// about two bytes for each message.
+// about two bytes for each message and mark.
 type indexFile struct {
 	fs       durable.FS
 	path     string
 	sections [tableCount]section
-	filter   []byte
-	bytes    int64 // sum of the messages' lengths
-	end      int64 // of the segment
-	after    state
+	filter   []byte // of content keys
+	// markFilter is that of the numbers of marked messages.
+	markFilter []byte
+	bytes      int64  // sum of the messages' lengths
+	end        int64  // of the segment
+	before     uint64 // number of the last commit before it
+	after      state
 }
 
 func indexName(h *header) string { return fmt.Sprintf("%016x-%016x.idx", h.sequence, h.generation) }
-
-// appendIndex makes a segment's index file.
-func appendIndex(dst []byte, seg *segment, t *memory) []byte {
-	tables, size := t.rows()
-	var directory []byte
-	for i, w := range firstWidths {
-		for at := 0; w > 0 && at < len(tables[i]); at += blockRows * rowWidths[i] {
-			directory = append(directory, tables[i][at:at+w]...)
-		}
-	}
-	directory = append(directory, makeFilter(tables[byContent])...)
-	be := binary.BigEndian
-	start := len(dst)
-	dst = append(dst, indexMagic[:]...)
-	for _, v := range []uint64{seg.sequence, seg.last, seg.generation, uint64(seg.size), seg.after.head.Number} {
-		dst = be.AppendUint64(dst, v)
-	}
-	dst = append(dst, seg.after.head.Hash[:]...)
-	dst = be.AppendUint64(dst, uint64(seg.after.next))
-	dst = seg.after.keys.append(dst)
-	dst = be.AppendUint64(dst, uint64(size))
-	for i := range tables {
-		dst = be.AppendUint64(dst, uint64(len(tables[i])/rowWidths[i]))
-	}
-	dst = append(dst, make([]byte, 16)...)
-	dst = be.AppendUint32(dst, crc32.Checksum(directory, castagnoli))
-	dst = be.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli))
-	dst = append(dst, directory...)
-	for i, rows := range tables {
-		for len(rows) > 0 {
-			n := min(len(rows), blockRows*rowWidths[i])
-			dst = append(dst, rows[:n]...)
-			dst = be.AppendUint32(dst, crc32.Checksum(rows[:n], castagnoli))
-			rows = rows[n:]
-		}
-	}
-	return dst
-}
 
 // openIndex opens the index file of a segment whose header is known. It returns an error
 // where there is none that fits.
@@ -189,14 +156,15 @@ func openIndex(fsys durable.FS, dir string, seg *segment) (*indexFile, error) {
 		n := blocks(s.count) * int64(s.key)
 		s.first, d = d[:n], d[n:]
 	}
-	x.filter = d
+	n := filterBlocks(x.sections[byContent].count) * filterBlock
+	x.filter, x.markFilter = d[:n:n], d[n:]
 	return x, nil
 }
 
 // parseHeader reads what comes before the directory, and returns the directory's length.
 func (x *indexFile) parseHeader(b []byte, seg *segment, size int64) (directory int64, err error) {
 	be := binary.BigEndian
-	x.end = int64(be.Uint64(b[32:]))
+	x.end, x.before = int64(be.Uint64(b[32:])), seg.before.Number
 	x.after.head = Head{Number: be.Uint64(b[40:]), Hash: [32]byte(b[48:80])}
 	x.after.next = ID(be.Uint64(b[80:]))
 	if x.after.keys, err = parseKeys(b[88:304]); err != nil {
@@ -204,38 +172,47 @@ func (x *indexFile) parseHeader(b []byte, seg *segment, size int64) (directory i
 	}
 	x.bytes = int64(be.Uint64(b[304:]))
 	if be.Uint64(b[8:]) != seg.sequence || be.Uint64(b[16:]) != seg.last || be.Uint64(b[24:]) != seg.generation ||
-		x.end < headerSize || x.bytes < 0 || x.after.head.Number > maxNumber || x.after.next > maxNumber {
+		x.end < headerSize || x.bytes < 0 || x.after.head.Number > maxCommit || x.after.next > maxNumber {
 		return 0, errIndex
 	}
-	total := int64(0)
-	for i := range x.sections {
+	var counts [tableCount]int64
+	for i := range counts {
 		count := be.Uint64(b[312+8*i:])
 		if count > uint64(size)/8 {
 			return 0, errIndex
 		}
-		s := &x.sections[i]
-		*s = section{width: rowWidths[i], key: firstWidths[i], count: int64(count), offset: total}
-		total += s.size()
-		directory += blocks(s.count) * int64(s.key)
+		counts[i] = int64(count)
 	}
-	directory += filterBlocks(x.sections[byContent].count) * filterBlock
-	for i := range x.sections {
-		x.sections[i].offset += indexHeader + directory
-	}
-	if indexHeader+directory+total != size {
+	directory, end := x.lay(counts)
+	if end != size {
 		return 0, errIndex
 	}
 	return directory, nil
 }
 
+// lay says where tables of so many rows are, how long the directory before them is, and
+// where the file ends.
+func (x *indexFile) lay(counts [tableCount]int64) (directory, end int64) {
+	for i := range x.sections {
+		x.sections[i] = section{width: rowWidths[i], key: firstWidths[i], count: counts[i]}
+		directory += blocks(counts[i]) * int64(firstWidths[i])
+	}
+	directory += (filterBlocks(counts[byContent]) + filterBlocks(counts[markRows])) * filterBlock
+	end = indexHeader + directory
+	for i := range x.sections {
+		x.sections[i].offset = end
+		end += x.sections[i].size()
+	}
+	return directory, end
+}
+
 func filterBlocks(rows int64) int64 { return (rows + filterRows - 1) / filterRows }
 
-// makeFilter makes the filter of the rows of the table by content.
-func makeFilter(rows []byte) []byte {
-	w := rowWidths[byContent]
+// makeFilter makes the filter of a table's rows, which are w bytes long.
+func makeFilter(rows []byte, w int, key func(row []byte) contentKey) []byte {
 	filter := make([]byte, filterBlocks(int64(len(rows)/w))*filterBlock)
 	for ; len(rows) > 0; rows = rows[w:] {
-		block, bits := filterPlace(filter, contentKey(rows))
+		block, bits := filterPlace(filter, key(rows))
 		for range 7 {
 			block[bits>>55>>3] |= 1 << (bits >> 55 & 7)
 			bits <<= 9
@@ -281,7 +258,7 @@ func (x *indexFile) get(id ID) (r row, ok bool, err error) {
 	be := binary.BigEndian
 	err = x.each(byNumber, be.AppendUint64(nil, uint64(id)), func(b []byte) bool {
 		if ok = ID(be.Uint64(b)) == id; ok {
-			r = row{id: id, commit: be.Uint64(b[8:]), offset: int64(be.Uint64(b[16:]))}
+			r = row{id: id, change: be.Uint64(b[8:]), offset: int64(be.Uint64(b[16:]))}
 			r.size, r.large = unpackSize(be.Uint64(b[24:]))
 		}
 		return false

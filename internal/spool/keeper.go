@@ -96,8 +96,16 @@ func (s *Spool) seal(seg *segment) {
 // writeIndex writes what seal uses. Nobody changes the segment's table meanwhile.
 func (s *Spool) writeIndex(seg *segment) (*indexFile, error) {
 	tmp := s.path("index", durable.RandomName()+".tmp")
-	if err := durable.WriteNew(s.fs, tmp, appendIndex(nil, seg, seg.table.(*memory)), 0o600); err != nil {
+	f, err := s.fs.Create(tmp, 0o600)
+	if err != nil {
 		return nil, err
+	}
+	err = putIndex(f, seg, seg.table.(*memory))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, errors.Join(err, s.fs.Remove(tmp))
 	}
 	if err := s.fs.Rename(tmp, s.path("index", indexName(&seg.header))); err != nil {
 		return nil, errors.Join(err, s.fs.Remove(tmp))
@@ -189,6 +197,7 @@ func load(f durable.File, seg *segment) (*memory, error) {
 			return nil, fmt.Errorf("%w: %s at offset %d: %w", ErrDamaged, seg.name, r.offset, err)
 		}
 		for i := range batch {
+			batch[i].place = uint16(i)
 			t.take(&batch[i], c.number)
 		}
 		batch = batch[:0]
@@ -199,11 +208,13 @@ func load(f durable.File, seg *segment) (*memory, error) {
 func (t *memory) take(r *record, commit uint64) {
 	switch {
 	case r.kind == kindRemoval:
-		t.removed = append(t.removed, r.removal.removedRow)
+		t.remove(&r.removal, r.change(commit))
+	case r.kind == kindMark:
+		t.mark(r.mark, r.change(commit), r.offset)
 	case r.kind != kindMessage && r.kind != kindLarge:
 	case r.gone:
 		t.missing = append(t.missing, r.message.id)
 	default:
-		t.add(&r.message, commit, r.offset)
+		t.add(&r.message, r.change(commit), r.offset)
 	}
 }

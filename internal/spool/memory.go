@@ -1,11 +1,6 @@
 package spool
 
-import (
-	"bytes"
-	"encoding/binary"
-	"slices"
-	"sort"
-)
+import "sort"
 
 // table finds the messages of one segment. Those that were removed are in it as
 // long as their data is; the index leaves them out.
@@ -22,12 +17,13 @@ type table interface {
 	removals() ([]removedRow, error)
 	gone() ([]ID, error)
 	files() ([]fileRow, error)
+	marks
 }
 
 // row is where a message is.
 type row struct {
 	id     ID
-	commit uint64 // number of the one that vouches for it
+	change uint64 // number of its arrival
 	offset int64  // of the record in its segment
 	size   int64  // of the message
 	large  bool
@@ -58,7 +54,7 @@ func contentKeyOf(e *Entry) (k contentKey) {
 }
 
 // memory is the table of a segment that has no index file: the newest, one with
-// damage, and any before its file is written. It takes about 80 bytes a message. Only
+// damage, and any before its file is written. It takes about 80 bytes a message or mark. Only
 // the one of the newest segment changes.
 type memory struct {
 	entries  []memoryEntry // by ascending number
@@ -67,13 +63,14 @@ type memory struct {
 	removed  []removedRow
 	missing  []ID // gone
 	fileRows []fileRow
+	changes  memoryChanges
 }
 
 const largeBit = 1 << 63 // of a size
 
 type memoryEntry struct {
 	id     ID
-	commit uint64
+	change uint64
 	size   uint64 // with largeBit
 	offset uint32
 }
@@ -89,9 +86,9 @@ func newMemoryLike(messages, boxes int) *memory {
 }
 
 // add takes a message with a number higher than all before.
-func (t *memory) add(m *message, commit uint64, offset int64) {
+func (t *memory) add(m *message, change uint64, offset int64) {
 	place := uint32(len(t.entries))
-	t.entries = append(t.entries, memoryEntry{m.id, commit, packSize(m.size, m.large), uint32(offset)})
+	t.entries = append(t.entries, memoryEntry{m.id, change, packSize(m.size, m.large), uint32(offset)})
 	box := t.boxes[m.entry.Mailbox]
 	if box == nil {
 		box = new(memoryBox)
@@ -124,7 +121,7 @@ func (t *memory) get(id ID) (row, bool, error) {
 		return row{}, false, nil
 	}
 	e := &t.entries[i]
-	r := row{id: id, commit: e.commit, offset: int64(e.offset)}
+	r := row{id: id, change: e.change, offset: int64(e.offset)}
 	r.size, r.large = unpackSize(e.size)
 	return r, true, nil
 }
@@ -159,49 +156,3 @@ func (t *memory) ids(after ID, n int) (ids []ID, err error) {
 func (t *memory) removals() ([]removedRow, error) { return t.removed, nil }
 func (t *memory) gone() ([]ID, error)             { return t.missing, nil }
 func (t *memory) files() ([]fileRow, error)       { return t.fileRows, nil }
-
-// rows returns the six tables of an index file (docs/spool.md, Index).
-func (t *memory) rows() (tables [tableCount][]byte, size int64) {
-	be := binary.BigEndian
-	for i := range t.entries {
-		e := &t.entries[i]
-		b := be.AppendUint64(tables[byNumber], uint64(e.id))
-		b = be.AppendUint64(b, e.commit)
-		b = be.AppendUint64(b, uint64(e.offset))
-		tables[byNumber] = be.AppendUint64(b, e.size)
-		n, _ := unpackSize(e.size)
-		size += n
-	}
-	boxes := make([]MailboxID, 0, len(t.boxes))
-	for m := range t.boxes {
-		boxes = append(boxes, m)
-	}
-	slices.SortFunc(boxes, func(a, b MailboxID) int { return bytes.Compare(a[:], b[:]) })
-	for _, m := range boxes {
-		for _, place := range t.boxes[m].places {
-			tables[byMailbox] = append(tables[byMailbox], m[:]...)
-			tables[byMailbox] = be.AppendUint64(tables[byMailbox], uint64(t.entries[place].id))
-		}
-	}
-	keys := make([]contentKey, 0, len(t.known))
-	for k := range t.known {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, func(a, b contentKey) int { return bytes.Compare(a[:], b[:]) })
-	for _, k := range keys {
-		tables[byContent] = append(tables[byContent], k[:]...)
-		tables[byContent] = be.AppendUint64(tables[byContent], uint64(t.entries[t.known[k]].id))
-	}
-	for _, r := range t.removed {
-		tables[removalRows] = be.AppendUint64(tables[removalRows], uint64(r.id))
-		tables[removalRows] = be.AppendUint64(tables[removalRows], packSize(r.size, r.large))
-	}
-	for _, id := range t.missing {
-		tables[goneRows] = be.AppendUint64(tables[goneRows], uint64(id))
-	}
-	for _, f := range t.fileRows {
-		tables[fileRows] = append(tables[fileRows], f.name[:]...)
-		tables[fileRows] = be.AppendUint64(tables[fileRows], uint64(f.id))
-	}
-	return tables, size
-}

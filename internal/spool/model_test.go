@@ -2,6 +2,7 @@ package spool_test
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -20,15 +21,29 @@ type model struct {
 	options  spool.Options
 	spool    *spool.Spool
 	messages []modelMessage // by ascending number
-	removed  int
+	removed  []modelMessage // with the change numbers of their removals
+	change   uint64         // the highest so far
 	top      spool.ID
 	heads    []spool.Head // of acknowledgements
 }
 
 type modelMessage struct {
-	id   spool.ID
-	box  spool.MailboxID
-	data string
+	id       spool.ID
+	box      spool.MailboxID
+	data     string
+	flags    spool.Flags
+	keywords string
+	change   uint64
+	arrived  uint64
+}
+
+// newer takes a change number, which must be higher than all before.
+func (m *model) newer(t *rapid.T, change uint64) uint64 {
+	if change <= m.change {
+		t.Fatalf("change number %d after %d", change, m.change)
+	}
+	m.change = change
+	return change
 }
 
 func (m *model) open(t *rapid.T) {
@@ -60,7 +75,76 @@ func (m *model) store(t *rapid.T) {
 		t.Fatalf("number %s after %s", st.ID, m.top)
 	}
 	m.top = st.ID
-	m.messages = append(m.messages, modelMessage{st.ID, b, data})
+	info, err := m.spool.Get(st.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.newer(t, info.Change)
+	m.messages = append(m.messages, modelMessage{id: st.ID, box: b, data: data, change: m.change, arrived: m.change})
+}
+
+func (m *model) mark(t *rapid.T) {
+	q := spool.Marking{ID: spool.ID(rapid.Uint64Range(1, uint64(m.top)+2).Draw(t, "id"))}
+	q.Mark.Flags = spool.Flags(rapid.Uint32Range(0, 3).Draw(t, "flags"))
+	keywords := rapid.SampledFrom([]string{"", "a", string(text(1, 128))}).Draw(t, "keywords")
+	q.Mark.Keywords = []byte(keywords)
+	i := slices.IndexFunc(m.messages, func(x modelMessage) bool { return x.id == q.ID })
+	expect := rapid.SampledFrom([]string{"anything", "what is", "what was"}).Draw(t, "expect")
+	if i >= 0 && expect != "anything" {
+		if q.Expect = m.messages[i].change; expect == "what was" {
+			q.Expect--
+		}
+	}
+	head := m.spool.Head()
+	answers, err := m.spool.MarkAll(ctx, []spool.Marking{q})
+	got := answers[0]
+	if i < 0 {
+		if !errors.Is(err, spool.ErrNotFound) {
+			t.Fatalf("Mark of nothing: %+v, %v", got, err)
+		}
+		return
+	}
+	x := &m.messages[i]
+	if expect == "what was" {
+		if !errors.Is(err, spool.ErrChanged) || got.Change != x.change || m.spool.Head() != head {
+			t.Fatalf("%+v, %v, but the change number is %d", got, err, x.change)
+		}
+		return
+	}
+	if err != nil || got.Changed != (x.flags != q.Mark.Flags || x.keywords != keywords) {
+		t.Fatalf("%+v, %v, and it was %+v", got, err, *x)
+	}
+	if !got.Changed {
+		if got.Change != x.change || m.spool.Head() != head {
+			t.Fatalf("%+v wrote something", got)
+		}
+		return
+	}
+	x.flags, x.keywords, x.change = q.Mark.Flags, keywords, m.newer(t, got.Change)
+	m.heads = append(m.heads, m.spool.Head())
+}
+
+// markMany marks all there is, in batches of as many as come together.
+func (m *model) markMany(t *rapid.T) {
+	flags := spool.Flags(rapid.Uint32Range(0, 3).Draw(t, "flags"))
+	var all []spool.Marking
+	for _, x := range m.messages {
+		all = append(all, spool.Marking{ID: x.id, Mark: spool.Mark{Flags: flags, Keywords: []byte(x.keywords)}, Expect: x.change})
+	}
+	answers, err := m.spool.MarkAll(ctx, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, a := range answers {
+		x := &m.messages[i]
+		if a.Changed != (x.flags != flags) {
+			t.Fatalf("%+v, and it was %+v", a, *x)
+		}
+		if a.Changed {
+			x.flags, x.change = flags, m.newer(t, a.Change)
+		}
+	}
+	m.heads = append(m.heads, m.spool.Head())
 }
 
 func (m *model) remove(t *rapid.T) {
@@ -76,8 +160,14 @@ func (m *model) remove(t *rapid.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	x := m.messages[i]
 	m.messages = slices.Delete(m.messages, i, i+1)
-	m.removed++
+	for c, err := range m.spool.Changes(x.box, m.change) {
+		if err != nil || c.ID != id || !c.Removed {
+			t.Fatalf("after the removal: %+v, %v", c, err)
+		}
+		m.removed = append(m.removed, modelMessage{id: id, box: x.box, change: m.newer(t, c.Number)})
+	}
 	m.heads = append(m.heads, m.spool.Head())
 }
 
@@ -143,10 +233,18 @@ func (m *model) check(t *rapid.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got = append(got, modelMessage{info.ID, info.Mailbox, string(data)})
+		x := modelMessage{id: info.ID, box: info.Mailbox, data: string(data),
+			flags: info.Mark.Flags, keywords: string(info.Mark.Keywords), change: info.Change}
+		if i := len(got); i < len(m.messages) {
+			x.arrived = m.messages[i].arrived // told by changes alone
+		}
+		got = append(got, x)
 	}
 	if !slices.Equal(got, m.messages) {
-		t.Fatalf("the spool has %d messages, the model %d: %.60q, %.60q", len(got), len(m.messages), fmt.Sprint(got), fmt.Sprint(m.messages))
+		t.Fatalf("the spool has %d messages, the model %d: %.200q, %.200q", len(got), len(m.messages), fmt.Sprint(got), fmt.Sprint(m.messages))
+	}
+	for _, b := range []spool.MailboxID{box(1), box(2), box(3)} {
+		m.checkChanges(t, b)
 	}
 	for _, b := range []spool.MailboxID{box(1), box(2), box(3)} {
 		i := 0
@@ -167,8 +265,39 @@ func (m *model) check(t *rapid.T) {
 	if err := errors.Join(err, r.Err()); err != nil {
 		t.Fatal(err)
 	}
-	if r.Removed != uint64(m.removed) {
-		t.Fatalf("the chain has %d removals, the model %d", r.Removed, m.removed)
+	if r.Removed != uint64(len(m.removed)) {
+		t.Fatalf("the chain has %d removals, the model %d", r.Removed, len(m.removed))
+	}
+}
+
+// checkChanges asks for a mailbox's changes after each change number.
+func (m *model) checkChanges(t *rapid.T, b spool.MailboxID) {
+	var want []spool.Change
+	for _, x := range m.messages {
+		if x.box == b {
+			want = append(want, spool.Change{Number: x.change, ID: x.id, Arrived: x.arrived, Mark: spool.Mark{Flags: x.flags, Keywords: []byte(x.keywords)}})
+		}
+	}
+	for _, x := range m.removed {
+		if x.box == b {
+			want = append(want, spool.Change{Number: x.change, ID: x.id, Removed: true})
+		}
+	}
+	slices.SortFunc(want, func(a, b spool.Change) int { return cmp.Compare(a.Number, b.Number) })
+	for i, after := 0, uint64(0); i <= len(want); i++ {
+		var got []spool.Change
+		for c, err := range m.spool.Changes(b, after) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, c)
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want[i:]) {
+			t.Fatalf("changes of %s after %d: %.200v, want %.200v", b, after, got, want[i:])
+		}
+		if i < len(want) {
+			after = want[i].Number
+		}
 	}
 }
 
@@ -183,7 +312,7 @@ func TestSpool_Model(t *testing.T) {
 		defer func() { m.spool.Close() }()
 		t.Repeat(map[string]func(*rapid.T){
 			"": m.check, "store": m.store, "store again": m.store, "store more": m.store,
-			"remove": m.remove, "remove again": m.remove, "compact": m.compact, "reopen": m.reopen, "crash": m.crash,
+			"remove": m.remove, "remove again": m.remove, "mark": m.mark, "mark again": m.mark, "mark more": m.mark, "mark many": m.markMany, "compact": m.compact, "reopen": m.reopen, "crash": m.crash,
 		})
 	})
 }
@@ -191,7 +320,7 @@ func TestSpool_Model(t *testing.T) {
 // FuzzIndex: whatever an index file holds, what is served is whole and true.
 func FuzzIndex(f *testing.F) {
 	seeds(f)
-	l := newLibrary(f, 60)
+	l := newMarkedLibrary(f, 60)
 	path := l.indexFiles(f)[0]
 	whole := contents(f, l.fs, path)
 	f.Fuzz(func(t *testing.T, at uint16, change []byte, refit bool) {
@@ -216,6 +345,18 @@ func FuzzIndex(f *testing.F) {
 			}
 			if got, err := read(s, info.ID); err == nil && !bytes.Equal(got, l.data[info.ID]) {
 				t.Errorf("message %s is %.30q", info.ID, got)
+			}
+			if len(info.Mark.Keywords) > 128 {
+				t.Errorf("message %s has the mark %v", info.ID, info.Mark)
+			}
+		}
+		for n := range byte(5) {
+			after := uint64(0)
+			for c, err := range s.Changes(box(1+n), after) {
+				if err == nil && c.Number <= after {
+					t.Errorf("change %d after %d", c.Number, after)
+				}
+				after = c.Number
 			}
 		}
 		mustStore(t, s, box(9), []byte("more"))

@@ -142,22 +142,24 @@ func TestParseHead(t *testing.T) {
 	}
 }
 
-// TestIndex_Memory weighs the index: docs promise less than 100 bytes for a message.
+// TestIndex_Memory weighs the index: docs promise less than 100 bytes for a message or mark.
 func TestIndex_Memory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("fills an index")
 	}
 	const n = 300_000
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	x := spool.FilledIndex(n, 3000)
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	each := float64(after.HeapAlloc-before.HeapAlloc) / n
-	runtime.KeepAlive(x)
-	t.Logf("%.1f bytes each", each)
-	if each > 100 {
-		t.Errorf("%.1f bytes a message", each)
+	for what, fill := range map[string]func(n, boxes int) any{"message": spool.FilledIndex, "mark": spool.FilledMarks} {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		x := fill(n, 3000)
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		each := float64(after.HeapAlloc-before.HeapAlloc) / n
+		runtime.KeepAlive(x)
+		t.Logf("%.1f bytes a %s", each, what)
+		if each > 100 {
+			t.Errorf("%.1f bytes a %s", each, what)
+		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 // compaction replaces the segment.
 type place struct {
 	row
+	mark    markRow // the newest
 	segment *segment
 	file    durable.File
 }
@@ -35,6 +36,9 @@ func (s *Spool) locate(id ID, last *place) (p place, err error) {
 			return fmt.Errorf("%w: %s", ErrNotFound, id)
 		}
 		p = place{row: r, segment: seg}
+		if p.mark, err = x.mark(id); err != nil {
+			return err
+		}
 		if last != nil && last.segment == seg {
 			p.file = last.file
 			return nil
@@ -71,11 +75,19 @@ func (p *place) readHead() (m message, data int64, err error) {
 	return m, p.offset + int64(frameSize+len(fr.head)), nil
 }
 
-func (m *message) info(r row) Info {
-	return Info{ID: r.id, Entry: m.entry, Size: m.size, SHA256: m.sha256, Large: m.large, Commit: r.commit}
+// info says what the log does of a message. With ErrDamaged only the mark's keywords are missing.
+func (s *Spool) info(m *message, p *place) (Info, error) {
+	now, err := s.markedAs(p)
+	i := Info{ID: p.id, Entry: m.entry, Size: m.size, SHA256: m.sha256, Large: m.large, Commit: p.commit(),
+		Mark: Mark{Flags: now.flags}, Change: now.change}
+	if now.keywords != "" {
+		i.Mark.Keywords = []byte(now.keywords)
+	}
+	return i, err
 }
 
-// Get returns what the log says of a message: ErrNotFound, ErrDamaged.
+// Get returns what the log says of a message: ErrNotFound, ErrDamaged. Where only the keywords of its mark
+// are damaged, the rest comes with the error.
 func (s *Spool) Get(id ID) (Info, error) {
 	p, err := s.locate(id, nil)
 	if err != nil {
@@ -86,7 +98,7 @@ func (s *Spool) Get(id ID) (Info, error) {
 	if err != nil {
 		return Info{}, s.quarantine(&p, err)
 	}
-	return m.info(p.row), nil
+	return s.info(&m, &p)
 }
 
 // quarantine takes note of damage that a reader met, and returns err; or ErrNotFound, where
@@ -105,8 +117,8 @@ func (s *Spool) quarantine(p *place, err error) error {
 		return err
 	}
 	x.damaged[p.id] = struct{}{}
-	d := Damage{File: p.segment.name, Segment: p.segment.sequence, Offset: p.offset, FirstCommit: p.commit,
-		LastCommit: p.commit, Messages: []ID{p.id}, Reason: err.Error()}
+	d := Damage{File: p.segment.name, Segment: p.segment.sequence, Offset: p.offset, FirstCommit: p.commit(),
+		LastCommit: p.commit(), Messages: []ID{p.id}, Reason: err.Error()}
 	s.damage = append(s.damage, d)
 	s.log.Error("spool is damaged", "damage", d)
 	if s.readOnly {
@@ -155,13 +167,20 @@ func (s *Spool) openRecord(p place) (*Reader, error) {
 		data = 0
 		f, err = s.openLarge(&m)
 	}
+	var info Info
+	if err == nil {
+		// A damaged mark takes nothing from the message.
+		if info, err = s.info(&m, &p); errors.Is(err, ErrDamaged) {
+			err = nil
+		}
+	}
 	if err != nil {
 		if f != nil {
 			f.Close()
 		}
 		return nil, err
 	}
-	return &Reader{s: s, place: p, info: m.info(p.row), file: f,
+	return &Reader{s: s, place: p, info: info, file: f,
 		section: io.NewSectionReader(f, data, m.size), sum: sha256.New()}, nil
 }
 
@@ -294,7 +313,14 @@ func (s *Spool) show(id ID, p *place, yield func(Info, error) bool) bool {
 	} else if s.isDamaged(id) {
 		err = fmt.Errorf("%w: message %s", ErrDamaged, id)
 	}
-	return yield(m.info(p.row), err)
+	info, markErr := s.info(&m, p)
+	if errors.Is(markErr, ErrNotFound) {
+		return true
+	}
+	if err == nil {
+		err = markErr
+	}
+	return yield(info, err) && (err == nil || errors.Is(err, ErrDamaged))
 }
 
 func (s *Spool) isDamaged(id ID) bool {

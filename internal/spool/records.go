@@ -75,7 +75,7 @@ func parseCommit(b []byte) (c commit, err error) {
 	c.leaves = [32]byte(b[28:60])
 	c.previous = [32]byte(b[60:92])
 	c.signature = crypt.Signature(b[92:156])
-	if c.number == 0 || c.number > maxNumber || c.next > maxNumber || c.count == 0 || c.count > maxRecords {
+	if c.number == 0 || c.number > maxCommit || c.next > maxNumber || c.count == 0 || c.count > maxRecords {
 		return c, errHead
 	}
 	return c, nil

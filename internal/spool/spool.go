@@ -44,7 +44,8 @@ var (
 	ErrReadOnly = errors.New("spool: opened for reading only")
 	// ErrDone: the Writer was committed or aborted before.
 	ErrDone = errors.New("spool: the message is finished")
-	// ErrEntry: the Entry has no mailbox, or a From of more than 255 bytes.
+	// ErrEntry: the Entry has no mailbox, or a From of more than 255 bytes; or a Mark has
+	// more than 128 bytes of keywords.
 	ErrEntry = errors.New("spool: unusable entry")
 )
 
@@ -97,6 +98,8 @@ type Info struct {
 	SHA256 [32]byte // of the whole message
 	Large  bool     // in a file of its own
 	Commit uint64   // number of the commit that vouches for it
+	Mark   Mark     // the newest, or none
+	Change uint64   // number of the newest mark or, without one, of the arrival
 }
 
 // Head is a place in the chain of commits: with one that was kept elsewhere, a

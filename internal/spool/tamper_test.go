@@ -255,6 +255,24 @@ func TestVerify_Tampering(t *testing.T) {
 			path := newest(t, sp.fs)
 			replace(t, sp.fs, path, spool.ForgeRemoval(contents(t, sp.fs, path), sp.head, sp.options.Key, 2, 1))
 		}},
+		{"a mark by a stranger", specimenMessages, func(t *testing.T, sp *specimen, _, _ string) {
+			path := newest(t, sp.fs)
+			replace(t, sp.fs, path, spool.ForgeMark(contents(t, sp.fs, path), sp.head, key(t, 66), 2, box(1)))
+		}},
+		{"a mark of nothing", specimenMessages, func(t *testing.T, sp *specimen, _, _ string) {
+			path := newest(t, sp.fs)
+			replace(t, sp.fs, path, spool.ForgeMark(contents(t, sp.fs, path), sp.head, sp.options.Key, 1000, box(1)))
+		}},
+		{"a mark in another mailbox", specimenMessages, func(t *testing.T, sp *specimen, _, _ string) {
+			path := newest(t, sp.fs)
+			replace(t, sp.fs, path, spool.ForgeMark(contents(t, sp.fs, path), sp.head, sp.options.Key, 2, box(2)))
+		}},
+		{"a mark of a removed message", specimenMessages - 1, func(t *testing.T, sp *specimen, _, _ string) {
+			path := newest(t, sp.fs)
+			replace(t, sp.fs, path, spool.ForgeRemoval(contents(t, sp.fs, path), sp.head, sp.options.Key, 2, int64(len(sp.data[2]))))
+			head := sp.verify(t).Head
+			replace(t, sp.fs, path, spool.ForgeMark(contents(t, sp.fs, path), head, sp.options.Key, 2, box(1)))
+		}},
 		{"a header that claims more segments", specimenMessages - 1, func(t *testing.T, sp *specimen, first, _ string) {
 			b := bytes.Clone(contents(t, sp.fs, first))
 			b[23]++
@@ -354,6 +372,99 @@ func TestVerify_Removed(t *testing.T) {
 			t.Errorf("serves %v, %v", ids, damage)
 		}
 		replace(t, sp.fs, first, spool.TakeData(contents(t, sp.fs, first), 2))
+	}
+}
+
+// A mark by the right key counts where its message is; a false one marks nothing, whether the
+// message's segment is walked or read from its index file, and is reported once.
+func TestVerify_Mark(t *testing.T) {
+	tests := []struct {
+		name   string
+		id     spool.ID
+		box    spool.MailboxID
+		damage int
+	}{
+		{"true", 2, box(1), 0}, {"another mailbox", 2, box(2), 1}, {"unknown", 1000, box(1), 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			sp := newSpecimen(t)
+			path := newest(t, sp.fs)
+			replace(t, sp.fs, path, spool.ForgeMark(contents(t, sp.fs, path), sp.head, sp.options.Key, tt.id, tt.box))
+			if r := sp.verify(t, sp.head); len(r.Damage) != tt.damage {
+				t.Errorf("proven: %v", r.Damage)
+			}
+			for range 2 {
+				s := open(t, "/spool", sp.options)
+				info := mustGet(t, s, 2)
+				if d := s.Damage(); len(d) != tt.damage || (info.Mark.Flags == spool.FlagSeen) != (tt.damage == 0) {
+					t.Errorf("%+v, damage %v", info, d)
+				}
+				if n := len(changes(t, s, tt.box, sp.head.LastChange())); n != 1-tt.damage {
+					t.Errorf("%d changes", n)
+				}
+				s.Close()
+				names, err := sp.fs.ReadDir("/spool/index")
+				if err != nil || len(names) < 2 {
+					t.Fatal(names, err)
+				}
+				if err := sp.fs.Remove("/spool/index/" + names[0]); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// Where a segment is lost its messages' marks wait for it, and are there again when it is.
+func TestVerify_MarkOfLost(t *testing.T) {
+	l := newLibrary(t, 40)
+	s := open(t, "/spool", l.options)
+	// Those of the last messages are neither in the segment that follows these, nor in the newest.
+	for i := range spool.ID(160) {
+		if id := 1 + i%40; id <= 20 || i/40 == 1 {
+			mustMark(t, s, id, spool.Flags(id+i/40), strings.Repeat("k", 100))
+		}
+	}
+	s.Close()
+	lost := 0
+	segs := segments(t, l.fs, "/spool")
+	for _, path := range segs[1 : len(segs)-1] {
+		was := contents(t, l.fs, path)
+		if err := l.fs.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		for _, index := range l.indexFiles(t) {
+			if err := l.fs.Remove(index); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s = open(t, "/spool", l.options)
+		if d := s.Damage(); len(d) == 0 || strings.Contains(fmt.Sprint(d), "which it marks") {
+			t.Errorf("without %s: %v", path, d)
+		}
+		for id := spool.ID(1); id <= 40; id++ {
+			if _, err := s.Get(id); errors.Is(err, spool.ErrNotFound) {
+				lost++
+			} else if err != nil {
+				t.Error(err)
+			}
+		}
+		s.Close()
+		replace(t, l.fs, path, was)
+		s = open(t, "/spool", l.options)
+		for id := spool.ID(1); id <= 40; id++ {
+			if info := mustGet(t, s, id); info.Mark.Flags != spool.Flags(id+1) && info.Mark.Flags != spool.Flags(id+3) {
+				t.Errorf("with %s again: %+v", path, info)
+			}
+		}
+		if d := s.Damage(); len(d) != 0 {
+			t.Errorf("with %s again: %v", path, d)
+		}
+		s.Close()
+	}
+	if lost < 20 || lost >= 40 {
+		t.Errorf("%d messages were lost in all", lost)
 	}
 }
 

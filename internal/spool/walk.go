@@ -396,6 +396,8 @@ func (w *walker) apply() {
 		switch {
 		case r.kind == kindRemoval:
 			w.remove(h, r)
+		case r.kind == kindMark:
+			w.mark(h, r)
 		case r.gone:
 			w.gone.add(r.message.id)
 		case r.kind == kindLarge:
@@ -421,6 +423,7 @@ func (w *walker) apply() {
 func (w *walker) end(f durable.File, seg *segment, size int64, last bool) error {
 	records, skipped := w.records, w.skipped
 	w.records, w.skipped = nil, false
+	w.checkMarks(seg)
 	if last {
 		return w.endLast(f, seg, size)
 	}
@@ -430,7 +433,7 @@ func (w *walker) end(f durable.File, seg *segment, size int64, last bool) error 
 			Reason: "the segment does not end with a commit"})
 	}
 	seg.after = w.chain.state
-	if w.sealed != nil && w.held == nil && !seg.dirty && !w.suspected(seg) {
+	if w.sealed != nil && w.err == nil && w.held == nil && !seg.dirty && !w.suspected(seg) {
 		w.sealed(seg)
 	}
 	return nil
