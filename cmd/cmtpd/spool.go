@@ -131,9 +131,9 @@ func spoolShow() *cobra.Command {
 			return printJSON(c, v)
 		}
 		w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-		fmt.Fprintf(w, "id\t%s\nmailbox\t%s\nreceived\t%s\nhanded over by\t%s\nto\t%s\nclaims to be from\t%s\nsize\t%d bytes\ncrypto system\t%d\nattachments\t%d\ncore digest\t%s\nSHA-256\t%s\nin a file of its own\t%v\n",
+		fmt.Fprintf(w, "id\t%s\nmailbox\t%s\nreceived\t%s\nhanded over by\t%s\nto\t%s\nclaims to be from\t%s\nsize\t%d bytes\ncrypto system\t%d\nattachments\t%d\ncore digest\t%s\nSHA-256\t%s\nin a file of its own\t%v\nflags\t%s\nchange number\t%d\n",
 			v.ID, v.Mailbox, v.Received.Format(time.RFC3339), v.From, strconv.QuoteToGraphic(v.Destination), strconv.QuoteToGraphic(v.Source),
-			v.Size, v.System, v.Attachments, v.Digest, v.SHA256, v.Large)
+			v.Size, v.System, v.Attachments, v.Digest, v.SHA256, v.Large, info.Mark.Flags, v.Change)
 		for _, e := range v.Log {
 			fmt.Fprintf(w, "log\t%s\n", strconv.QuoteToGraphic(e))
 		}

@@ -75,6 +75,9 @@ type MessageView struct {
 	Digest      string    `json:"core_digest"` // hex
 	SHA256      string    `json:"sha256"`      // hex, of the whole message
 	Large       bool      `json:"own_file"`
+	Flags       uint32    `json:"flags"`
+	FlagNames   []string  `json:"flag_names"`
+	Change      uint64    `json:"change_number"` // of the message's newest mark, or its arrival
 	Log         []string  `json:"log,omitempty"`
 }
 
@@ -83,6 +86,7 @@ func (s *Spool) View(info spool.Info) (MessageView, error) {
 	v := MessageView{
 		ID: info.ID.String(), Mailbox: info.Mailbox.String(), Received: info.Received, From: info.From, Size: info.Size,
 		Digest: fmt.Sprintf("%x", info.Digest), SHA256: fmt.Sprintf("%x", info.SHA256), Large: info.Large,
+		Flags: uint32(info.Mark.Flags), FlagNames: info.Mark.Flags.Names(), Change: info.Change,
 	}
 	r, err := s.Open(info.ID)
 	if err != nil {

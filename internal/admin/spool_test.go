@@ -66,8 +66,14 @@ func fill(t *testing.T, cfg *config.Config) (user *account.Account, messages []s
 		if _, err := w.Write(msg.Bytes()); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.Commit(context.Background(), spool.Entry{Mailbox: spool.MailboxID(box), Digest: [32]byte{byte(i)}, Received: received, From: "192.0.2.1"}); err != nil {
+		stored, err := w.Commit(context.Background(), spool.Entry{Mailbox: spool.MailboxID(box), Digest: [32]byte{byte(i)}, Received: received, From: "192.0.2.1"})
+		if err != nil {
 			t.Fatal(err)
+		}
+		if i == 1 {
+			if _, err := s.Mark(context.Background(), stored.ID, spool.Mark{Flags: spool.FlagSeen | spool.FlagFlagged}); err != nil {
+				t.Fatal(err)
+			}
 		}
 		messages = append(messages, msg.String())
 	}
@@ -151,6 +157,7 @@ func TestSpool(t *testing.T) {
 		ID: info.ID.String(), Mailbox: user.ID.String(), Received: received, From: "192.0.2.1", Source: "bob@other.example",
 		Destination: "alice@example.org", Size: int64(len(messages[1])), System: 1, Attachments: 1,
 		Digest: fmt.Sprintf("%x", [32]byte{1}), SHA256: fmt.Sprintf("%x", sha256.Sum256([]byte(messages[1]))), Large: true,
+		Flags: 5, FlagNames: []string{"seen", "flagged"}, Change: info.Change,
 		Log: []string{"one", "two"},
 	}
 	if !slices.Equal(view.Log, want.Log) {
