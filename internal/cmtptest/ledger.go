@@ -15,8 +15,8 @@ import (
 	"cmtpd/internal/spool"
 )
 
-// A Ledger remembers what was sent to a server, over all of its daemons, and what
-// the server has acknowledged. It is safe for concurrent use.
+// A Ledger remembers what was sent to a server, over all of its daemons, what the
+// server has acknowledged, and what was removed since. It is safe for concurrent use.
 type Ledger struct {
 	Accounts []string // whom letters are for
 	Large    int64    // bytes; one in twenty parts is longer
@@ -30,7 +30,8 @@ type Ledger struct {
 // An Entry is one letter of a Ledger.
 type Entry struct {
 	Letter
-	Acked bool
+	Acked   bool
+	Removed bool
 }
 
 // NewLedger returns an empty Ledger whose letters follow from seed.
@@ -164,7 +165,7 @@ func (l *Ledger) Resend(ctx context.Context, address string) error {
 	l.mu.Lock()
 	var again []*Entry
 	for _, e := range l.entries {
-		if !e.Acked || l.rand.IntN(20) == 0 {
+		if !e.Removed && (!e.Acked || l.rand.IntN(20) == 0) {
 			again = append(again, e)
 		}
 	}
@@ -177,10 +178,37 @@ func (l *Ledger) Resend(ctx context.Context, address string) error {
 	return nil
 }
 
+// Remove removes a share of a spool's messages, and returns how many.
+func (l *Ledger) Remove(ctx context.Context, s *spool.Spool, share float64) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var ids []spool.ID
+	var entries []*Entry
+	for info, err := range s.All(0) {
+		if err != nil {
+			return 0, err
+		}
+		if e := l.entries[info.SHA256]; e != nil && l.rand.Float64() < share {
+			ids, entries = append(ids, info.ID), append(entries, e)
+		}
+	}
+	n, err := s.RemoveAll(ctx, ids, "ledger")
+	if err == nil && n != len(ids) {
+		err = fmt.Errorf("%d of %d messages were removed", n, len(ids))
+	}
+	if err != nil {
+		return n, err
+	}
+	for _, e := range entries {
+		e.Removed = true
+	}
+	return n, nil
+}
+
 // Check reads a whole spool and holds it against the Ledger: every message there
 // is a letter that was sent, byte for byte, in its reader's mailbox and no other,
-// once; and every letter that was acknowledged is there. mailboxes are the
-// accounts' by name.
+// once; every letter that was acknowledged is there, unless it was removed, and none
+// that was. mailboxes are the accounts' by name.
 func (l *Ledger) Check(s *spool.Spool, mailboxes map[string]string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -200,13 +228,15 @@ func (l *Ledger) Check(s *spool.Spool, mailboxes map[string]string) error {
 			wrong = append(wrong, fmt.Errorf("message %s of %d bytes was never sent so", info.ID, info.Size))
 		case twice:
 			wrong = append(wrong, fmt.Errorf("message %s is message %s again", info.ID, before))
+		case e.Removed:
+			wrong = append(wrong, fmt.Errorf("message %s was removed and is there again", info.ID))
 		case mailboxes[e.To] != info.Mailbox.String():
 			wrong = append(wrong, fmt.Errorf("message %s for %s lies in mailbox %s", info.ID, e.To, info.Mailbox))
 		}
 		found[sum] = info.ID
 	}
 	for sum, e := range l.entries {
-		if _, ok := found[sum]; e.Acked && !ok {
+		if _, ok := found[sum]; e.Acked && !e.Removed && !ok {
 			wrong = append(wrong, fmt.Errorf("%d bytes to %s were acknowledged and are gone", e.Size(), e.To))
 		}
 	}
