@@ -1,0 +1,38 @@
+package spool_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"cmtpd/internal/cmtptest"
+)
+
+// TestSpool_FileSystems kills processes that have a spool on file systems whose journals
+// differ, and cuts the power of these, from which every acknowledgement has to survive.
+func TestSpool_FileSystems(t *testing.T) {
+	for _, kind := range []string{"ext4", "xfs"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			t.Logf("-crashseed %d", *crashSeed)
+			m := cmtptest.NewMount(t, kind)
+			v := newVictim(t, filepath.Join(m.Dir, "spool"), *crashSeed)
+			cuts := 0
+			for n := range 24 {
+				if n%2 == 0 {
+					v.kill(n%8 == 6)
+				} else {
+					v.run(n%8 == 7, func(p *os.Process) {
+						m.Stop(t)
+						p.Kill()
+					})
+					m.Restart(t)
+					cuts++
+				}
+				v.check()
+			}
+			v.finish()
+			t.Logf("%d kills, %d power cuts, %d of them during a compaction", v.runs-cuts, cuts, v.hits)
+		})
+	}
+}
