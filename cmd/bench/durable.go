@@ -1,27 +1,14 @@
 package main
 
 import (
-	"encoding/binary"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"cmtpd/internal/cmtp"
 )
-
-// An acceptance is what a run of accepting messages showed.
-type acceptance struct {
-	rate     float64       // messages a second
-	cpu      time.Duration // of the server, a message
-	p50, p99 time.Duration
-}
 
 // durable compares how fast messages are accepted for good.
 func durable(l *lab) (*table, error) {
@@ -83,12 +70,14 @@ func (l *lab) small(t *table, cmtpd string, pid int, postfix string, master int)
 	}
 	t.add("4 KiB, 64 connections, messages/s", number(s[0].median()), number(s[1].median()), "", "÷ Postfix "+verdict(s[1].over(s[0]).median(), 20))
 	t.add("the same", "", number(s[1].median()), "bare "+number(s[2].median()), "÷ bare "+verdict(s[1].over(s[2]).median(), 0.4))
-	var own, tail series
+	var own, load, tail series
 	for _, a := range runs {
+		load = append(load, a.load.Seconds())
 		own = append(own, a.cpu.Seconds())
 		tail = append(tail, a.p99.Seconds()/a.p50.Seconds())
 	}
 	t.add("the same, processor time of the server a message, µs", number(cpu.median()*1e6), number(own.median()*1e6), "", "Postfix ÷ cmtpd "+verdict(cpu.over(own).median(), 10))
+	t.add("the same, processor time of the load a message, µs", "", number(load.median()*1e6), "", "")
 	last := runs[len(runs)-1]
 	word := "met"
 	if tail.median() > 4 {
@@ -130,72 +119,6 @@ func (l *lab) big(t *table, cmtpd, postfix string) error {
 	t.add("1 MiB, 8 connections, messages/s", number(s[0].median()), number(s[1].median()), "", "÷ Postfix "+verdict(s[1].over(s[0]).median(), 3))
 	t.add("the same, MiB/s", "", number(s[1].median()), "disk "+number(s[2].median()), "÷ disk "+verdict(s[1].over(s[2]).median(), 0.5))
 	return nil
-}
-
-// accept sends total messages of size bytes over conns connections, each waiting
-// for its SUCCESS before the next.
-func (l *lab) accept(addr string, pid, conns, size, total int) (a acceptance, err error) {
-	var before, after time.Duration
-	if pid != 0 {
-		if before, err = cpuTime(pid); err != nil {
-			return a, err
-		}
-	}
-	var wg sync.WaitGroup
-	results := make([][]time.Duration, conns)
-	errs := make([]error, conns)
-	start := time.Now()
-	for i := range conns {
-		wg.Go(func() { results[i], errs[i] = sendMail(addr, l.serial(), size, total/conns) })
-	}
-	wg.Wait()
-	took := time.Since(start)
-	for _, e := range errs {
-		if e != nil {
-			return a, e
-		}
-	}
-	if pid != 0 {
-		if after, err = cpuTime(pid); err != nil {
-			return a, err
-		}
-	}
-	all := slices.Concat(results...)
-	slices.Sort(all)
-	return acceptance{float64(len(all)) / took.Seconds(), (after - before) / time.Duration(len(all)), all[len(all)/2], all[len(all)*99/100]}, nil
-}
-
-// sendMail sends messages that only look sealed and returns how long each took
-// to be acknowledged. No two are alike: serial and number stand in each.
-func sendMail(addr string, serial uint64, size, messages int) ([]time.Duration, error) {
-	c, err := greeted(addr)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	h := cmtp.Header{System: cmtp.SystemSealed, LogLength: 1, BodyLength: uint64(size),
-		DestinationAccount: "alice", DestinationDomain: "bench.example", SourceAccount: "load", SourceDomain: "elsewhere.example"}
-	text := append(h.Append((&cmtp.Command{Verb: cmtp.Mail}).Append(nil)), 0)
-	text = append(text, make([]byte, size)...)
-	unique := text[len(text)-16:]
-	binary.BigEndian.PutUint64(unique, serial)
-	latency := make([]time.Duration, 0, messages)
-	var reply [72]byte
-	for n := range messages {
-		binary.BigEndian.PutUint64(unique[8:], uint64(n))
-		start := time.Now()
-		if _, err := c.Write(text); err != nil {
-			return latency, err
-		}
-		if _, err := io.ReadFull(c, reply[:]); err != nil {
-			return latency, err
-		}
-		if string(reply[:7]) != cmtp.Success {
-			return latency, fmt.Errorf("message %d was answered %q", n+1, reply[:7])
-		}
-		latency = append(latency, time.Since(start))
-	}
-	return latency, c.(*net.TCPConn).CloseWrite()
 }
 
 // bareAppend is the least that accepting for good can cost: records copied into a
