@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// durable compares how fast messages are accepted for good.
-func durable(l *lab) (*table, error) {
+// acceptances compares how fast messages are accepted for good.
+func acceptances(l *lab) (*table, error) {
 	p, err := l.postfix()
 	if err != nil {
 		return nil, err

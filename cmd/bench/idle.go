@@ -68,15 +68,18 @@ func idleOnce(l *lab) (float64, error) {
 }
 
 // resident returns a process' resident memory in KiB.
-func resident(pid int) (float64, error) {
+func resident(pid int) (float64, error) { return memory(pid, "VmRSS") }
+
+// memory returns a line of a process' status in KiB.
+func memory(pid int, key string) (float64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(status)) {
-		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if v, ok := strings.CutPrefix(line, key+":"); ok {
 			return strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(v), "kB")), 64)
 		}
 	}
-	return 0, fmt.Errorf("process %d shows no resident memory", pid)
+	return 0, fmt.Errorf("process %d shows no %s", pid, key)
 }

@@ -18,13 +18,14 @@ import (
 
 // A lab is a temporary folder and the processes that run in it.
 type lab struct {
-	ctx     context.Context
-	bin     string
-	dir     string
-	rounds  int
-	procs   []*exec.Cmd
-	ends    []func() error
-	serials atomic.Uint64
+	ctx      context.Context
+	bin      string
+	dir      string
+	rounds   int
+	messages int // of the large spool
+	procs    []*exec.Cmd
+	ends     []func() error
+	serials  atomic.Uint64
 }
 
 // atEnd has f called when the lab is closed.
@@ -33,22 +34,22 @@ func (l *lab) atEnd(f func() error) { l.ends = append(l.ends, f) }
 // serial returns a number that no other caller gets.
 func (l *lab) serial() uint64 { return l.serials.Add(1) }
 
-func newLab(ctx context.Context, bin string, rounds int) (*lab, error) {
+func newLab(ctx context.Context, bin string, rounds, messages int) (*lab, error) {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return nil, err
 	}
 	dir, err := os.MkdirTemp("", "cmtpd-bench-")
-	return &lab{ctx: ctx, bin: bin, dir: dir, rounds: rounds}, err
+	return &lab{ctx: ctx, bin: bin, dir: dir, rounds: rounds, messages: messages}, err
 }
 
 func (l *lab) close() (err error) {
-	for _, end := range l.ends {
-		err = errors.Join(err, end())
-	}
 	for _, p := range l.procs {
 		p.Process.Signal(syscall.SIGTERM) // one that has ended already is fine
 		p.Wait()
+	}
+	for _, end := range l.ends {
+		err = errors.Join(err, end())
 	}
 	return errors.Join(err, os.RemoveAll(l.dir))
 }
@@ -96,30 +97,69 @@ func (l *lab) self(role string) (addr string, err error) {
 	return addr, err
 }
 
-// cmtpd starts a daemon with one user, alice@bench.example; extra is TOML.
+// cmtpd starts a daemon with one user, alice@bench.example; extra is TOML
+// that begins among the limits.
 func (l *lab) cmtpd(maxConns int, extra string) (addr string, cmd *exec.Cmd, err error) {
-	addr, err = freePort()
+	s, err := l.site(maxConns, extra)
 	if err != nil {
 		return "", nil, err
+	}
+	cmd, err = s.serve()
+	return s.addr, cmd, err
+}
+
+// A site is what daemons serve one after the other: a configuration and its data.
+type site struct {
+	*lab
+	addr string
+	conf string
+	data string
+}
+
+func (l *lab) site(maxConns int, extra string) (*site, error) {
+	addr, err := freePort()
+	if err != nil {
+		return nil, err
 	}
 	dir, err := os.MkdirTemp(l.dir, "cmtpd-")
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	conf := filepath.Join(dir, "cmtpd.toml")
+	s := &site{lab: l, addr: addr, conf: filepath.Join(dir, "cmtpd.toml"), data: filepath.Join(dir, "data")}
 	text := fmt.Sprintf("hostname = \"mail.bench.example\"\ndomains = [\"bench.example\"]\ndata_dir = \"data\"\n[listen]\naddresses = [%q]\n"+
-		"[limits]\nmax_connections = %d\nmax_connections_per_address = %[2]d\nmin_free_space = \"1MiB\"\n[log]\nlevel = \"warn\"\n%s", addr, maxConns, extra)
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		return "", nil, err
+		"[log]\nlevel = \"warn\"\n[limits]\nmax_connections = %d\nmax_connections_per_address = %[2]d\nmin_free_space = \"1MiB\"\n%s", addr, maxConns, extra)
+	if err := os.WriteFile(s.conf, []byte(text), 0o600); err != nil {
+		return nil, err
 	}
-	daemon := filepath.Join(l.bin, "cmtpd")
-	add := exec.Command(daemon, "user", "add", "alice@bench.example", "--password-stdin", "--config", conf)
+	add := s.command("user", "add", "alice@bench.example", "--password-stdin")
 	add.Stdin = strings.NewReader("benchmark\n")
 	if out, err := add.CombinedOutput(); err != nil {
-		return "", nil, fmt.Errorf("adding a user: %w\n%s", err, out)
+		return nil, fmt.Errorf("adding a user: %w\n%s", err, out)
 	}
-	cmd, err = l.start(addr, daemon, "serve", "--config", conf)
-	return addr, cmd, err
+	return s, nil
+}
+
+func (s *site) command(args ...string) *exec.Cmd {
+	return exec.Command(filepath.Join(s.bin, "cmtpd"), append(args, "--config", s.conf)...)
+}
+
+// serve starts a daemon, through a program that runs another one if one is given.
+func (s *site) serve(through ...string) (*exec.Cmd, error) {
+	args := append(through, s.command("serve").Args...)
+	return s.start(s.addr, args[0], args[1:]...)
+}
+
+// end ends a process that start has started, and waits until it is gone.
+func end(cmd *exec.Cmd, signal os.Signal) error {
+	if err := cmd.Process.Signal(signal); err != nil {
+		return err
+	}
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && signal == os.Kill {
+		return nil
+	}
+	return err
 }
 
 // freePort returns an address that nobody listens on, with a port below those

@@ -3,7 +3,8 @@
 // each round, since absolute figures of a shared machine swing and ratios less.
 //
 // Everything runs on loopback, for a bounded time. It needs bin/cmtpd, haproxy,
-// and Postfix' smtp-source and smtp-sink.
+// Postfix with its smtp-source and smtp-sink, strace, mkfs.xfs, root, and 6 GiB in
+// the temporary directory.
 package main
 
 import (
@@ -24,6 +25,7 @@ var roles = map[string]func(addr string) error{"bare": serveBare, "sink": serveS
 func main() {
 	bin := flag.String("bin", "bin", "the directory that holds cmtpd")
 	out := flag.String("out", "", "write the document to this `file`, not to standard output")
+	messages := flag.Int("messages", 1_000_000, "how many messages the large spool has")
 	rounds := flag.Int("rounds", 5, "interleaved rounds of every measurement")
 	only := flag.String("only", "", "run only the measurements whose name begins so")
 	role := flag.String("role", "", "be a peer of the measurement, at the address that follows")
@@ -34,7 +36,9 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	fail(run(ctx, *bin, *out, *only, *rounds))
+	l, err := newLab(ctx, *bin, *rounds, *messages)
+	fail(err)
+	fail(run(l, *out, *only))
 }
 
 func fail(err error) {
@@ -50,19 +54,19 @@ type measurement struct {
 	run  func(*lab) (*table, error)
 }
 
-func run(ctx context.Context, bin, out, only string, rounds int) (err error) {
-	l, err := newLab(ctx, bin, rounds)
-	if err != nil {
-		return err
-	}
+func run(l *lab, out, only string) (err error) {
 	defer func() { err = errors.Join(err, l.close()) }()
 	var doc strings.Builder
-	fmt.Fprint(&doc, preamble(rounds))
+	fmt.Fprint(&doc, preamble(l.rounds))
 	for _, m := range []measurement{
 		{"passthrough", passthrough},
 		{"keyrequest", keyRequests},
 		{"idle", idle},
-		{"durable", durable},
+		{"durable", acceptances},
+		{"flushes", flushes},
+		{"filesystems", fileSystems},
+		{"scale", scale},
+		{"large", large},
 	} {
 		if !strings.HasPrefix(m.name, only) {
 			continue

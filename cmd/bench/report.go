@@ -59,6 +59,14 @@ func verdict(ratio, target float64) string {
 	return fmt.Sprintf("%.2f (target %.2g: **missed by %.0f %%**)", ratio, target, 100*(1-ratio/target))
 }
 
+// atMost shows a figure against what it may not exceed.
+func atMost(figure, target float64, unit string) string {
+	if figure <= target {
+		return fmt.Sprintf("target %g%s at most: met", target, unit)
+	}
+	return fmt.Sprintf("target %g%s at most: **missed by %.0f %%**", target, unit, 100*(figure/target-1))
+}
+
 func number(f float64) string {
 	if f < 100 {
 		return fmt.Sprintf("%.1f", f)
