@@ -2,6 +2,7 @@ package spool
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -18,6 +19,8 @@ type scanner struct {
 	offset     int64 // of the next record
 	buf        []byte
 	base       int64 // offset of buf[0]
+	// swap, if set, takes a buffer that is to be filled again, and returns another or nil.
+	swap func([]byte) []byte
 }
 
 const scanBuffer = 1 << 20
@@ -27,8 +30,9 @@ type scanned struct {
 	frame
 	offset  int64
 	length  int64
-	skipped bool // no record: frame is empty
-	damaged bool // the data does not agree with its CRC
+	skipped bool              // no record: frame is empty
+	damaged bool              // the data does not agree with its CRC
+	sum     [sha256.Size]byte // of a message's data, from a prover
 }
 
 // next returns the next record, valid until the call after. io.EOF comes at the
@@ -110,6 +114,9 @@ func (s *scanner) resync(from int64) (int64, error) {
 func (s *scanner) view(offset, need int64) ([]byte, error) {
 	if offset >= s.base && offset+need <= s.base+int64(len(s.buf)) {
 		return s.buf[offset-s.base:], nil
+	}
+	if s.swap != nil && len(s.buf) > 0 {
+		s.buf = s.swap(s.buf)
 	}
 	want := min(max(need, scanBuffer), s.size-offset)
 	if int64(cap(s.buf)) < want {

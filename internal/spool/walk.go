@@ -156,11 +156,17 @@ func (w *walker) segment(ctx context.Context, s *scanner, seg *segment, last boo
 	w.chain.index.begin(seg)
 	*s = scanner{file: f, size: size, generation: seg.generation, offset: headerSize, buf: s.buf[:0]}
 	w.start = headerSize
+	next := s.next
+	if w.deep {
+		p := prove(s)
+		defer p.close()
+		next = p.next
+	}
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		r, err := s.next()
+		r, err := next()
 		if err == io.EOF {
 			break
 		}
@@ -285,7 +291,7 @@ func (w *walker) take(seg *segment, r *scanned) {
 	}
 	rec := newRecord(r)
 	if rec.kind == kindMessage && w.deep && !rec.damaged && !rec.gone {
-		rec.damaged = sha256.Sum256(r.data) != rec.message.sha256
+		rec.damaged = r.sum != rec.message.sha256
 	}
 	if len(w.records) == maxRecords {
 		w.records, w.skipped = w.records[:0], true // more than any commit names
