@@ -21,8 +21,8 @@ import (
 )
 
 func spoolCommand() *cobra.Command {
-	return group(&cobra.Command{Use: "spool", Short: "Look into the spool, beside a running daemon or without one"},
-		spoolList(), spoolShow(), spoolExport(), spoolRead(), spoolVerify())
+	return group(&cobra.Command{Use: "spool", Short: "Look into the spool, beside a running daemon or without one, and repair it"},
+		spoolList(), spoolShow(), spoolExport(), spoolRead(), spoolVerify(), spoolRepair())
 }
 
 func withSpool(c *cobra.Command, run func(*admin.Spool) error) error {
@@ -272,12 +272,17 @@ type reportView struct {
 	Missing  []string `json:"missing_heads"`
 	Identity string   `json:"identity"` // fingerprint of the key that the chain ends with
 	Foreign  bool     `json:"foreign"`  // it is not this server's
+	Repaired []string `json:"repaired"`
+	Lost     []string `json:"lost"` // messages that a repair removed
 }
 
 func showReport(c *cobra.Command, r *spool.Report) error {
-	v := reportView{r.Head.String(), r.Commits, r.Messages, r.Bytes, r.Torn, []string{}, []string{}, r.Identity.String(), r.Foreign}
+	v := reportView{r.Head.String(), r.Commits, r.Messages, r.Bytes, r.Torn, []string{}, []string{}, r.Identity.String(), r.Foreign, []string{}, ids(r.Lost)}
 	for _, d := range r.Damage {
 		v.Damage = append(v.Damage, d.String())
+	}
+	for _, s := range r.Scars {
+		v.Repaired = append(v.Repaired, s.String())
 	}
 	for _, h := range r.Missing {
 		v.Missing = append(v.Missing, h.String())
@@ -292,6 +297,12 @@ func showReport(c *cobra.Command, r *spool.Report) error {
 	}
 	if len(v.Damage) > 0 {
 		fmt.Fprintf(out, "DAMAGED, the first first:\n  %s\n", strings.Join(v.Damage, "\n  "))
+	}
+	if len(v.Repaired) > 0 {
+		fmt.Fprintf(out, "what was damage until it was repaired:\n  %s\n", strings.Join(v.Repaired, "\n  "))
+	}
+	if len(v.Lost) > 0 {
+		fmt.Fprintf(out, "messages that a repair removed, since their data was damaged: %s\n", strings.Join(v.Lost, ", "))
 	}
 	if len(v.Missing) > 0 {
 		fmt.Fprintf(out, "not in the chain: %s\n", strings.Join(v.Missing, ", "))

@@ -2,6 +2,8 @@ package main_test
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -82,4 +84,44 @@ func TestUserAdd_TerminalRefuses(t *testing.T) {
 			equal(t, "users", strings.TrimSpace(site.Must(t, "", "user", "list", "--json")), "[]")
 		})
 	}
+}
+
+// TestSpoolRepair_Terminal: a person is asked, and "no" and silence change nothing.
+func TestSpoolRepair_Terminal(t *testing.T) {
+	t.Parallel()
+	site := cmtptest.NewSite(t, nil)
+	site.AddUsers(t, "alice")
+	d := site.Start(t)
+	if err := cmtptest.Deliver(t.Context(), d.Shared[0], &cmtptest.Letter{To: "alice", Parts: []cmtptest.Noise{{Seed: 1, Length: 500}}}); err != nil {
+		t.Fatal(err)
+	}
+	d.Stop(t)
+	segment := filepath.Join(site.Data, "spool", "log", "0000000000000001.seg")
+	b, err := os.ReadFile(segment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[200] ^= 1 // in the record of the keys
+	if err := os.WriteFile(segment, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		answer string
+		status int
+	}{{"", 1}, {"no", 1}, {"y", 0}} {
+		var out bytes.Buffer
+		term := atTerminal(t, site, &out, "spool", "repair")
+		term.Type(t, tt.answer+"\n") // the terminal keeps it until it is read
+		status, shown := term.Ends(t)
+		equal(t, "exit status of "+tt.answer, status, tt.status)
+		if !strings.Contains(shown, "Repair it? [y/N] ") {
+			t.Errorf("it asked %q", shown)
+		}
+		after, err := os.ReadFile(segment)
+		if err != nil || bytes.Equal(after, b) != (tt.status != 0) {
+			t.Errorf("%q: %v, changed: %v\n%s%s", tt.answer, err, !bytes.Equal(after, b), out.String(), shown)
+		}
+	}
+	site.Must(t, "", "spool", "verify")
+	site.Start(t).Stop(t)
 }

@@ -23,9 +23,13 @@ type chain struct {
 	// known is false until keys come from a record: before, keys.key may hold
 	// the hint of a segment's header.
 	known bool
+	// repaired are the wounds that repair records vouch for, by fingerprint.
+	repaired map[[32]byte]repair
 }
 
-func newChain() *chain { return &chain{state: state{next: 1}, index: newIndex()} }
+func newChain() *chain {
+	return &chain{state: state{next: 1}, index: newIndex(), repaired: make(map[[32]byte]repair)}
+}
 
 // record is one of a batch's, with its place in the segment.
 type record struct {
@@ -38,9 +42,11 @@ type record struct {
 	removal removal // kind 5
 	mark    *mark   // kind 6
 	place   uint16  // of the leaf in its commit
+	repair  *repair // kind 9
 	gone    bool    // a message without its data
 	settled bool    // a removal or mark whose message's data is gone: nothing is left for it
 	damaged bool    // the head is whole, the data is not
+	bare    bool    // it has no data
 }
 
 // apply makes a durable commit of the newest segment part of the chain: it takes over
@@ -69,6 +75,9 @@ func (c *chain) apply(cm *commit, seg *segment, records []record) (refused []ID)
 			if !r.settled {
 				seg.table.(*memory).mark(r.mark, r.change(cm.number), r.offset)
 			}
+		case kindRepair:
+			c.repaired[r.repair.wound] = *r.repair
+			seg.walked = true
 		}
 	}
 	c.next = max(c.next, cm.next)
@@ -79,7 +88,8 @@ func (c *chain) apply(cm *commit, seg *segment, records []record) (refused []ID)
 // known kind with a malformed head counts as one of an unknown kind: its leaf is
 // all that a signature can vouch for.
 func newRecord(s *scanned) record {
-	r := record{kind: s.kind, leaf: leaf(s.kind, s.head), offset: s.offset, length: s.length, damaged: s.damaged, gone: s.flags&flagGone != 0}
+	r := record{kind: s.kind, leaf: leaf(s.kind, s.head), offset: s.offset, length: s.length, damaged: s.damaged, gone: s.flags&flagGone != 0,
+		bare: len(s.data) == 0}
 	var err error
 	switch s.kind {
 	case kindKeys:
@@ -99,6 +109,10 @@ func newRecord(s *scanned) record {
 		var m mark
 		m, err = parseMark(s.head)
 		r.mark, r.damaged = &m, r.damaged || len(s.data) > 0
+	case kindRepair:
+		var p repair
+		p, err = parseRepair(s.head)
+		r.repair, r.damaged = &p, r.damaged || len(s.data) > 0
 	default:
 		r.damaged = r.damaged || len(s.data) > 0
 	}
@@ -109,8 +123,9 @@ func newRecord(s *scanned) record {
 }
 
 // inForce returns the key that must have signed a commit whose batch is records,
-// following the chain's head: the one in force, unless the batch replaces it.
-func (c *chain) inForce(head Head, records []record) (crypt.PublicKey, error) {
+// following the chain's head: the one in force, unless the batch replaces it. known is
+// false where no record has introduced it.
+func (c *chain) inForce(head Head, records []record) (key crypt.PublicKey, known bool, err error) {
 	key, identity, known := c.keys.key, c.keys.identity, c.known
 	for i := range records {
 		k := &records[i].keys
@@ -121,14 +136,14 @@ func (c *chain) inForce(head Head, records []record) (crypt.PublicKey, error) {
 			identity = k.identity
 		}
 		if known && k.spool != c.keys.spool {
-			return key, fmt.Errorf("its keys belong to another spool")
+			return key, false, fmt.Errorf("its keys belong to another spool")
 		}
 		if !k.verify(head.Hash, identity) {
-			return key, fmt.Errorf("the signatures of its keys are false")
+			return key, false, fmt.Errorf("the signatures of its keys are false")
 		}
 		key, identity, known = k.key, k.identity, true
 	}
-	return key, nil
+	return key, known, nil
 }
 
 // match compares a commit's leaves with the records that came before it in its

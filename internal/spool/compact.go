@@ -59,7 +59,7 @@ func (s *Spool) plan(share float64) []*segment {
 		end := 0
 		for j, seg := range all[i : len(all)-1] {
 			size, dead = size+seg.size, dead+seg.dead
-			if seg.dirty || (j > 0 && size-dead > s.options.SegmentSize) {
+			if seg.dirty || seg.still || (j > 0 && size-dead > s.options.SegmentSize) {
 				break
 			}
 			if dead > 0 && float64(dead) >= share*float64(size) {
@@ -125,6 +125,9 @@ func (c *compaction) run(ctx context.Context) error {
 	s, first, last := c.s, c.group[0], c.group[len(c.group)-1]
 	c.into = &segment{path: first.path, name: first.name, header: first.header, top: last.top, after: last.after}
 	c.into.last, c.into.generation = last.last, newGeneration()
+	for _, seg := range c.group {
+		c.into.walked = c.into.walked || seg.walked
+	}
 	tmp := s.path("tmp", durable.RandomName())
 	var err error
 	if c.out, err = s.fs.Create(tmp, 0o600); err != nil {
@@ -136,7 +139,9 @@ func (c *compaction) run(ctx context.Context) error {
 		return errors.Join(err, s.fs.Remove(tmp))
 	}
 	t := c.into.table
-	if stored, err := s.writeIndex(c.into); err == nil {
+	if c.into.walked {
+		// Every start looks at it again.
+	} else if stored, err := s.writeIndex(c.into); err == nil {
 		c.into.table = stored
 	} else {
 		s.log.Warn("no index file: the next start reads the segment", "segment", c.into.sequence, "error", err)
@@ -168,8 +173,25 @@ func (c *compaction) fill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.into.table, err = load(c.out, c.into)
-	return err
+	t, err := load(c.out, c.into)
+	if err != nil {
+		return err
+	}
+	// A removal may have been passed over, because its message was lost.
+	t.removed = nil
+	for _, seg := range c.group {
+		var rows []removedRow
+		err := c.s.view(func(*index) (err error) {
+			rows, err = seg.table.removals()
+			return blame(seg, err)
+		})
+		if err != nil {
+			return err
+		}
+		t.removed = append(t.removed, rows...)
+	}
+	c.into.table = t
+	return nil
 }
 
 func (c *compaction) flush() error {
@@ -202,7 +224,7 @@ func (c *compaction) copy(ctx context.Context, seg *segment) error {
 		}
 		if r.kind == kindCommit {
 			cm, err := parseCommit(r.head)
-			if err != nil || cm.leaves != [32]byte(leaves.Sum(nil)) {
+			if err != nil || !c.fits(&cm, [32]byte(leaves.Sum(nil))) {
 				return fmt.Errorf("%w: %s: commit %d does not fit its batch", ErrDamaged, seg.name, cm.number)
 			}
 			leaves.Reset()
@@ -220,6 +242,18 @@ func (c *compaction) copy(ctx context.Context, seg *segment) error {
 		}
 		read = 0
 	}
+}
+
+// fits says whether the leaves of the records before a commit, hashed one after the other, are
+// those that it names, or those of what a repair has vouched for.
+func (c *compaction) fits(cm *commit, leaves [32]byte) bool {
+	if cm.leaves == leaves {
+		return true
+	}
+	c.s.mu.RLock()
+	defer c.s.mu.RUnlock()
+	_, ok := c.s.chain.repaired[batchWound(cm.head(), leaves)]
+	return ok
 }
 
 // record appends a record, without its data where its message was removed.

@@ -3,6 +3,8 @@ package spool
 import (
 	"fmt"
 	"log/slog"
+
+	"cmtpd/internal/crypt"
 )
 
 // Damage is a place where the spool is not as it was written.
@@ -15,6 +17,11 @@ type Damage struct {
 	LastCommit  uint64
 	Messages    []ID // that are damaged or lost, as far as that can be known
 	Reason      string
+
+	class woundClass      // of wound
+	wound [32]byte        // fingerprint by which a repair record can vouch for it; zero where none can
+	key   crypt.PublicKey // of woundKey
+	sound bool            // the segment's bytes are as they should be: there is nothing to rewrite
 }
 
 // String returns one line for the operator.

@@ -71,6 +71,10 @@ func Reencode(b []byte, generation uint64) (in, out []byte, err error) {
 		if m, err := parseMark(f.head); err == nil {
 			head = m.append(nil)
 		}
+	case kindRepair:
+		if r, err := parseRepair(f.head); err == nil {
+			head = r.append(nil)
+		}
 	}
 	out = appendFrame(nil, generation, f.kind, f.flags, head, len(f.data), crc32.Checksum(f.data, castagnoli))
 	return b[:n], append(out, f.data...), nil
@@ -188,4 +192,33 @@ func refitRecords(b []byte, generation uint64) {
 		binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:head], castagnoli))
 		b = b[end:]
 	}
+}
+
+// ForgeBatch appends a batch of messages with numbers from first on.
+func ForgeBatch(segment []byte, head Head, key *crypt.PrivateKey, first ID, messages ...[]byte) []byte {
+	h, err := parseHeader(segment)
+	if err != nil {
+		panic(err)
+	}
+	segment = segment[:len(segment):len(segment)]
+	var leaves []byte
+	for i, data := range messages {
+		m := message{id: first + ID(i), entry: Entry{Mailbox: MailboxID{1}, Digest: sha256.Sum256(data)}, size: int64(len(data)), sha256: sha256.Sum256(data)}
+		head := m.append(nil)
+		l := leaf(kindMessage, head)
+		leaves = append(leaves, l[:]...)
+		segment = appendFrame(segment, h.generation, kindMessage, 0, head, len(data), crc32.Checksum(data, castagnoli))
+		segment = append(segment, data...)
+	}
+	c := commit{number: head.Number + 1, time: time.Unix(1, 0), next: first + ID(len(messages)), count: uint32(len(messages)),
+		leaves: sha256.Sum256(leaves), previous: head.Hash}
+	c.sign(key)
+	segment = appendFrame(segment, h.generation, kindCommit, 0, c.append(nil), len(leaves), crc32.Checksum(leaves, castagnoli))
+	return append(segment, leaves...)
+}
+
+// ForgeRepair appends a batch that vouches for damage.
+func ForgeRepair(segment []byte, head Head, key *crypt.PrivateKey, damage []Damage) []byte {
+	r := repair{time: time.Unix(1, 0), class: damage[0].class, first: 1, last: 1, wound: damage[0].wound, key: damage[0].key, by: "nobody"}
+	return forge(segment, head, key, 1, kindRepair, r.append(nil), nil)
 }

@@ -36,6 +36,7 @@ const (
 	kindLarge   kind = 4
 	kindRemoval kind = 5
 	kindMark    kind = 6
+	kindRepair  kind = 9
 )
 
 // flagGone marks a message that was removed and has no data any more.

@@ -62,7 +62,7 @@ func (s *Spool) sealAll() {
 	s.mu.RLock()
 	if all := s.chain.index.segments; s.failure == nil && len(all) > 0 {
 		for _, seg := range all[:len(all)-1] {
-			if _, ok := seg.table.(*memory); ok && !seg.dirty {
+			if _, ok := seg.table.(*memory); ok && !seg.dirty && !seg.walked {
 				unsealed = append(unsealed, seg)
 			}
 		}
@@ -196,9 +196,9 @@ func load(f durable.File, seg *segment) (*memory, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: %s at offset %d: %w", ErrDamaged, seg.name, r.offset, err)
 		}
-		for i := range batch {
-			batch[i].place = uint16(i)
-			t.take(&batch[i], c.number)
+		found, _, _ := match(&c, r.data, batch) // a repaired batch may lack some
+		for i := range found {
+			t.take(&found[i], c.number)
 		}
 		batch = batch[:0]
 	}

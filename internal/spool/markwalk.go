@@ -22,12 +22,13 @@ func (w *walker) mark(h *held, r *record) {
 	}
 	r.kind = 0 // it is passed over
 	if len(w.damage) == 0 {
-		w.report(w.falseMark(h.segment, id, r.offset, h.commit.number))
+		w.report(w.falseMark(h.segment, id, r.offset, r.change(h.commit.number)))
 	}
 }
 
-func (w *walker) falseMark(seg *segment, id ID, offset int64, commit uint64) Damage {
-	return Damage{File: seg.name, Segment: seg.sequence, Offset: offset, FirstCommit: commit, LastCommit: commit, Messages: []ID{id},
+func (w *walker) falseMark(seg *segment, id ID, offset int64, change uint64) Damage {
+	return Damage{File: seg.name, Segment: seg.sequence, Offset: offset, FirstCommit: change >> 16, LastCommit: change >> 16, Messages: []ID{id},
+		class: woundMark, wound: markWound(id, change), sound: true,
 		Reason: fmt.Sprintf("message %s, which it marks, is not there", id)}
 }
 
@@ -75,6 +76,6 @@ func (w *walker) judgeMarks(seg *segment, wrong map[boxRow]bool) {
 		return
 	}
 	for _, e := range seg.table.(*memory).changes.forget(wrong) {
-		w.report(w.falseMark(seg, e.id, int64(e.offset), e.change()>>16))
+		w.report(w.falseMark(seg, e.id, int64(e.offset), e.change()))
 	}
 }

@@ -71,9 +71,9 @@ func Open(dir string, o Options) (*Spool, error) {
 // acknowledged before, perhaps a batch whose flush is under way, and nothing that comes later.
 func OpenReadOnly(dir string, fsys durable.FS) (*Spool, error) {
 	var w *walker
-	err := again(func() error {
-		w = newWalker(fsys, dir)
-		return w.walk(context.Background())
+	err := again(func() (err error) {
+		w, err = walk(context.Background(), fsys, dir, func(*walker) {})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read spool %s: %w", dir, err)
@@ -97,7 +97,21 @@ func (s *Spool) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
 }
 
-func (s *Spool) open() (err error) {
+func (s *Spool) open() error {
+	if err := s.claim(); err != nil {
+		return err
+	}
+	w, err := s.start()
+	if err != nil {
+		return err
+	}
+	s.log.Info("spool is open", "head", s.chain.head, "messages", s.chain.index.messages,
+		"segments", len(s.chain.index.segments), "damage", len(s.damage), "repaired", len(w.scars))
+	return nil
+}
+
+// claim makes the directories and takes the lock.
+func (s *Spool) claim() (err error) {
 	for _, d := range []string{"", "log", "large", "index", "spare", "tmp"} {
 		if err := durable.MkdirAll(s.fs, s.path(d), 0o700); err != nil {
 			return err
@@ -109,42 +123,42 @@ func (s *Spool) open() (err error) {
 			return err
 		}
 	}
+	return nil
+}
+
+// start reads the log and makes it ready for the next batch.
+func (s *Spool) start() (*walker, error) {
 	w, err := s.recover()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.chain, s.damage = w.chain, w.damage
 	if s.chain.head.Number == 0 && len(s.damage) > 0 {
-		return fmt.Errorf("%w: %v", ErrLost, s.damage[0])
+		return nil, fmt.Errorf("%w: %v", ErrLost, s.damage[0])
 	}
 	before, err := s.predecessor()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, d := range s.damage {
 		s.log.Error("spool is damaged", "damage", d)
 	}
 	if err := s.clean(w); err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.resume(w); err != nil {
-		return err
+		return nil, err
 	}
-	if err := s.introduce(before); err != nil {
-		return err
-	}
-	s.log.Info("spool is open", "head", s.chain.head, "messages", s.chain.index.messages,
-		"segments", len(s.chain.index.segments), "damage", len(s.damage))
-	return nil
+	return w, s.introduce(before)
 }
 
 // recover reads the log, from index files where they can be trusted. One that turns out to be
 // damaged is removed, and its segment walked.
 func (s *Spool) recover() (*walker, error) {
 	for {
-		w := newWalker(s.fs, s.dir)
-		w.own, w.sealed = s.options.Key.Public(), s.seal
-		err := w.walk(context.Background())
+		w, err := walk(context.Background(), s.fs, s.dir, func(w *walker) {
+			w.own, w.sealed, w.alone = s.options.Key.Public(), s.seal, true
+		})
 		var bad *tableError
 		if !errors.As(err, &bad) {
 			return w, err

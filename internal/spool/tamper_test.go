@@ -179,14 +179,17 @@ func TestVerify_Bits(t *testing.T) {
 	}
 }
 
-func TestVerify_Tampering(t *testing.T) {
+// tampering is one way to change a spool by hand.
+type tampering struct {
+	name string
+	keep int // messages still served, at least
+	// change tampers with the spool; first and second are the first two segments.
+	change func(t *testing.T, sp *specimen, first, second string)
+}
+
+func tamperings(t *testing.T) []tampering {
 	old := contents(t, newSpecimen(t).fs, "/spool/log/0000000000000001.seg") // another spool's, for shape
-	tests := []struct {
-		name string
-		keep int // messages still served, at least
-		// change tampers with the spool; first and second are the first two segments.
-		change func(t *testing.T, sp *specimen, first, second string)
-	}{
+	return []tampering{
 		{"removed message", specimenMessages - 1, func(t *testing.T, sp *specimen, first, _ string) {
 			b, at := contents(t, sp.fs, first), sp.bounds[first]
 			replace(t, sp.fs, first, slices.Concat(b[:at[0]], b[at[1]:]))
@@ -282,7 +285,10 @@ func TestVerify_Tampering(t *testing.T) {
 			replace(t, sp.fs, "/spool/log/1.seg", []byte("x"))
 		}},
 	}
-	for _, tt := range tests {
+}
+
+func TestVerify_Tampering(t *testing.T) {
+	for _, tt := range tamperings(t) {
 		t.Run(tt.name, func(t *testing.T) {
 			sp := newSpecimen(t)
 			segs := segments(t, sp.fs, "/spool")

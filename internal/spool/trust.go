@@ -2,6 +2,7 @@ package spool
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"maps"
@@ -82,6 +83,7 @@ func (w *walker) remove(h *held, r *record) {
 	}
 	w.report(Damage{File: h.segment.name, Segment: h.segment.sequence, Offset: r.offset, Length: r.length,
 		FirstCommit: h.commit.number, LastCommit: h.commit.number, Messages: []ID{id},
+		class: woundRemoval, wound: fingerprint(woundRemoval, h.commit.head(), sha256.Sum256(r.leaf[:])), sound: true,
 		Reason: fmt.Sprintf("message %s, which it removes, is not there", id)})
 }
 
@@ -97,7 +99,7 @@ func (w *walker) suspected(seg *segment) bool {
 
 // finish judges what only the whole log can tell.
 func (w *walker) finish() error {
-	if len(w.suspects) > 0 && w.sealed == nil {
+	if len(w.suspects) > 0 && w.sealed == nil && !w.alone {
 		moved, err := w.moved()
 		if err != nil || moved {
 			return cmp.Or(err, errMoved)
@@ -119,10 +121,11 @@ func (w *walker) finish() error {
 	for _, seg := range w.chain.index.segments {
 		if ids := lost[seg]; len(ids) > 0 {
 			slices.Sort(ids)
-			w.report(Damage{File: seg.name, Segment: seg.sequence, Messages: ids,
+			w.report(Damage{File: seg.name, Segment: seg.sequence, Messages: ids, sound: true,
 				Reason: "the data of messages is gone, and no record says that they were removed"})
 		}
 	}
+	w.forgive()
 	return nil
 }
 

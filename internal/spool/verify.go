@@ -25,6 +25,8 @@ type Report struct {
 	Identity crypt.PublicKey // the identity key in force at the end
 	Torn     int64           // bytes after the last commit: what a crash left, or a writer is at work on
 	Damage   []Damage        // in the order of the log, what fails first comes first
+	Scars    []Scar          // what was damage until it was repaired
+	Lost     []ID            // messages that a repair removed, since their data was damaged
 	Missing  []Head          // of those that were wanted
 	Foreign  bool            // Identity is not the one that the chain has to end with
 }
@@ -54,7 +56,7 @@ func Verify(ctx context.Context, fsys durable.FS, dir string, identity crypt.Pub
 	progress func(done, total int64), want ...Head) (Report, error) {
 	var r Report
 	err := again(func() (err error) {
-		r, err = verify(ctx, fsys, dir, identity, progress, want)
+		r, err = verify(ctx, fsys, dir, identity, progress, want, nil)
 		return err
 	})
 	if err != nil {
@@ -64,43 +66,36 @@ func Verify(ctx context.Context, fsys durable.FS, dir string, identity crypt.Pub
 }
 
 func verify(ctx context.Context, fsys durable.FS, dir string, identity crypt.PublicKey,
-	progress func(done, total int64), want []Head) (Report, error) {
-	var r Report
-	w := newWalker(fsys, dir)
-	w.deep = true
+	progress func(done, total int64), want []Head, sealed func(*segment)) (r Report, err error) {
 	total, err := totalSize(fsys, dir)
 	if err != nil {
 		return r, err
 	}
-	w.progress = func(n int64) {
-		r.Bytes += n
-		if progress != nil {
-			progress(min(r.Bytes, total), total)
+	var missing map[uint64]Head
+	w, err := walk(ctx, fsys, dir, func(w *walker) {
+		r, missing = Report{}, make(map[uint64]Head)
+		for _, h := range want {
+			missing[h.Number] = h
 		}
-	}
-	missing := make(map[uint64]Head)
-	for _, h := range want {
-		missing[h.Number] = h
-	}
-	w.applied = func(c *commit, records []record) {
-		r.Commits++
-		for i := range records {
-			switch {
-			case records[i].kind == kindRemoval:
-				r.Removed++
-			case records[i].message.id != 0 && !records[i].gone:
-				r.Messages++
+		w.deep, w.sealed = true, sealed
+		w.progress = func(n int64) {
+			r.Bytes += n
+			if progress != nil {
+				progress(min(r.Bytes, total), total)
 			}
 		}
-		if h, ok := missing[c.number]; ok && h == c.head() {
-			delete(missing, c.number)
+		w.applied = func(h *held, _ []ID) {
+			r.count(h)
+			if at := h.commit.head(); missing[at.Number] == at {
+				delete(missing, at.Number)
+			}
 		}
-	}
-	if err := w.walk(ctx); err != nil {
+	})
+	if err != nil {
 		return r, err
 	}
 	r.Head, r.Key, r.Identity = w.chain.head, w.chain.keys.key, w.chain.keys.identity
-	r.Torn, r.Damage = w.torn, w.damage
+	r.Torn, r.Damage, r.Scars = w.torn, w.damage, w.scars
 	r.Foreign = r.Identity != identity
 	for _, h := range want {
 		if missing[h.Number] == h {
@@ -108,6 +103,22 @@ func verify(ctx context.Context, fsys durable.FS, dir string, identity crypt.Pub
 		}
 	}
 	return r, nil
+}
+
+// count adds a commit.
+func (r *Report) count(h *held) {
+	r.Commits++
+	for i := range h.records {
+		switch rec := &h.records[i]; {
+		case rec.kind == kindRemoval:
+			r.Removed++
+			if rec.removal.by == repairActor {
+				r.Lost = append(r.Lost, rec.removal.id)
+			}
+		case rec.message.id != 0 && !rec.gone:
+			r.Messages++
+		}
+	}
 }
 
 // totalSize adds up what Verify will read.

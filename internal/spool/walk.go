@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -25,7 +26,10 @@ type segment struct {
 	table table // of its messages
 	top   ID    // the highest message number up to its end
 	dead  int64 // bytes of removed messages in it
-	after state // what it passes on; set when it is not the newest any more
+	// walked: it holds wounds that were repaired, or records of repairs, so it has no index
+	// file and every start walks it. still: what is in it does not bear compaction.
+	walked, still bool
+	after         state // what it passes on; set when it is not the newest any more
 }
 
 // errMoved: a compaction beside this reader took away what it was about to read.
@@ -41,7 +45,11 @@ type walker struct {
 	// Zero: the one that the segment's header names.
 	own      crypt.PublicKey
 	progress func(bytes int64)
-	applied  func(*commit, []record) // after each commit
+	applied  func(h *held, refused []ID) // after each commit
+	began    func(*segment)              // before the first commit of each segment that is not passed over
+	alone    bool                        // nobody changes the log meanwhile
+	// trusted are keys that a walk before has found proven, though their introduction is missing.
+	trusted map[crypt.PublicKey]bool
 	// sealed, if set, is told of each undamaged segment that another follows, and
 	// makes its index file. Then index files are trusted, too.
 	sealed func(*segment)
@@ -50,6 +58,7 @@ type walker struct {
 	files      []*segment // that were listed
 	superseded []*segment // what a compaction left behind
 	damage     []Damage
+	scars      []Scar          // damage that was repaired
 	large      map[[16]byte]ID // files, and whose they are
 	suspects   map[ID]Damage   // large files that are not right; no damage if their messages were removed
 	gone       idSet           // without data, and no removal seen yet
@@ -63,6 +72,12 @@ type walker struct {
 	skipped bool     // bytes that are no record were among them
 	start   int64    // where the current batch begins
 	held    *held
+	assumed crypt.PublicKey // that signs, though no record that is left introduced it
+	signed  Head            // of the last commit that counts
+	// attested are keys whose introduction is missing, but that have signed a commit which one by
+	// an introduced key continues, or that a repair record names.
+	attested map[crypt.PublicKey]bool
+	strange  bool // a commit is by a key that nothing speaks for, or false
 }
 
 // held is a commit that is true but whose batch is not whole. If another commit
@@ -74,11 +89,40 @@ type held struct {
 	end     int64
 	records []record
 	missing int
+	leaves  []byte // the commit's data, where records are missing and it is as the commit says
+	settled bool   // the batch is as a repair leaves it: what is there cannot be mended further
+	key     crypt.PublicKey
+	proven  bool // a record introduced key
 }
 
 func newWalker(fsys durable.FS, dir string) *walker {
 	return &walker{fs: fsys, dir: dir, chain: newChain(), large: make(map[[16]byte]ID),
-		suspects: make(map[ID]Damage), gone: make(idSet)}
+		suspects: make(map[ID]Damage), gone: make(idSet), attested: make(map[crypt.PublicKey]bool)}
+}
+
+// walk reads a log as set says. Where commits are by keys whose introduction is missing, only the
+// whole of it shows which of those can be believed, and it is read again.
+func walk(ctx context.Context, fsys durable.FS, dir string, set func(*walker)) (*walker, error) {
+	w := newWalker(fsys, dir)
+	set(w)
+	if err := w.walk(ctx); err != nil || !w.strange {
+		return w, err
+	}
+	scout := w
+	if w.own != (crypt.PublicKey{}) { // who believes what headers say of keys sees more
+		scout = newWalker(fsys, dir)
+		scout.alone = w.alone
+		if err := scout.walk(ctx); err != nil {
+			return w, err
+		}
+	}
+	if len(scout.attested) == 0 {
+		return w, nil
+	}
+	w = newWalker(fsys, dir)
+	set(w)
+	w.trusted = scout.attested
+	return w, w.walk(ctx)
 }
 
 // walk reads all segments. Its error is the disk's, ctx's or errMoved; whatever else is
@@ -150,10 +194,13 @@ func (w *walker) segment(ctx context.Context, s *scanner, seg *segment, last boo
 	if err != nil || !ok {
 		return err
 	}
-	if w.sealed != nil && !last && !seg.dirty && w.trust(seg, size) {
+	if w.sealed != nil && !w.deep && w.trusted == nil && !last && !seg.dirty && w.trust(seg, size) {
 		return nil
 	}
 	w.chain.index.begin(seg)
+	if w.began != nil {
+		w.began(seg)
+	}
 	*s = scanner{file: f, size: size, generation: seg.generation, offset: headerSize, buf: s.buf[:0]}
 	w.start = headerSize
 	next := s.next
@@ -208,6 +255,9 @@ func (w *walker) header(f durable.File, seg *segment, size int64) (ok bool, err 
 		if h.generation = guessGeneration(b); h.generation == 0 {
 			seg.header, seg.size, seg.dirty = h, size, true
 			w.chain.index.begin(seg)
+			if w.began != nil {
+				w.began(seg)
+			}
 			return false, nil
 		}
 	}
@@ -261,7 +311,7 @@ func (w *walker) follow(seg *segment, whole bool) {
 	case seg.before == now:
 		return
 	case seg.before.Number > now.Number:
-		w.lost(seg, 0, now.Number+1, seg.before.Number)
+		w.lost(seg, 0, now.Number+1, seg.before.Number, [32]byte{})
 	default:
 		w.report(Damage{File: seg.name, Segment: seg.sequence, FirstCommit: seg.before.Number + 1,
 			Reason: fmt.Sprintf("the segment continues commit %s, not %s", seg.before, now)})
@@ -273,8 +323,9 @@ func (w *walker) follow(seg *segment, whole bool) {
 
 // lost reports that commits are missing before a place, and keeps clear of the
 // message numbers that they may have given.
-func (w *walker) lost(seg *segment, offset int64, first, last uint64) {
+func (w *walker) lost(seg *segment, offset int64, first, last uint64, wound [32]byte) {
 	w.report(Damage{File: seg.name, Segment: seg.sequence, Offset: offset, FirstCommit: first, LastCommit: last,
+		class: woundGap, wound: wound, sound: wound != [32]byte{},
 		Reason: fmt.Sprintf("before it, commits %d to %d are missing", first, last)})
 	w.chain.next += ID(min(last-first+1, 1<<32) * maxRecords)
 }
@@ -309,7 +360,8 @@ func (w *walker) commit(seg *segment, r *scanned) {
 	if w.held != nil {
 		head = w.held.commit.head()
 	}
-	c, reason := w.judge(seg, head, r, records)
+	h, reason := w.judge(seg, head, r, records)
+	c := &h.commit
 	if reason != "" {
 		w.settle()
 		place.FirstCommit, place.LastCommit, place.Reason = c.number, c.number, reason
@@ -317,18 +369,14 @@ func (w *walker) commit(seg *segment, r *scanned) {
 		return
 	}
 	w.settle()
-	if c.number == head.Number+1 && c.previous != head.Hash {
-		w.report(Damage{File: seg.name, Segment: seg.sequence, Offset: start, FirstCommit: c.number, LastCommit: c.number,
-			Reason: "the commit continues another chain"})
-	} else if c.number > head.Number+1 {
-		w.lost(seg, start, head.Number+1, c.number-1)
+	h.segment, h.start, h.end = seg, start, w.start
+	w.link(h, head)
+	extra := h.take(r, records)
+	whole := h.missing == 0 && !r.damaged
+	for k := range h.records {
+		whole = whole && !h.records[k].damaged
 	}
-	found, missing, extra := match(&c, r.data, records)
-	h := &held{commit: c, segment: seg, start: start, end: w.start, records: found, missing: missing}
-	whole := missing == 0 && !r.damaged
-	for k := range found {
-		whole = whole && !found[k].damaged
-	}
+	h.settled = h.settled && !skipped && !extra
 	if whole && (skipped || extra) {
 		place.FirstCommit, place.LastCommit, place.Reason = c.number, c.number, "bytes that no commit names"
 		w.report(place)
@@ -339,37 +387,20 @@ func (w *walker) commit(seg *segment, r *scanned) {
 	}
 }
 
-// judge parses a commit and says why it does not count, if so.
-func (w *walker) judge(seg *segment, head Head, r *scanned, records []record) (c commit, reason string) {
-	c, err := parseCommit(r.head)
-	if err != nil {
-		return c, "the commit's head is malformed"
+// take matches a commit with the records before it, and says whether there are others.
+func (h *held) take(r *scanned, records []record) (extra bool) {
+	h.records, h.missing, extra = match(&h.commit, r.data, records)
+	if h.missing > 0 && sha256.Sum256(r.data) == h.commit.leaves {
+		h.leaves = bytes.Clone(r.data)
 	}
-	chain := w.chain
-	if int(c.count) < len(records) {
-		records = records[len(records)-int(c.count):]
+	empty := len(r.data) == 0 && len(h.records) == 0
+	h.settled = !r.damaged && (h.leaves != nil || empty || h.missing == 0)
+	for i := range h.records {
+		// One with a malformed head is what was signed, and can be no other.
+		f := &h.records[i]
+		h.settled = h.settled && (!f.damaged || f.kind == 0 && f.bare)
 	}
-	key, err := chain.inForce(Head{Number: head.Number, Hash: c.previous}, records)
-	if err != nil {
-		return c, fmt.Sprintf("commit %d: %v", c.number, err)
-	}
-	broken := len(w.damage) > 0 || w.held != nil
-	if !c.verify(key) && !(broken && c.verify(w.hint(seg))) {
-		return c, fmt.Sprintf("the signature of commit %d is false", c.number)
-	}
-	if c.number <= head.Number {
-		return c, fmt.Sprintf("commit %d stands after commit %d", c.number, head.Number)
-	}
-	return c, ""
-}
-
-// hint is the key that may have signed a segment's commits when the record that
-// says so is lost.
-func (w *walker) hint(seg *segment) crypt.PublicKey {
-	if w.own != (crypt.PublicKey{}) {
-		return w.own
-	}
-	return seg.key
+	return extra
 }
 
 // settle takes the held commit as damage: something came after it.
@@ -386,6 +417,9 @@ func (w *walker) settle() {
 			d.Messages = append(d.Messages, r.message.id)
 		}
 	}
+	if h.settled {
+		d.class, d.wound, d.sound = woundBatch, batchWound(h.commit.head(), leavesOf(h.records)), true
+	}
 	d.Reason = fmt.Sprintf("of the %d records of commit %d, %d are missing and %d messages damaged",
 		h.commit.count, h.commit.number, h.missing, len(d.Messages))
 	w.report(d)
@@ -396,7 +430,7 @@ func (w *walker) settle() {
 func (w *walker) apply() {
 	h := w.held
 	w.held, w.last = nil, h
-	seg := h.segment
+	seg, top := h.segment, w.chain.index.top
 	for i := range h.records {
 		r := &h.records[i]
 		switch {
@@ -404,23 +438,32 @@ func (w *walker) apply() {
 			w.remove(h, r)
 		case r.kind == kindMark:
 			w.mark(h, r)
+		case r.kind == kindRepair && !h.proven:
+			r.kind = 0 // only who has a key that was introduced can repair
+		case r.kind == kindRepair && r.repair.class == woundKey:
+			w.attested[r.repair.key] = true
+		case r.message.id != 0 && r.message.id <= top:
+			// It is refused below.
 		case r.gone:
 			w.gone.add(r.message.id)
 		case r.kind == kindLarge:
 			w.large[r.message.file] = r.message.id
 			if reason := w.largeFile(&r.message); reason != "" {
 				w.suspects[r.message.id] = Damage{File: filepath.Join("large", r.message.fileName()), Segment: seg.sequence, Offset: r.offset,
-					FirstCommit: h.commit.number, LastCommit: h.commit.number, Messages: []ID{r.message.id}, Reason: reason}
+					FirstCommit: h.commit.number, LastCommit: h.commit.number, Messages: []ID{r.message.id}, Reason: reason, sound: true}
 			}
 		}
+		top = max(top, r.message.id)
 	}
-	if refused := w.chain.apply(&h.commit, seg, h.records); refused != nil {
+	refused := w.chain.apply(&h.commit, seg, h.records)
+	if refused != nil {
 		w.report(Damage{File: seg.name, Segment: seg.sequence, Offset: h.start, Length: h.end - h.start,
 			FirstCommit: h.commit.number, LastCommit: h.commit.number, Messages: refused,
+			class: woundNumbers, wound: numbersWound(h.commit.head(), refused), sound: true,
 			Reason: "message numbers that were given before"})
 	}
 	if w.applied != nil {
-		w.applied(&h.commit, h.records)
+		w.applied(h, refused)
 	}
 }
 
@@ -429,17 +472,19 @@ func (w *walker) apply() {
 func (w *walker) end(f durable.File, seg *segment, size int64, last bool) error {
 	records, skipped := w.records, w.skipped
 	w.records, w.skipped = nil, false
-	w.checkMarks(seg)
 	if last {
+		w.checkMarks(seg)
 		return w.endLast(f, seg, size)
 	}
+	w.settle() // it was durable, or no other segment would have been begun
+	w.checkMarks(seg)
 	if len(records) > 0 || skipped {
-		w.settle()
 		w.report(Damage{File: seg.name, Segment: seg.sequence, Offset: w.start, Length: size - w.start,
 			Reason: "the segment does not end with a commit"})
 	}
 	seg.after = w.chain.state
-	if w.sealed != nil && w.err == nil && w.held == nil && !seg.dirty && !w.suspected(seg) {
+	seg.walked = seg.walked || !w.chain.known // an index file has the keys in force
+	if w.sealed != nil && w.err == nil && !seg.dirty && !seg.walked && !w.suspected(seg) {
 		w.sealed(seg)
 	}
 	return nil

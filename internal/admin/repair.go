@@ -1,0 +1,69 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/user"
+	"strconv"
+
+	"cmtpd/internal/config"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/durable"
+	"cmtpd/internal/keyfile"
+	"cmtpd/internal/spool"
+)
+
+// RepairSpool repairs the spool, with the daemon kept from starting meanwhile. agree is
+// told what was found before anything is changed, and not called where nothing is damaged.
+func RepairSpool(ctx context.Context, cfg *config.Config, agree func(spool.Plan) error) (m spool.Mending, err error) {
+	if _, err := os.Stat(cfg.SpoolDir()); err != nil {
+		return m, fmt.Errorf("looking for the spool: %w", err)
+	}
+	lock, err := lockData(cfg)
+	if err != nil {
+		return m, err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	identity, err := keyfile.Load(cfg.KeyFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; without the key that the spool belongs to nothing can be proven: restore it from a backup", err)
+	}
+	if err != nil {
+		return m, err
+	}
+	defer identity.Wipe()
+	key, _, err := keyfile.LoadOrCreate(cfg.SpoolKeyFile())
+	if err != nil {
+		return m, err
+	}
+	defer key.Wipe()
+	return spool.Repair(ctx, cfg.SpoolDir(), spool.Options{FS: durable.OS, Key: key, Identity: identity,
+		Former: func(key crypt.PublicKey) (*crypt.PrivateKey, error) { return keyfile.LoadFormer(cfg.KeyFile(), key) }}, caller(), agree)
+}
+
+// lockData keeps every daemon away from the data directory of its owner, who must call.
+func lockData(cfg *config.Config) (io.Closer, error) {
+	if err := OwnData(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	lock, err := durable.OS.Lock(cfg.LockFile())
+	if errors.Is(err, durable.ErrLocked) {
+		return nil, fmt.Errorf("%s: %w: stop it first", cfg.DataDir, ErrRunning)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("locking the data directory: %w", err)
+	}
+	return lock, nil
+}
+
+// caller names the user of this process.
+func caller() string {
+	if u, err := user.Current(); err == nil && len(u.Username) < 255 {
+		return u.Username
+	}
+	return strconv.Itoa(os.Geteuid())
+}
