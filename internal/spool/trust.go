@@ -99,7 +99,7 @@ func (w *walker) suspected(seg *segment) bool {
 
 // finish judges what only the whole log can tell.
 func (w *walker) finish() error {
-	if len(w.suspects) > 0 && w.sealed == nil && !w.alone {
+	if len(w.suspects)+len(w.gone) > 0 && w.sealed == nil && !w.alone {
 		moved, err := w.moved()
 		if err != nil || moved {
 			return cmp.Or(err, errMoved)
