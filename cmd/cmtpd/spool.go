@@ -219,7 +219,7 @@ func spoolVerify() *cobra.Command {
 			}
 			ctx, stop := untilSignal(c)
 			defer stop()
-			report, err := admin.Verify(ctx, cfg, progress(c), want...)
+			report, err := admin.Verify(ctx, cfg, progress(c, "verifying"), want...)
 			if err != nil {
 				return err
 			}
@@ -247,7 +247,7 @@ func heads(c *cobra.Command) (want []spool.Head, err error) {
 }
 
 // progress shows a bar on a terminal, and nothing to a script.
-func progress(c *cobra.Command) func(done, total int64) {
+func progress(c *cobra.Command, doing string) func(done, total int64) {
 	if !term.IsTerminal(int(os.Stderr.Fd())) {
 		return nil
 	}
@@ -255,7 +255,7 @@ func progress(c *cobra.Command) func(done, total int64) {
 	return func(done, total int64) {
 		if bar == nil {
 			bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(c.ErrOrStderr()), progressbar.OptionShowBytes(true),
-				progressbar.OptionSetDescription("verifying"), progressbar.OptionClearOnFinish())
+				progressbar.OptionSetDescription(doing), progressbar.OptionClearOnFinish())
 		}
 		bar.Set64(done) // a bar that cannot be drawn is no reason to stop
 	}

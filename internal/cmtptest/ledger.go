@@ -210,6 +210,25 @@ func (l *Ledger) Remove(ctx context.Context, s *spool.Spool, share float64) (int
 // once; every letter that was acknowledged is there, unless it was removed, and none
 // that was. mailboxes are the accounts' by name.
 func (l *Ledger) Check(s *spool.Spool, mailboxes map[string]string) error {
+	return l.CheckSince(s, mailboxes, l.Acked())
+}
+
+// Acked returns which letters were acknowledged so far, by the message's SHA-256.
+func (l *Ledger) Acked() map[[32]byte]bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	acked := make(map[[32]byte]bool, l.acked)
+	for sum, e := range l.entries {
+		if e.Acked {
+			acked[sum] = true
+		}
+	}
+	return acked
+}
+
+// CheckSince is Check where only what acked names has to be there: a copy of the spool
+// from that time or later.
+func (l *Ledger) CheckSince(s *spool.Spool, mailboxes map[string]string, acked map[[32]byte]bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var wrong []error
@@ -236,7 +255,7 @@ func (l *Ledger) Check(s *spool.Spool, mailboxes map[string]string) error {
 		found[sum] = info.ID
 	}
 	for sum, e := range l.entries {
-		if _, ok := found[sum]; e.Acked && !e.Removed && !ok {
+		if _, ok := found[sum]; acked[sum] && !e.Removed && !ok {
 			wrong = append(wrong, fmt.Errorf("%d bytes to %s were acknowledged and are gone", e.Size(), e.To))
 		}
 	}

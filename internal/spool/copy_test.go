@@ -342,3 +342,38 @@ func TestCopy_Faults(t *testing.T) {
 		}
 	}
 }
+
+// A copy that goes on does so under another key and with numbers that the spool did not give.
+func TestContinue(t *testing.T) {
+	sp := newSpecimen(t)
+	copyOf(t, sp.fs, sp.options, "/copy")
+	s := open(t, "/spool", sp.options)
+	elsewhere := mustStore(t, s, box(1), text(70, 100))
+	o := sp.options
+	if _, err := spool.Continue("/copy", o); !errors.Is(err, spool.ErrOptions) {
+		t.Fatalf("under the same key: %v", err)
+	}
+	o.Key = key(t, 44)
+	head, err := spool.Continue("/copy", o)
+	if err != nil || head.Number != sp.head.Number+1 {
+		t.Fatal(head, err)
+	}
+	c := open(t, "/copy", o)
+	if c.Head() != head {
+		t.Errorf("opening it changed the head")
+	}
+	st := mustStore(t, c, box(1), text(71, 100))
+	if st.ID < 1<<32 || st.ID&(1<<32-1) != elsewhere.ID {
+		t.Errorf("message %s, and elsewhere %s", st.ID, elsewhere.ID)
+	}
+	sp.data[st.ID] = text(71, 100)
+	equalTo(t, c, sp.data)
+	c.Close()
+	r, err := spool.Verify(ctx, sp.fs, "/copy", o.Identity.Public(), nil, sp.head, st.Head)
+	if err != nil || r.Err() != nil || r.Key != o.Key.Public() {
+		t.Errorf("%v, %v", err, r.Err())
+	}
+	if again := open(t, "/copy", o); again.Stats().Messages != len(sp.data) {
+		t.Errorf("%+v", again.Stats())
+	}
+}

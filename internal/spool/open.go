@@ -278,6 +278,9 @@ func (s *Spool) roll() error {
 //	fdatasync  log/<sequence>.seg
 func (s *Spool) introduce(before *crypt.PrivateKey) error {
 	now := &s.chain.keys
+	if s.options.skip > 0 && now.key == s.options.Key.Public() {
+		return fmt.Errorf("%w: the spool has gone on under this key elsewhere", ErrOptions)
+	}
 	if s.chain.known && now.key == s.options.Key.Public() && now.identity == s.options.Identity.Public() {
 		return nil
 	}
@@ -289,7 +292,10 @@ func (s *Spool) introduce(before *crypt.PrivateKey) error {
 			"identity", now.identity.String(), "identity_now", k.identity.String())
 	}
 	k.sign(s.chain.head.Hash, before, s.options.Identity)
-	b := &batch{next: s.chain.next}
+	if s.chain.next > maxNumber-s.options.skip {
+		return fmt.Errorf("%w: there are no message numbers left", ErrOptions)
+	}
+	b := &batch{next: s.chain.next + s.options.skip}
 	b.add(s.newest().generation, record{kind: kindKeys, keys: k}, k.append(nil), nil)
 	return s.write(b)
 }

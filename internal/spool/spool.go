@@ -155,6 +155,8 @@ type Options struct {
 	NoSpare        bool  // segments are not written ahead
 	CompactRate    int64 // bytes a second that compaction in the background reads; 16 MiB if 0, none if negative
 	BatchSize      int64 // bytes that one flush carries, unless a single message is longer, and that the committer keeps; 4 MiB if 0
+
+	skip ID // how many message numbers are passed over when the key is introduced
 }
 
 func (o *Options) complete() error {

@@ -1,0 +1,231 @@
+// Package backup copies a server's data beside its running daemon, and puts such a
+// copy in the place of data that is lost.
+//
+// It guarantees that a directory that has the name of a backup is a whole one,
+// proven by every signature and digest in it; that a backup is proven again, and
+// wholly, before any of it takes effect; and that the spool of a restored server
+// signs nothing with a key, and gives no message a number, that the server which it
+// replaces may have used since.
+package backup
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"cmtpd/internal/account"
+	"cmtpd/internal/config"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/durable"
+	"cmtpd/internal/keyfile"
+	"cmtpd/internal/spool"
+	"cmtpd/internal/version"
+)
+
+// Errors for the person who makes or restores a backup.
+var (
+	ErrExists   = errors.New("there is something already")
+	ErrInside   = errors.New("a backup must not lie in the data directory")
+	ErrFormat   = errors.New("this is no backup that this version of cmtpd can read")
+	ErrNotEmpty = errors.New("the data directory is not empty")
+	ErrMismatch = errors.New("the backup is not as it was made")
+)
+
+const (
+	manifestName  = "backup.json"
+	format        = 1
+	manifestLimit = 64 << 10 // bytes
+	accountLimit  = 1 << 20  // bytes
+)
+
+// A Manifest says what a backup holds. It is the last file of a backup to be written.
+type Manifest struct {
+	Format   int       `json:"format"`
+	Time     time.Time `json:"time"`
+	Version  string    `json:"cmtpd"`    // that made it
+	Head     string    `json:"head"`     // of the chain, number:hash
+	Identity string    `json:"identity"` // the server's public key, base64
+	Commits  uint64    `json:"commits"`
+	Messages uint64    `json:"messages"`
+	Bytes    int64     `json:"spool_bytes"`
+	Accounts int       `json:"accounts"`
+}
+
+// Make makes a backup of cfg's data in the new directory dir. It locks nothing; a daemon
+// goes on meanwhile. progress may be nil.
+//
+//	mkdir      .<base>.<random>.tmp beside dir
+//	(the key, the spool as spool.Copy copies it, the accounts: open, pwrite, fdatasync)
+//	fsync      every directory
+//	open, pwrite, fdatasync, rename, fsync   backup.json
+//	rename     .<base>.<random>.tmp   dir
+//	fsync      the directory of dir
+func Make(ctx context.Context, cfg *config.Config, dir string, progress func(done, total int64)) (m *Manifest, err error) {
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("making a backup in %s: %w: %w; name a directory that does not exist yet", dir, ErrExists, errors.Join(err, fs.ErrExist))
+	}
+	if rel, err := filepath.Rel(cfg.DataDir, dir); err == nil && filepath.IsLocal(rel) {
+		return nil, fmt.Errorf("making a backup in %s: %w %s: what takes that away takes the backup", dir, ErrInside, cfg.DataDir)
+	}
+	tmp := temporary(dir)
+	if err := durable.OS.Mkdir(tmp, 0o700); err != nil {
+		return nil, fmt.Errorf("making a backup: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(tmp))
+		}
+	}()
+	if m, err = fill(ctx, cfg, tmp, progress); err != nil {
+		return nil, fmt.Errorf("making a backup: %w", err)
+	}
+	if err := durable.OS.Rename(tmp, dir); err != nil {
+		return nil, fmt.Errorf("making a backup: %w", err)
+	}
+	return m, durable.OS.SyncDir(filepath.Dir(dir))
+}
+
+// temporary names what is not yet the directory dir.
+func temporary(dir string) string {
+	return filepath.Join(filepath.Dir(dir), "."+filepath.Base(dir)+"."+durable.RandomName()+".tmp")
+}
+
+// fill copies the data. Accounts come after the spool, so that whoever has mail in the copy is in
+// it, too.
+func fill(ctx context.Context, cfg *config.Config, tmp string, progress func(done, total int64)) (*Manifest, error) {
+	to := *cfg
+	to.DataDir = tmp
+	now := time.Now()
+	key, err := copyKey(cfg.KeyFile(), to.KeyFile())
+	if err != nil {
+		return nil, err
+	}
+	defer key.Wipe()
+	public := key.Public()
+	if err := copyFormer(cfg, &to); err != nil {
+		return nil, err
+	}
+	report, err := copySpool(ctx, cfg, &to, public, progress)
+	if err != nil {
+		return nil, err
+	}
+	// They are made again from the log when they are needed.
+	if err := os.RemoveAll(filepath.Join(to.SpoolDir(), "index")); err != nil {
+		return nil, err
+	}
+	n, err := copyAccounts(cfg, &to, key)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range []string{to.SpoolDir(), tmp} {
+		if err := durable.OS.SyncDir(d); err != nil {
+			return nil, err
+		}
+	}
+	m := &Manifest{
+		Format: format, Time: now.UTC().Truncate(time.Second), Version: version.Number, Head: report.Head.String(),
+		Identity: base64.StdEncoding.EncodeToString(public[:]), Commits: report.Commits, Messages: report.Messages,
+		Bytes: report.Bytes, Accounts: n,
+	}
+	data, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	return m, durable.WriteFile(durable.OS, filepath.Join(tmp, manifestName), append(data, '\n'), 0o600)
+}
+
+func copySpool(ctx context.Context, from, to *config.Config, identity crypt.PublicKey, progress func(done, total int64)) (spool.Report, error) {
+	report, err := spool.Copy(ctx, durable.OS, from.SpoolDir(), to.SpoolDir(), identity, progress)
+	switch {
+	case report.Foreign && len(report.Damage) == 0:
+		err = fmt.Errorf("%w; if the server's key was rotated, start cmtpd once before the next backup", err)
+	case errors.Is(err, spool.ErrUnproven):
+		err = fmt.Errorf("%w; a backup has to be whole: see cmtpd spool verify and cmtpd spool repair", err)
+	case errors.Is(err, fs.ErrNotExist):
+		err = fmt.Errorf("%w; cmtpd serve makes the spool at its first start", err)
+	}
+	return report, err
+}
+
+// copyKey copies a key that can be read, and returns it.
+func copyKey(from, to string) (*crypt.PrivateKey, error) {
+	key, err := keyfile.Load(from)
+	if err != nil {
+		return nil, err
+	}
+	key.Wipe()
+	data, err := durable.ReadFile(durable.OS, from, manifestLimit)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(data)
+	if err := durable.WriteNew(durable.OS, to, data, 0o600); err != nil {
+		return nil, err
+	}
+	return keyfile.Load(to)
+}
+
+// copyFormer copies the identity keys that the server had before: mail to the server itself may be
+// sealed to them.
+func copyFormer(from, to *config.Config) error {
+	former, err := keyfile.Former(from.KeyFile())
+	for _, k := range former {
+		public := k.Public()
+		k.Wipe()
+		if err != nil {
+			continue
+		}
+		var copied *crypt.PrivateKey
+		if copied, err = copyKey(keyfile.FormerPath(from.KeyFile(), public), keyfile.FormerPath(to.KeyFile(), public)); err == nil {
+			copied.Wipe()
+		}
+	}
+	return err
+}
+
+// copyAccounts copies every account, and reads the copies as the daemon will. An account that is
+// removed meanwhile is left out.
+func copyAccounts(from, to *config.Config, identity *crypt.PrivateKey) (n int, err error) {
+	if err := durable.MkdirAll(durable.OS, to.AccountsDir(), 0o700); err != nil {
+		return 0, err
+	}
+	names, err := durable.OS.ReadDir(from.AccountsDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".json") || strings.HasPrefix(name, ".") {
+			continue
+		}
+		data, err := durable.ReadFile(durable.OS, filepath.Join(from.AccountsDir(), name), accountLimit)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = durable.WriteNew(durable.OS, filepath.Join(to.AccountsDir(), name), data, 0o600)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("copying the accounts: %w", err)
+		}
+	}
+	if err := durable.OS.SyncDir(to.AccountsDir()); err != nil {
+		return 0, err
+	}
+	store, err := account.Open(to.AccountsDir(), durable.OS, identity, time.Now)
+	if err != nil {
+		return 0, err
+	}
+	all, err := store.List()
+	return len(all), err
+}
