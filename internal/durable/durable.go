@@ -22,7 +22,7 @@ import (
 )
 
 // ErrLocked is what FS.Lock wraps when another process, or another part of this
-// one, holds the lock.
+// one, holds the lock or shares it.
 var ErrLocked = errors.New("locked by another process")
 
 // FS is a file system whose directories and files are flushed explicitly. Its
@@ -51,6 +51,10 @@ type FS interface {
 	// waiting: open(O_CREAT), flock(LOCK_EX|LOCK_NB). Closing frees it, and so does
 	// the end of the process, however it comes.
 	Lock(path string) (io.Closer, error)
+	// LockShared takes a lock on a file that is there, which any number can share and which
+	// excludes Lock. It waits while somebody has that: open(O_RDONLY), flock(LOCK_SH). Where
+	// there are no locks errors.Is finds errors.ErrUnsupported in its error.
+	LockShared(path string) (io.Closer, error)
 }
 
 // File is an open file. ReadAt may run beside any other method, as with os.File;

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"time"
 
 	"cmtpd/internal/durable"
 	"cmtpd/internal/durable/durabletest"
@@ -147,6 +148,52 @@ func TestFS_Lock(t *testing.T) {
 			if err := l.Close(); err != nil {
 				t.Error(err)
 			}
+		}
+	})
+}
+
+func TestFS_LockShared(t *testing.T) {
+	both(t, func(t *testing.T, fsys durable.FS, dir string) {
+		path := filepath.Join(dir, "readers")
+		if _, err := fsys.LockShared(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("without the file: %v", err)
+		}
+		write(t, fsys, path, "")
+		var locks []io.Closer
+		for range 2 {
+			l, err := fsys.LockShared(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			locks = append(locks, l)
+		}
+		for _, l := range locks {
+			if _, err := fsys.Lock(path); !errors.Is(err, durable.ErrLocked) {
+				t.Errorf("Lock of what is shared: %v", err)
+			}
+			l.Close()
+		}
+		l, err := fsys.Lock(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared := make(chan io.Closer)
+		go func() {
+			l, err := fsys.LockShared(path)
+			if err != nil {
+				t.Error(err)
+			}
+			shared <- l
+		}()
+		select {
+		case <-shared:
+			t.Error("shared while it was locked")
+		case <-time.After(20 * time.Millisecond):
+			l.Close()
+			l = <-shared
+		}
+		if l != nil {
+			l.Close()
 		}
 	})
 }

@@ -9,3 +9,6 @@ import (
 
 // lock refuses: without flock two writers could not be kept apart.
 func lock(*os.File) error { return errors.ErrUnsupported }
+
+// lockShared refuses as lock does.
+func lockShared(*os.File) error { return errors.ErrUnsupported }

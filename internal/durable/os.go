@@ -55,6 +55,18 @@ func (osFS) Lock(path string) (io.Closer, error) {
 	return f, nil
 }
 
+func (osFS) LockShared(path string) (io.Closer, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := lockShared(f); err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "lock", Path: path, Err: err}
+	}
+	return f, nil
+}
+
 type osFile struct{ *os.File }
 
 func wrap(f *os.File, err error) (File, error) {

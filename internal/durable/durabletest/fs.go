@@ -49,7 +49,8 @@ type FS struct {
 	root   *node
 	calls  int
 	inject func(Call) Fault
-	locks  map[string]bool
+	locks  map[string]int // how many share each, or exclusive
+	freed  *sync.Cond     // some lock was given back, or the machine is dead
 	dead   bool
 }
 
@@ -85,7 +86,11 @@ func newDir() *node {
 }
 
 // New returns an empty file system.
-func New() *FS { return &FS{root: newDir(), locks: make(map[string]bool)} }
+func New() *FS {
+	f := &FS{root: newDir(), locks: make(map[string]int)}
+	f.freed = sync.NewCond(&f.mu)
+	return f
+}
 
 // Inject has f decide how each Call goes from now on; nil lets all succeed. f must not
 // use the file system.
@@ -110,6 +115,7 @@ func (f *FS) Crash(r *rand.Rand) *FS {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.dead = true
+	f.freed.Broadcast()
 	after := New()
 	after.root = f.root.afterCrash(r, make(map[*node]*node))
 	return after
@@ -122,6 +128,7 @@ func (f *FS) Kill() *FS {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.dead = true
+	f.freed.Broadcast()
 	after := New()
 	after.root = f.root
 	return after
@@ -405,22 +412,48 @@ func (f *FS) Lock(path string) (io.Closer, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.locks[path] {
+	if f.locks[path] != 0 {
 		return nil, &fs.PathError{Op: "lock", Path: path, Err: durable.ErrLocked}
 	}
-	f.locks[path] = true
-	return &unlocker{c, f, path}, nil
+	f.locks[path] = exclusive
+	return &unlocker{Closer: c, fs: f, path: path}, nil
+}
+
+// exclusive is what locks has for a lock that nobody shares.
+const exclusive = -1
+
+// LockShared implements durable.FS.
+func (f *FS) LockShared(path string) (io.Closer, error) {
+	c, err := f.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.locks[path] == exclusive && !f.dead {
+		f.freed.Wait()
+	}
+	if f.dead {
+		return nil, ErrCrashed
+	}
+	f.locks[path]++
+	return &unlocker{Closer: c, fs: f, path: path}, nil
 }
 
 type unlocker struct {
 	io.Closer
 	fs   *FS
 	path string
+	done bool // guarded by fs.mu
 }
 
 func (u *unlocker) Close() error {
 	u.fs.mu.Lock()
-	delete(u.fs.locks, u.path)
+	if !u.done {
+		u.done = true
+		u.fs.locks[u.path] = max(u.fs.locks[u.path]-1, 0)
+		u.fs.freed.Broadcast()
+	}
 	u.fs.mu.Unlock()
 	return u.Closer.Close()
 }
