@@ -43,6 +43,9 @@ type FS interface {
 	// Rename moves a file over whatever had the new name: rename. It is durable
 	// after SyncDir of the new name's directory.
 	Rename(from, to string) error
+	// Link gives a file one more name, which nothing had: link. It is durable after SyncDir
+	// of the new name's directory. Not every file system can.
+	Link(from, to string) error
 	// Remove deletes a file or an empty directory: unlink or rmdir.
 	Remove(path string) error
 	// SyncDir flushes a directory's names: open(O_DIRECTORY), fsync, close.

@@ -119,6 +119,25 @@ func TestFS_Names(t *testing.T) {
 		if got := contents(fsys, filepath.Join(sub, "x")); got != "y" {
 			t.Errorf("after Rename: %q", got)
 		}
+		if err := fsys.Link(filepath.Join(sub, "y"), filepath.Join(sub, "z")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("Link of nothing: %v", err)
+		}
+		write(t, fsys, filepath.Join(sub, "w"), "w")
+		if err := fsys.Link(filepath.Join(sub, "x"), filepath.Join(sub, "w")); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("Link over a file: %v", err)
+		}
+		if err := fsys.Link(filepath.Join(sub, "x"), filepath.Join(sub, "z")); err != nil {
+			t.Error(err)
+		}
+		if err := fsys.Rename(filepath.Join(sub, "w"), filepath.Join(sub, "x")); err != nil {
+			t.Error(err)
+		}
+		if x, z := contents(fsys, filepath.Join(sub, "x")), contents(fsys, filepath.Join(sub, "z")); x != "w" || z != "y" {
+			t.Errorf("after Link and Rename: %q, %q", x, z)
+		}
+		if err := fsys.Remove(filepath.Join(sub, "z")); err != nil {
+			t.Error(err)
+		}
 		if err := fsys.Remove(sub); err == nil {
 			t.Error("a directory with a file in it was removed")
 		}

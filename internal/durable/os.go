@@ -21,6 +21,7 @@ func (osFS) Create(path string, mode fs.FileMode) (File, error) {
 
 func (osFS) Mkdir(path string, mode fs.FileMode) error { return os.Mkdir(path, mode) }
 func (osFS) Rename(from, to string) error              { return os.Rename(from, to) }
+func (osFS) Link(from, to string) error                { return os.Link(from, to) }
 func (osFS) Remove(path string) error                  { return os.Remove(path) }
 
 func (osFS) ReadDir(path string) ([]string, error) {

@@ -28,8 +28,8 @@ var ErrCrashed = errors.New("the machine has crashed")
 // A Call is one that changes something, about to be carried out.
 type Call struct {
 	N    int    // counts from 1
-	Op   string // create, mkdir, write, truncate, sync, rename, remove, syncdir
-	Path string // of a rename: the new name
+	Op   string // create, mkdir, write, truncate, sync, rename, link, remove, syncdir
+	Path string // of a rename or link: the new name
 }
 
 // A Fault says how a Call fails.
@@ -345,7 +345,27 @@ func (f *FS) ReadDir(path string) ([]string, error) {
 
 // Rename implements durable.FS, for files.
 func (f *FS) Rename(from, to string) error {
-	err := f.change("rename", to, func(Fault) error {
+	return f.name("rename", from, to, func(src, dst *node, srcName, dstName string) error {
+		dst.set(dstName, src.names[srcName])
+		src.set(srcName, nil)
+		return nil
+	})
+}
+
+// Link implements durable.FS.
+func (f *FS) Link(from, to string) error {
+	return f.name("link", from, to, func(src, dst *node, srcName, dstName string) error {
+		if dst.names[dstName] != nil {
+			return fs.ErrExist
+		}
+		dst.set(dstName, src.names[srcName])
+		return nil
+	})
+}
+
+// name gives a file that is there another name.
+func (f *FS) name(op, from, to string, do func(src, dst *node, srcName, dstName string) error) error {
+	err := f.change(op, to, func(Fault) error {
 		src, srcName, n, err := f.find(from)
 		if err != nil {
 			return err
@@ -357,12 +377,10 @@ func (f *FS) Rename(from, to string) error {
 		if n == nil {
 			return fs.ErrNotExist
 		}
-		dst.set(dstName, n)
-		src.set(srcName, nil)
-		return nil
+		return do(src, dst, srcName, dstName)
 	}, nil)
 	if pe, ok := err.(*fs.PathError); ok {
-		return &os.LinkError{Op: "rename", Old: from, New: to, Err: pe.Err}
+		return &os.LinkError{Op: op, Old: from, New: to, Err: pe.Err}
 	}
 	return err
 }
