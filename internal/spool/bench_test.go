@@ -4,7 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"io/fs"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -68,20 +70,101 @@ func benchSpool(b *testing.B, noSpare bool) func(uint64, []byte) error {
 		}
 	})
 	return func(n uint64, data []byte) error {
-		w := s.NewWriter()
-		defer w.Abort()
-		for p := data; len(p) > 0; { // as it comes from a connection
-			k := min(len(p), 32<<10)
-			if _, err := w.Write(p[:k]); err != nil {
-				return err
-			}
-			p = p[k:]
-		}
-		var d [8]byte
-		binary.BigEndian.PutUint64(d[:], n)
-		_, err := w.Commit(ctx, spool.Entry{Mailbox: box(byte(1 + n%200)), Digest: sha256.Sum256(d[:]), From: "192.0.2.1:4711"})
+		_, err := benchPut(s, n, data)
 		return err
 	}
+}
+
+func benchPut(s *spool.Spool, n uint64, data []byte) (spool.Stored, error) {
+	w := s.NewWriter()
+	defer w.Abort()
+	for p := data; len(p) > 0; { // as it comes from a connection
+		k := min(len(p), 32<<10)
+		if _, err := w.Write(p[:k]); err != nil {
+			return spool.Stored{}, err
+		}
+		p = p[k:]
+	}
+	var d [8]byte
+	binary.BigEndian.PutUint64(d[:], n)
+	return w.Commit(ctx, spool.Entry{Mailbox: box(byte(1 + n%200)), Digest: sha256.Sum256(d[:]), From: "192.0.2.1:4711"})
+}
+
+// BenchmarkStoreRemove is a spool from which as much is removed as comes in, while it is
+// compacted. Files are used again, or, beside somebody who reads ("zeros"), not.
+func BenchmarkStoreRemove(b *testing.B) {
+	const size, kept, atOnce = 4 << 10, 4000, 256
+	for _, writers := range []int{1, 64} {
+		for _, mode := range []string{"recycle", "zeros"} {
+			b.Run(fmt.Sprintf("writers=%d/size=%dK/%s", writers, size>>10, mode), func(b *testing.B) {
+				dir, fsys := b.TempDir(), &spareCounter{FS: durable.OS}
+				o := options(b)
+				o.FS, o.NoSpare, o.SegmentSize, o.CompactRate = fsys, false, 8<<20, 1<<30
+				s := open(b, dir, o)
+				if mode == "zeros" {
+					lock, err := durable.OS.LockShared(filepath.Join(dir, "readers"))
+					if err != nil {
+						b.Fatal(err)
+					}
+					defer lock.Close()
+				}
+				stored := make(chan spool.ID, kept+atOnce)
+				benchStore(b, writers, size, func(n uint64, data []byte) error {
+					st, err := benchPut(s, n, data)
+					if err != nil {
+						return err
+					}
+					if stored <- st.ID; n%atOnce != 0 || n < kept {
+						return nil
+					}
+					ids := make([]spool.ID, atOnce)
+					for i := range ids {
+						ids[i] = <-stored
+					}
+					_, err = s.RemoveAll(ctx, ids, "user")
+					return err
+				})
+				b.ReportMetric(float64(fsys.zeros.Load())/float64(b.N), "zeros/op")
+				b.ReportMetric(float64(fsys.recycled.Load()), "recycled")
+			})
+		}
+	}
+}
+
+// spareCounter counts zero bytes that are written ahead, and files that are used again.
+type spareCounter struct {
+	durable.FS
+	zeros, recycled atomic.Int64
+}
+
+func (c *spareCounter) OpenWrite(path string) (durable.File, error) {
+	f, err := c.FS.OpenWrite(path)
+	if err != nil || !strings.Contains(path, "/spare/") {
+		return f, err
+	}
+	c.recycled.Add(1)
+	return &spareFile{f, c}, nil
+}
+
+func (c *spareCounter) Create(path string, mode fs.FileMode) (durable.File, error) {
+	f, err := c.FS.Create(path, mode)
+	if err != nil || !strings.Contains(path, "/spare/") {
+		return f, err
+	}
+	return &spareFile{f, c}, nil
+}
+
+type spareFile struct {
+	durable.File
+	c *spareCounter
+}
+
+// WriteAt counts what does not begin as a record or a header does.
+func (f *spareFile) WriteAt(b []byte, off int64) (int, error) {
+	if len(b) >= 16 && [16]byte(b) == [16]byte{} {
+		f.c.zeros.Add(int64(len(b)))
+	}
+	return f.File.WriteAt(b, off)
 }
 
 func benchFiles(b *testing.B) func(uint64, []byte) error {

@@ -18,9 +18,10 @@ import (
 // background.
 const idleShare = 0.5
 
-// Compact gives the space of all removed messages back that are not in the newest segment. The
-// spool works on meanwhile; a crash at any point loses nothing but the work. ErrReadOnly,
-// ErrFailed, ErrDamaged where what is to be copied is damaged (it is left as it is), ctx's error.
+// Compact gives the space of all removed messages back that are not in the newest segment, but
+// for a file that becomes the spare. The spool works on meanwhile; a crash at any point loses
+// nothing but the work. ErrReadOnly, ErrFailed, ErrDamaged where what is to be copied is damaged
+// (it is left as it is), ctx's error.
 func (s *Spool) Compact(ctx context.Context) error {
 	if s.readOnly {
 		return ErrReadOnly
@@ -106,6 +107,7 @@ type compaction struct {
 	buf   []byte
 	gone  []ID // whose data was left out
 	head  Head // of the last commit that was copied
+	used  used // what becomes the spare
 }
 
 const compactBuffer = 1 << 20
@@ -117,10 +119,12 @@ const compactBuffer = 1 << 20
 //	pwrite     tmp/<name>             header and records
 //	fdatasync  tmp/<name>
 //	(the index file, as seal makes it)
+//	link       log/<sequence>.seg     spare/<name>   the old one that recycle is to use
 //	rename     tmp/<name>             log/<sequence>.seg
 //	fsync      log/
 //	unlink     log/<sequence>.seg     those of the others
 //	unlink     index/<...>.idx        the old ones
+//	(recycle)
 func (c *compaction) run(ctx context.Context) error {
 	s, first, last := c.s, c.group[0], c.group[len(c.group)-1]
 	c.into = &segment{path: first.path, name: first.name, header: first.header, top: last.top, after: last.after}
@@ -146,8 +150,9 @@ func (c *compaction) run(ctx context.Context) error {
 	} else {
 		s.log.Warn("no index file: the next start reads the segment", "segment", c.into.sequence, "error", err)
 	}
+	c.used = s.reserve(c.group)
 	if err := c.publish(tmp, t.(*memory)); err != nil {
-		return err
+		return errors.Join(err, s.discard(c.used))
 	}
 	return c.tidy()
 }
@@ -331,7 +336,11 @@ func (c *compaction) tidy() error {
 	}
 	var errs []error
 	for _, seg := range c.group[1:] {
-		errs = append(errs, s.fs.Remove(seg.path))
+		err := s.fs.Remove(seg.path)
+		if errs = append(errs, err); err != nil && seg == c.used.segment {
+			errs = append(errs, s.discard(c.used))
+			c.used = used{}
+		}
 	}
 	for _, seg := range c.group {
 		errs = append(errs, s.unlinkIndex(seg))
@@ -339,7 +348,7 @@ func (c *compaction) tidy() error {
 	if err := errors.Join(errs...); err != nil {
 		s.log.Warn("what a compaction has replaced is left until the next start", "error", err)
 	}
-	return nil
+	return s.recycle(c.used, c.used.segment != c.group[0])
 }
 
 // unlinkIndex removes a segment's index file, if there is one.

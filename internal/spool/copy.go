@@ -18,14 +18,19 @@ import (
 const copyRounds = 20
 
 // Copy copies the spool in from, up to one of its commits, into the new directory to, and verifies
-// the copy: identity, progress and want are Verify's. It locks and changes nothing in from, and works
-// beside a running writer, its removals and compactions. The copy is flushed, but for the name of to
+// the copy: identity, progress and want are Verify's. It changes nothing in from, and works
+// beside a running writer, its removals and compactions; no file is used again meanwhile. The copy is flushed, but for the name of to
 // itself, and has index files.
 //
 // A copy that is damaged, or that lacks a wanted head, is an error that wraps ErrUnproven, with
 // the Report.
 func Copy(ctx context.Context, fsys durable.FS, from, to string, identity crypt.PublicKey,
 	progress func(done, total int64), want ...Head) (r Report, err error) {
+	lock, err := lockShared(fsys, from)
+	if err != nil {
+		return r, fmt.Errorf("copy spool %s: %w", from, err)
+	}
+	defer lock.Close()
 	c := &copier{fs: fsys, from: from, to: to, copied: make(map[string]copied), progress: progress}
 	if r, err = c.run(ctx, identity, want); err != nil {
 		return r, fmt.Errorf("copy spool %s: %w", from, err)
@@ -105,7 +110,7 @@ func (c *copier) run(ctx context.Context, identity crypt.PublicKey, want []Head)
 // log copies what the log has that was not copied yet.
 func (c *copier) log(ctx context.Context) error {
 	err := again(func() error { return c.list(ctx) })
-	if errors.Is(err, errMoved) {
+	if errors.Is(err, ErrMoved) {
 		err = nil // a segment is missing for good: verifying says so
 	}
 	return err
@@ -130,7 +135,7 @@ func (c *copier) list(ctx context.Context) error {
 		}
 		h, err := c.segment(name)
 		if errors.Is(err, fs.ErrNotExist) {
-			return errMoved
+			return ErrMoved
 		}
 		if err != nil {
 			return err

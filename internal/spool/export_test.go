@@ -3,6 +3,7 @@ package spool
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
 	"time"
 
@@ -221,4 +222,12 @@ func ForgeBatch(segment []byte, head Head, key *crypt.PrivateKey, first ID, mess
 func ForgeRepair(segment []byte, head Head, key *crypt.PrivateKey, damage []Damage) []byte {
 	r := repair{time: time.Unix(1, 0), class: damage[0].class, first: 1, last: 1, wound: damage[0].wound, key: damage[0].key, by: "nobody"}
 	return forge(segment, head, key, 1, kindRepair, r.append(nil), nil)
+}
+
+// DropSpare gives the spare up, and the next. One chunk may follow.
+func (s *Spool) DropSpare() error {
+	s.spare.mu.Lock()
+	defer s.spare.mu.Unlock()
+	s.spare.credit.Store(0)
+	return errors.Join(s.dropSpare(), s.dropSpare())
 }

@@ -158,6 +158,13 @@ func faultOptions(tb testing.TB, fsys *durabletest.FS, short bool) spool.Options
 	return o
 }
 
+// rollOver stores until a segment has begun, unless that fails.
+func (tr *trial) rollOver(s *spool.Spool, n int) {
+	for i, before := n, s.Stats().Segments; i < n+10 && s.Stats().Segments == before; i++ {
+		tr.store(s, text(i, 900))
+	}
+}
+
 // workload opens a spool, stores, and closes it, and goes on after errors.
 func (tr *trial) workload(tb testing.TB, fsys *durabletest.FS) {
 	s, err := spool.Open("/spool", faultOptions(tb, fsys, tr.short))
@@ -189,7 +196,14 @@ func (tr *trial) workload(tb testing.TB, fsys *durabletest.FS) {
 		size := map[int]int{0: 10, 2: 3000, 3: 1000, 5: 0, 9: 1200}[i]
 		tr.remove(s, text(i, size))
 	}
+	tr.rollOver(s, 30)
+	for i := range 4 {
+		tr.remove(s, text(30+i, 900))
+	}
+	tr.rollOver(s, 40)
+	s.DropSpare()
 	s.Compact(context.Background())
+	tr.rollOver(s, 50) // into what was recycled
 	tr.store(s, text(20, 2500))
 	tr.remove(s, text(1, 1500))
 	tr.mark(s, text(1, 1500), 7)
@@ -282,7 +296,7 @@ func (tr *trial) check(tb testing.TB, fsys *durabletest.FS) error {
 // TestSpool_Faults fails every durable call of the workload in turn, before and after it
 // took effect and halfway, then ends the process or the machine, then both.
 func TestSpool_Faults(t *testing.T) {
-	total, seeds := 0, uint64(4)
+	total, recycled, seeds := 0, 0, uint64(4)
 	if raceEnabled {
 		seeds = 1
 	}
@@ -291,7 +305,9 @@ func TestSpool_Faults(t *testing.T) {
 			reached := false
 			for seed := range seeds {
 				fsys := durabletest.New()
+				again := false
 				fsys.Inject(func(c durabletest.Call) durabletest.Fault {
+					again = again || recycles(c)
 					if c.N != n {
 						return durabletest.None
 					}
@@ -310,6 +326,9 @@ func TestSpool_Faults(t *testing.T) {
 				} else {
 					fsys = fsys.Crash(r)
 				}
+				if again {
+					recycled++
+				}
 				for i := range 2 {
 					if err := tr.check(t, fsys); err != nil {
 						t.Fatalf("call %d, fault %d, seed %d, start %d: %v", n, fault, seed, i+1, err)
@@ -326,7 +345,10 @@ func TestSpool_Faults(t *testing.T) {
 	if total < 150 {
 		t.Errorf("only %d faults: the workload has shrunk", total)
 	}
-	t.Logf("%d faults", total)
+	if recycled < total*int(seeds)/4 { // not always: it depends on how far the spare is
+		t.Errorf("only %d workloads recycled a file", recycled)
+	}
+	t.Logf("%d faults, %d workloads recycled", total, recycled)
 }
 
 // TestSpool_FaultsAtOpen fails every durable call of a recovery.

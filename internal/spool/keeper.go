@@ -153,7 +153,10 @@ func (s *Spool) view(read func(*index) error) error {
 // heal replaces a table that cannot be read.
 func (s *Spool) heal(bad *tableError) error {
 	seg := bad.segment
-	f, err := s.fs.Open(seg.path)
+	f, err := s.openFound(seg)
+	if errors.Is(err, ErrMoved) {
+		return nil // its table went with it
+	}
 	if err != nil {
 		return err
 	}

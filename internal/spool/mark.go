@@ -273,7 +273,7 @@ func (s *Spool) openMark(p *place) (f durable.File, err error) {
 		if p.mark.change == 0 {
 			return fmt.Errorf("%w: %s", ErrNotFound, p.id)
 		}
-		f, err = s.fs.Open(p.mark.segment.path)
+		f, err = s.openSegment(p.mark.segment)
 		return err
 	})
 	return f, err

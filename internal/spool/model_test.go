@@ -25,6 +25,7 @@ type model struct {
 	change   uint64         // the highest so far
 	top      spool.ID
 	heads    []spool.Head // of acknowledgements
+	recycled *int         // files
 }
 
 type modelMessage struct {
@@ -48,6 +49,7 @@ func (m *model) newer(t *rapid.T, change uint64) uint64 {
 
 func (m *model) open(t *rapid.T) {
 	m.options.FS = m.fs
+	m.fs.Inject(m.watch)
 	s, err := spool.Open("/spool", m.options)
 	if err != nil {
 		t.Fatal(err)
@@ -55,10 +57,21 @@ func (m *model) open(t *rapid.T) {
 	m.spool = s
 }
 
+// watch counts, and lets all go well.
+func (m *model) watch(c durabletest.Call) durabletest.Fault {
+	if recycles(c) {
+		*m.recycled++
+	}
+	return durabletest.None
+}
+
 func (m *model) store(t *rapid.T) {
 	n, size := rapid.IntRange(0, 40).Draw(t, "n"), rapid.SampledFrom([]int{0, 1, 50, 700, 2000}).Draw(t, "size")
 	data := fmt.Sprintf("%d %s", n, text(n, size))
-	b := box(byte(rapid.IntRange(1, 3).Draw(t, "box")))
+	m.put(t, box(byte(rapid.IntRange(1, 3).Draw(t, "box"))), data)
+}
+
+func (m *model) put(t *rapid.T, b spool.MailboxID, data string) {
 	st, err := store(m.spool, b, []byte(data))
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +161,10 @@ func (m *model) markMany(t *rapid.T) {
 }
 
 func (m *model) remove(t *rapid.T) {
-	id := spool.ID(rapid.Uint64Range(1, uint64(m.top)+2).Draw(t, "id"))
+	m.takeAway(t, spool.ID(rapid.Uint64Range(1, uint64(m.top)+2).Draw(t, "id")))
+}
+
+func (m *model) takeAway(t *rapid.T, id spool.ID) {
 	err := m.spool.Remove(ctx, id, "model")
 	i := slices.IndexFunc(m.messages, func(x modelMessage) bool { return x.id == id })
 	if i < 0 {
@@ -169,6 +185,17 @@ func (m *model) remove(t *rapid.T) {
 		m.removed = append(m.removed, modelMessage{id: id, box: x.box, change: m.newer(t, c.Number)})
 	}
 	m.heads = append(m.heads, m.spool.Head())
+}
+
+// expire removes the oldest messages, begins a segment, and compacts.
+func (m *model) expire(t *rapid.T) {
+	for range rapid.IntRange(0, len(m.messages)).Draw(t, "messages") {
+		m.takeAway(t, m.messages[0].id)
+	}
+	for before := m.spool.Stats().Segments; m.spool.Stats().Segments == before; { // its spare is short
+		m.put(t, box(1), fmt.Sprintf("%d %s", m.top, text(1, 700)))
+	}
+	m.compact(t)
 }
 
 func (m *model) compact(t *rapid.T) {
@@ -306,13 +333,20 @@ func TestSpool_Model(t *testing.T) {
 	o := options(t)
 	o.SegmentSize, o.LargeThreshold, o.CompactRate = 4<<10, 1500, -1
 	o.NoSpare = false
+	recycled := 0
+	defer func() {
+		if recycled == 0 && !t.Failed() {
+			t.Error("no file was recycled")
+		}
+		t.Logf("%d files were recycled", recycled)
+	}()
 	rapid.Check(t, func(t *rapid.T) {
-		m := &model{fs: durabletest.New(), options: o}
+		m := &model{fs: durabletest.New(), options: o, recycled: &recycled}
 		m.open(t)
 		defer func() { m.spool.Close() }()
 		t.Repeat(map[string]func(*rapid.T){
 			"": m.check, "store": m.store, "store again": m.store, "store more": m.store,
-			"remove": m.remove, "remove again": m.remove, "mark": m.mark, "mark again": m.mark, "mark more": m.mark, "mark many": m.markMany, "compact": m.compact, "reopen": m.reopen, "crash": m.crash,
+			"remove": m.remove, "remove again": m.remove, "mark": m.mark, "mark again": m.mark, "mark more": m.mark, "mark many": m.markMany, "compact": m.compact, "expire": m.expire, "reopen": m.reopen, "crash": m.crash,
 		})
 	})
 }

@@ -28,6 +28,7 @@ type Spool struct {
 	queue    queue
 	keeper   keeper
 	spare    spare
+	recycles bool // files that compaction frees may be used again
 	// compacting is held by the one compaction at a time.
 	compacting sync.Mutex
 
@@ -66,27 +67,33 @@ func Open(dir string, o Options) (*Spool, error) {
 	return s, nil
 }
 
-// OpenReadOnly opens the spool in dir for reading, as it is now. It locks, cuts
-// and removes nothing, so it may run beside the process that writes. It shows all that was
+// OpenReadOnly opens the spool in dir for reading, as it is now. It cuts and removes nothing,
+// and keeps nobody from writing, so it may run beside the process that writes. It shows all that was
 // acknowledged before, perhaps a batch whose flush is under way, and nothing that comes later.
+// Where a compaction has taken that away meanwhile, reading gives ErrMoved. The writer uses no file
+// again until Close.
 func OpenReadOnly(dir string, fsys durable.FS) (*Spool, error) {
+	lock, err := lockShared(fsys, dir)
+	if err != nil {
+		return nil, fmt.Errorf("read spool %s: %w", dir, err)
+	}
 	var w *walker
-	err := again(func() (err error) {
+	err = again(func() (err error) {
 		w, err = walk(context.Background(), fsys, dir, func(*walker) {})
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read spool %s: %w", dir, err)
+		return nil, fmt.Errorf("read spool %s: %w", dir, errors.Join(err, lock.Close()))
 	}
 	return &Spool{fs: fsys, dir: dir, readOnly: true, log: slog.New(slog.DiscardHandler),
-		chain: w.chain, damage: w.damage}, nil
+		chain: w.chain, damage: w.damage, lock: lock}, nil
 }
 
 // again reads a log again that moved meanwhile. Compaction is slower than reading, so a
 // few times are enough.
 func again(read func() error) (err error) {
 	for range 10 {
-		if err = read(); !errors.Is(err, errMoved) {
+		if err = read(); !errors.Is(err, ErrMoved) {
 			return err
 		}
 	}
@@ -120,6 +127,9 @@ func (s *Spool) claim() (err error) {
 			continue
 		}
 		if s.lock, err = s.fs.Lock(s.path("lock")); err != nil {
+			return err
+		}
+		if err := s.makeReaders(); err != nil {
 			return err
 		}
 	}
@@ -307,8 +317,11 @@ func (s *Spool) Close() error {
 	was := s.closed
 	s.closed = true
 	s.mu.Unlock()
-	if was || s.readOnly {
+	if was {
 		return nil
+	}
+	if s.readOnly {
+		return s.lock.Close()
 	}
 	s.queue.close()
 	<-s.queue.drained
@@ -319,7 +332,7 @@ func (s *Spool) Close() error {
 
 func (s *Spool) release() (err error) {
 	s.spare.mu.Lock()
-	err = s.dropSpare()
+	err = errors.Join(s.dropSpare(), s.dropSpare())
 	s.spare.mu.Unlock()
 	if s.active != nil {
 		err = errors.Join(err, s.active.Close())

@@ -13,7 +13,7 @@ import (
 )
 
 // place is where a message is, with its segment's file open. The file stays what it is when
-// compaction replaces the segment.
+// compaction replaces the segment: recycle leaves one alone that somebody reads.
 type place struct {
 	row
 	mark    markRow // the newest
@@ -43,9 +43,12 @@ func (s *Spool) locate(id ID, last *place) (p place, err error) {
 			p.file = last.file
 			return nil
 		}
-		p.file, err = s.fs.Open(seg.path)
+		p.file, err = s.openSegment(seg)
 		return err
 	})
+	if s.readOnly && errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: message %s: %w", ErrMoved, id, err)
+	}
 	if err == nil && last != nil && last.file != nil && last.file != p.file {
 		last.file.Close()
 	}
@@ -106,6 +109,9 @@ func (s *Spool) Get(id ID) (Info, error) {
 func (s *Spool) quarantine(p *place, err error) error {
 	if !errors.Is(err, ErrDamaged) {
 		return err
+	}
+	if s.readOnly && s.replaced(p.segment) {
+		return fmt.Errorf("%w: message %s", ErrMoved, p.id)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

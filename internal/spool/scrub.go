@@ -85,9 +85,9 @@ func (c *scrub) next(after uint64) (*segment, int64) {
 
 // segment reads one segment and the large files of its messages.
 func (c *scrub) segment(ctx context.Context, seg *segment, size int64) error {
-	f, err := c.s.fs.Open(seg.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // merged meanwhile; if not, the next start finds it missing
+	f, err := c.s.openFound(seg)
+	if errors.Is(err, ErrMoved) || errors.Is(err, fs.ErrNotExist) {
+		return nil // what it became has its turn in the next round; the next start finds it missing
 	}
 	if err != nil {
 		return err

@@ -24,7 +24,12 @@ type spare struct {
 	cancel  context.CancelFunc
 	stopped chan struct{}
 
-	mu   sync.Mutex // held while the file is written, a chunk at a time
+	mu        sync.Mutex // held while the file is written, a chunk at a time
+	spareFile            // without a file there is no next one either
+	next      spareFile  // that recycle had no use for yet
+}
+
+type spareFile struct {
 	file durable.File
 	path string
 	size int64 // bytes written and flushed
@@ -54,6 +59,19 @@ func (p *spare) earn(n, chunk int64) {
 	case p.wake <- struct{}{}:
 	default:
 	}
+}
+
+// length returns how many bytes there are of it, or of the next one where that is shorter.
+func (p *spare) length() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return min(p.size, p.next.size)
+}
+
+// take returns the file and goes on to the next.
+func (p *spare) take() (f spareFile) {
+	f, p.spareFile, p.next = p.spareFile, p.next, spareFile{}
+	return f
 }
 
 // spareStep is the length of a chunk.
@@ -108,15 +126,16 @@ func (s *Spool) growSpare(zero []byte) (err error) {
 	return nil
 }
 
-// dropSpare gives the spare up. The caller holds its lock.
+// dropSpare gives the spare up, for the next one if there is one. The caller holds its lock.
 func (s *Spool) dropSpare() error {
-	p := &s.spare
-	if p.file == nil {
+	return s.removeSpare(s.spare.take())
+}
+
+func (s *Spool) removeSpare(f spareFile) error {
+	if f.file == nil {
 		return nil
 	}
-	err := errors.Join(p.file.Close(), s.fs.Remove(p.path))
-	p.file, p.path, p.size = nil, "", 0
-	return err
+	return errors.Join(f.file.Close(), s.fs.Remove(f.path))
 }
 
 // takeSpare returns the spare as a segment's file with its header on disk, and where it is;
@@ -139,9 +158,8 @@ func (s *Spool) takeSpare(h *header) (durable.File, string) {
 		s.log.Warn("a segment that was written ahead is not used", "error", errors.Join(err, s.dropSpare()))
 		return nil, ""
 	}
-	f, path := p.file, p.path
-	p.file, p.path, p.size = nil, "", 0
-	return f, path
+	f := p.take()
+	return f.file, f.path
 }
 
 // newSegmentFile makes the file of a new segment under its final name and opens it.

@@ -55,6 +55,9 @@ var (
 	ErrNotFound = errors.New("spool: no such message")
 	// ErrDamaged: the message is not as it was when it was stored.
 	ErrDamaged = errors.New("spool: the message is damaged")
+	// ErrMoved: a compaction by another process took away what was about to be read. Nothing is
+	// lost: OpenReadOnly finds it again.
+	ErrMoved = errors.New("spool: the log changed while it was read")
 )
 
 // ErrClosed is what Open, Get and Commit return after Close.

@@ -102,7 +102,7 @@ func (w *walker) finish() error {
 	if len(w.suspects)+len(w.gone) > 0 && w.sealed == nil && !w.alone {
 		moved, err := w.moved()
 		if err != nil || moved {
-			return cmp.Or(err, errMoved)
+			return cmp.Or(err, ErrMoved)
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(w.suspects)) {

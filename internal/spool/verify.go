@@ -46,8 +46,8 @@ func (r *Report) Err() error {
 }
 
 // Verify reads the whole spool in dir: every commit's place in the chain, every
-// signature, and SHA-256 of every message. Nothing is locked or changed, so it works on a copy
-// and beside a running writer. identity is the server's key, which the chain must end with; want
+// signature, and SHA-256 of every message. Nothing is changed and nobody is kept from writing, so it works on a copy
+// and beside a running writer, which uses no file again meanwhile. identity is the server's key, which the chain must end with; want
 // are heads kept elsewhere, which the chain must contain. progress, if not nil, is called with bytes
 // read and bytes in all.
 //
@@ -55,7 +55,12 @@ func (r *Report) Err() error {
 func Verify(ctx context.Context, fsys durable.FS, dir string, identity crypt.PublicKey,
 	progress func(done, total int64), want ...Head) (Report, error) {
 	var r Report
-	err := again(func() (err error) {
+	lock, err := lockShared(fsys, dir)
+	if err != nil {
+		return r, fmt.Errorf("verify spool %s: %w", dir, err)
+	}
+	defer lock.Close()
+	err = again(func() (err error) {
 		r, err = verify(ctx, fsys, dir, identity, progress, want, nil)
 		return err
 	})

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
@@ -30,10 +31,10 @@ type segment struct {
 	// file and every start walks it. still: what is in it does not bear compaction.
 	walked, still bool
 	after         state // what it passes on; set when it is not the newest any more
+	// readers counts who has the file open. It grows under the spool's lock only, and no more
+	// once the segment is replaced.
+	readers atomic.Int32
 }
-
-// errMoved: a compaction beside this reader took away what it was about to read.
-var errMoved = errors.New("spool: the log changed while it was read")
 
 // walker reads a log from its beginning, applies what counts and notes what does
 // not (docs/spool.md, Opening and recovery).
@@ -125,7 +126,7 @@ func walk(ctx context.Context, fsys durable.FS, dir string, set func(*walker)) (
 	return w, w.walk(ctx)
 }
 
-// walk reads all segments. Its error is the disk's, ctx's or errMoved; whatever else is
+// walk reads all segments. Its error is the disk's, ctx's or ErrMoved; whatever else is
 // wrong is in damage.
 func (w *walker) walk(ctx context.Context) error {
 	if err := w.list(); err != nil {
@@ -180,7 +181,7 @@ func (w *walker) segment(ctx context.Context, s *scanner, seg *segment, last boo
 		if before := w.before(); before != nil && seg.sequence <= before.last {
 			return nil // merged, meanwhile
 		}
-		return errMoved
+		return ErrMoved
 	}
 	if err != nil {
 		return err
