@@ -41,21 +41,35 @@ func (s *scanner) next() (scanned, error) {
 	if s.offset >= s.size {
 		return scanned{}, io.EOF
 	}
-	f, n, err := s.parse(s.offset)
-	if err == nil || errors.Is(err, errData) {
-		r := scanned{frame: f, offset: s.offset, length: int64(n), damaged: err != nil}
-		s.offset += r.length
-		return r, nil
-	}
+	r, err := s.record()
 	if !errors.Is(err, errFrame) && !errors.Is(err, errShort) {
-		return scanned{}, err
+		return r, err
 	}
 	end, err := s.resync(s.offset + 1)
 	if err != nil {
 		return scanned{}, err
 	}
-	r := scanned{offset: s.offset, length: end - s.offset, skipped: true}
+	if end < s.size {
+		// A writer beside us may have filled the room that we saw, and gone on: then the room
+		// is full by now. The buffer goes on to who has records in it.
+		s.base = s.size
+		if r, err := s.record(); !errors.Is(err, errFrame) && !errors.Is(err, errShort) {
+			return r, err
+		}
+	}
+	r = scanned{offset: s.offset, length: end - s.offset, skipped: true}
 	s.offset = end
+	return r, nil
+}
+
+// record returns the record that begins at the offset.
+func (s *scanner) record() (scanned, error) {
+	f, n, err := s.parse(s.offset)
+	if err != nil && !errors.Is(err, errData) {
+		return scanned{}, err
+	}
+	r := scanned{frame: f, offset: s.offset, length: int64(n), damaged: err != nil}
+	s.offset += r.length
 	return r, nil
 }
 

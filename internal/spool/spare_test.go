@@ -122,3 +122,33 @@ func TestSpare_TornTail(t *testing.T) {
 		}
 	}
 }
+
+// One who reads room, and behind it what was stored meanwhile, has met no damage.
+func TestVerify_Room(t *testing.T) {
+	fsys := durabletest.New()
+	o := options(t)
+	o.FS, o.SegmentSize, o.NoSpare = fsys, 4<<20, true
+	s := open(t, "/spool", o)
+	mustStore(t, s, box(1), text(0, 500))
+	room, err := fsys.OpenWrite(newest(t, fsys))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(room.Truncate(4<<20), room.Close()); err != nil {
+		t.Fatal(err)
+	}
+	p := &pausing{FS: fsys, path: newest(t, fsys), bytes: 1 << 20, paused: make(chan struct{}), goOn: make(chan struct{})}
+	done := make(chan error)
+	go func() {
+		r, err := spool.Verify(ctx, p, "/spool", o.Identity.Public(), nil)
+		done <- errors.Join(err, r.Err())
+	}()
+	<-p.paused
+	for i := range 15 {
+		mustStore(t, s, box(1), text(i+1, 200<<10))
+	}
+	close(p.goOn)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
