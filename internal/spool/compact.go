@@ -18,10 +18,10 @@ import (
 // background.
 const idleShare = 0.5
 
-// Compact gives the space of all removed messages back that are not in the newest segment, but
-// for a file that becomes the spare. The spool works on meanwhile; a crash at any point loses
-// nothing but the work. ErrReadOnly, ErrFailed, ErrDamaged where what is to be copied is damaged
-// (it is left as it is), ctx's error.
+// Compact gives the space of all messages back that were removed before it was called and are
+// not in the newest segment, but for a file that becomes the spare. The spool works on
+// meanwhile; a crash at any point loses nothing but the work. ErrReadOnly, ErrFailed, ErrDamaged
+// where what is to be copied is damaged (it is left as it is), ctx's error.
 func (s *Spool) Compact(ctx context.Context) error {
 	if s.readOnly {
 		return ErrReadOnly
@@ -29,19 +29,21 @@ func (s *Spool) Compact(ctx context.Context) error {
 	return s.compactAll(ctx, 0, 0)
 }
 
-// compactAll compacts what has at least a share of removed data, at up to rate bytes a second,
-// 0 for no bound.
+// compactAll goes through the log once and compacts what has at least a share of removed data, at
+// up to rate bytes a second, 0 for no bound. What is removed behind its back waits for the next
+// time: it would never end beside somebody who removes without a pause.
 func (s *Spool) compactAll(ctx context.Context, share float64, rate int64) error {
 	s.compacting.Lock()
 	defer s.compacting.Unlock()
-	for {
+	for done := uint64(0); ; {
 		if err := errors.Join(ctx.Err(), s.failed()); err != nil {
 			return err
 		}
-		group := s.plan(share)
+		group := s.plan(share, done)
 		if group == nil {
 			return nil
 		}
+		done = group[len(group)-1].last
 		c := &compaction{s: s, group: group, pace: pace{rate: rate, start: time.Now()}}
 		if err := c.run(ctx); err != nil {
 			return fmt.Errorf("compacting %s: %w", group[0].name, err)
@@ -49,13 +51,16 @@ func (s *Spool) compactAll(ctx context.Context, share float64, rate int64) error
 	}
 }
 
-// plan picks segments that follow each other, fit one when their removed data is gone, and
-// have a share of it; nil for none.
-func (s *Spool) plan(share float64) []*segment {
+// plan picks segments with sequence numbers above done that follow each other, fit one when
+// their removed data is gone, and have a share of it; nil for none.
+func (s *Spool) plan(share float64, done uint64) []*segment {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	all := s.chain.index.segments
 	for i := range all {
+		if all[i].sequence <= done {
+			continue
+		}
 		var size, dead int64
 		end := 0
 		for j, seg := range all[i : len(all)-1] {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -393,5 +394,53 @@ func TestSpool_Compact_Faults(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+// syncHook is a file system that tells of each flush of log/, outside of any call that it makes
+// itself.
+type syncHook struct {
+	durable.FS
+	after func()
+	busy  bool
+}
+
+func (f *syncHook) SyncDir(path string) error {
+	err := f.FS.SyncDir(path)
+	if filepath.Base(path) == "log" && f.after != nil && !f.busy {
+		f.busy = true
+		f.after()
+		f.busy = false
+	}
+	return err
+}
+
+// Compaction ends beside somebody who removes a message of the first segment whenever it has
+// rewritten one.
+func TestSpool_Compact_Endless(t *testing.T) {
+	hook := &syncHook{FS: durabletest.New()}
+	o := options(t)
+	o.FS, o.SegmentSize, o.CompactRate = hook, 16<<10, -1
+	s := open(t, "/spool", o)
+	defer s.Close()
+	var ids []spool.ID
+	for i := range 400 {
+		ids = append(ids, mustStore(t, s, box(1), text(i, 100)).ID)
+	}
+	if _, err := s.RemoveAll(ctx, ids[:1], "admin"); err != nil {
+		t.Fatal(err)
+	}
+	rewritten := 0
+	hook.after = func() {
+		rewritten++
+		if err := s.Remove(ctx, ids[rewritten], "admin"); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.Compact(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.Stats().Segments; rewritten == 0 || rewritten > n {
+		t.Errorf("rewrote a segment %d times, of %d", rewritten, n)
 	}
 }
