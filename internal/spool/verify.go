@@ -18,7 +18,7 @@ var ErrUnproven = errors.New("spool: not as it was written")
 type Report struct {
 	Head     Head // the last commit that counts
 	Commits  uint64
-	Messages uint64          // with data, those included that were removed but not compacted
+	Messages uint64          // that are there: not the removed ones
 	Removed  uint64          // messages that were removed
 	Bytes    int64           // of log and large files
 	Key      crypt.PublicKey // the spool key in force at the end
@@ -117,6 +117,9 @@ func (r *Report) count(h *held) {
 		switch rec := &h.records[i]; {
 		case rec.kind == kindRemoval:
 			r.Removed++
+			if !rec.settled { // its data is still there
+				r.Messages--
+			}
 			if rec.removal.by == repairActor {
 				r.Lost = append(r.Lost, rec.removal.id)
 			}
