@@ -17,7 +17,7 @@ import (
 
 const yesFlag = "yes"
 
-// errRefused is why a repair that nobody agreed to ends.
+// errRefused is why a repair or removal that nobody agreed to ends.
 var errRefused = errors.New("nothing was changed")
 
 func spoolRepair() *cobra.Command {
@@ -38,7 +38,7 @@ func spoolRepair() *cobra.Command {
 				if !asJSON(c) {
 					view.showPlan(c)
 				}
-				return agree(ctx, c)
+				return agree(ctx, c, "Repair", "repair this")
 			})
 			view.Repaired = err == nil && len(view.Damage) > 0
 			view.Quarantine, view.Vouched = m.Quarantine, m.Vouched
@@ -106,15 +106,16 @@ func (v *repairView) show(c *cobra.Command, m *spool.Mending) {
 }
 
 // agree asks the person at the terminal. A script has to say --yes.
-func agree(ctx context.Context, c *cobra.Command) error {
+// It is asked for a verb, and told for what.
+func agree(ctx context.Context, c *cobra.Command, verb, what string) error {
 	yes, err := c.Flags().GetBool(yesFlag)
 	if err != nil || yes {
 		return err
 	}
 	if !term.IsTerminal(int(os.Stdin.Fd())) {
-		return fmt.Errorf("%w: to repair this, run it with --%s", errRefused, yesFlag)
+		return fmt.Errorf("%w: to %s, run it with --%s", errRefused, what, yesFlag)
 	}
-	fmt.Fprint(c.ErrOrStderr(), "Repair it? [y/N] ")
+	fmt.Fprintf(c.ErrOrStderr(), "%s it? [y/N] ", verb)
 	answered := make(chan string, 1)
 	go func() {
 		line, _ := bufio.NewReader(c.InOrStdin()).ReadString('\n') // no answer is no

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"os"
 	"strconv"
@@ -21,8 +22,8 @@ import (
 )
 
 func spoolCommand() *cobra.Command {
-	return group(&cobra.Command{Use: "spool", Short: "Look into the spool, beside a running daemon or without one, and repair it"},
-		spoolList(), spoolShow(), spoolExport(), spoolRead(), spoolVerify(), spoolRepair())
+	return group(&cobra.Command{Use: "spool", Short: "Look into the spool, beside a running daemon or without one, remove from it, and repair it"},
+		spoolList(), spoolShow(), spoolExport(), spoolRead(), spoolVerify(), spoolRemove(), spoolRemovals(), spoolRepair())
 }
 
 func withSpool(c *cobra.Command, run func(*admin.Spool) error) error {
@@ -91,8 +92,7 @@ func listMessages(c *cobra.Command, s *admin.Spool, seq iter.Seq2[spool.Info, er
 			views = append(views, v)
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d bytes\tto %s\tclaims to be from %s\n", v.ID, v.Received.Format(time.RFC3339), v.Size,
-			strconv.QuoteToGraphic(v.Destination), strconv.QuoteToGraphic(v.Source))
+		showLine(w, &v)
 	}
 	if places := len(s.Damage()); places > 0 && len(damaged) == 0 {
 		damaged = append(damaged, fmt.Errorf("the spool is damaged (%d places), and messages may be missing here: see cmtpd spool verify", places))
@@ -101,6 +101,11 @@ func listMessages(c *cobra.Command, s *admin.Spool, seq iter.Seq2[spool.Info, er
 		return errors.Join(printJSON(c, views), errors.Join(damaged...))
 	}
 	return errors.Join(w.Flush(), errors.Join(damaged...))
+}
+
+func showLine(w io.Writer, v *admin.MessageView) {
+	fmt.Fprintf(w, "%s\t%s\t%d bytes\tto %s\tclaims to be from %s\n", v.ID, v.Received.Format(time.RFC3339), v.Size,
+		strconv.QuoteToGraphic(v.Destination), strconv.QuoteToGraphic(v.Source))
 }
 
 // onMessage makes a command on one message.
@@ -120,6 +125,9 @@ func onMessage(use, short string, run func(*cobra.Command, *admin.Spool, spool.I
 func spoolShow() *cobra.Command {
 	c := onMessage("show", "Show what the server can see of a message", func(c *cobra.Command, s *admin.Spool, id spool.ID) error {
 		info, err := s.Get(id)
+		if errors.Is(err, spool.ErrNotFound) {
+			err = fmt.Errorf("%w; cmtpd spool removals lists what was removed", err)
+		}
 		if err != nil {
 			return err
 		}
@@ -266,6 +274,7 @@ type reportView struct {
 	Head     string   `json:"head"`
 	Commits  uint64   `json:"commits"`
 	Messages uint64   `json:"messages"`
+	Removed  uint64   `json:"removed"`
 	Bytes    int64    `json:"bytes"`
 	Torn     int64    `json:"unfinished_bytes"`
 	Damage   []string `json:"damage"`
@@ -277,7 +286,7 @@ type reportView struct {
 }
 
 func showReport(c *cobra.Command, r *spool.Report) error {
-	v := reportView{r.Head.String(), r.Commits, r.Messages, r.Bytes, r.Torn, []string{}, []string{}, r.Identity.String(), r.Foreign, []string{}, ids(r.Lost)}
+	v := reportView{r.Head.String(), r.Commits, r.Messages, r.Removed, r.Bytes, r.Torn, []string{}, []string{}, r.Identity.String(), r.Foreign, []string{}, ids(r.Lost)}
 	for _, d := range r.Damage {
 		v.Damage = append(v.Damage, d.String())
 	}
@@ -292,6 +301,9 @@ func showReport(c *cobra.Command, r *spool.Report) error {
 	}
 	out := c.OutOrStdout()
 	fmt.Fprintf(out, "%d messages in %d signed commits, %d bytes read\nhead %s\n", v.Messages, v.Commits, v.Bytes, v.Head)
+	if v.Removed > 0 {
+		fmt.Fprintf(out, "%d more were removed\n", v.Removed)
+	}
 	if v.Torn > 0 {
 		fmt.Fprintf(out, "%d bytes behind the last commit: what a crash left, or a running daemon is writing\n", v.Torn)
 	}

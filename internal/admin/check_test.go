@@ -214,3 +214,6 @@ type brokenSpool struct{}
 
 func (brokenSpool) Stats() spool.Stats     { return spool.Stats{Failed: true, Damage: 1} }
 func (brokenSpool) Damage() []spool.Damage { return []spool.Damage{{File: "large/x", Reason: "gone"}} }
+func (brokenSpool) RemoveAll(context.Context, []spool.ID, string) (int, error) {
+	return 0, spool.ErrFailed
+}

@@ -28,21 +28,32 @@ func RepairSpool(ctx context.Context, cfg *config.Config, agree func(spool.Plan)
 		return m, err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
+	o, wipe, err := writable(cfg)
+	if err != nil {
+		return m, err
+	}
+	defer wipe()
+	return spool.Repair(ctx, cfg.SpoolDir(), o, caller(), agree)
+}
+
+// writable returns what it takes to write the spool. The caller holds the lock of the data
+// directory, and calls wipe at the end.
+func writable(cfg *config.Config) (o spool.Options, wipe func(), err error) {
 	identity, err := keyfile.Load(cfg.KeyFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w; without the key that the spool belongs to nothing can be proven: restore it from a backup", err)
 	}
 	if err != nil {
-		return m, err
+		return o, nil, err
 	}
-	defer identity.Wipe()
 	key, _, err := keyfile.LoadOrCreate(cfg.SpoolKeyFile())
 	if err != nil {
-		return m, err
+		identity.Wipe()
+		return o, nil, err
 	}
-	defer key.Wipe()
-	return spool.Repair(ctx, cfg.SpoolDir(), spool.Options{FS: durable.OS, Key: key, Identity: identity,
-		Former: func(key crypt.PublicKey) (*crypt.PrivateKey, error) { return keyfile.LoadFormer(cfg.KeyFile(), key) }}, caller(), agree)
+	o = spool.Options{FS: durable.OS, Key: key, Identity: identity,
+		Former: func(key crypt.PublicKey) (*crypt.PrivateKey, error) { return keyfile.LoadFormer(cfg.KeyFile(), key) }}
+	return o, func() { identity.Wipe(); key.Wipe() }, nil
 }
 
 // lockData keeps every daemon away from the data directory of its owner, who must call.

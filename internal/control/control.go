@@ -41,6 +41,19 @@ type Users interface {
 type Spool interface {
 	Stats() spool.Stats
 	Damage() []spool.Damage
+	RemoveAll(ctx context.Context, ids []spool.ID, by string) (removed int, err error)
+}
+
+// maxRemovals is how many messages one request removes: it is answered within the time for that.
+const maxRemovals = 4096
+
+// ErrRemovals is why a request for the removal of too many messages is refused.
+var ErrRemovals = fmt.Errorf("at most %d messages are removed at once", maxRemovals)
+
+// removals asks for messages to be removed.
+type removals struct {
+	IDs []spool.ID `json:"ids"`
+	By  string     `json:"by"`
 }
 
 // SpoolState is what a running daemon knows of its spool.
@@ -58,6 +71,7 @@ var codes = map[string]error{
 	"foreign":  account.ErrForeign,
 	"reserved": account.ErrReserved,
 	"failed":   account.ErrFailed,
+	"removals": ErrRemovals,
 }
 
 // failure is an error on the socket.
@@ -88,12 +102,34 @@ func Listen(path string) (net.Listener, error) {
 // ErrNobody is what a Client wraps when nobody answers on the socket.
 var ErrNobody = errors.New("nobody answers on the control socket")
 
-// NewServer returns a server for the socket that changes users and shows the spool.
+// NewServer returns a server for the socket that changes users, shows the spool, and removes
+// messages from it.
 func NewServer(users Users, of Spool) *http.Server {
 	mux := http.NewServeMux()
+	handleSpool(mux, of)
+	handleUsers(mux, users)
+	return &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}
+}
+
+func handleSpool(mux *http.ServeMux, of Spool) {
 	mux.HandleFunc("GET /spool", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, SpoolState{of.Stats(), of.Damage()}, nil)
 	})
+	mux.HandleFunc("POST /spool/removals", func(w http.ResponseWriter, req *http.Request) {
+		var r removals
+		if !read(w, req, &r) {
+			return
+		}
+		if len(r.IDs) > maxRemovals {
+			answer(w, nil, ErrRemovals)
+			return
+		}
+		n, err := of.RemoveAll(req.Context(), r.IDs, r.By)
+		answer(w, n, err)
+	})
+}
+
+func handleUsers(mux *http.ServeMux, users Users) {
 	mux.HandleFunc("GET /users", func(w http.ResponseWriter, _ *http.Request) {
 		all, err := users.List()
 		answer(w, all, err)
@@ -124,7 +160,6 @@ func NewServer(users Users, of Spool) *http.Server {
 			answer(w, nil, users.SetXzibit(r))
 		}
 	})
-	return &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}
 }
 
 // with makes a handler of an operation on one address.
@@ -254,6 +289,11 @@ func ask[T any](c *Client, method, path string, in any) (out T, err error) {
 // Spool returns what the daemon knows of its spool.
 func (c *Client) Spool() (SpoolState, error) {
 	return ask[SpoolState](c, http.MethodGet, "/spool", nil)
+}
+
+// RemoveAll removes messages, as spool.Spool does, but at most 4096 (ErrRemovals).
+func (c *Client) RemoveAll(_ context.Context, ids []spool.ID, by string) (removed int, err error) {
+	return ask[int](c, http.MethodPost, "/spool/removals", removals{ids, by})
 }
 
 // SetXzibit replaces an account's xzibit.

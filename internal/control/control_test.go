@@ -122,6 +122,31 @@ func (aSpool) Damage() []spool.Damage {
 	return []spool.Damage{{File: "log/x", Segment: 2, Offset: 1 << 40, Messages: []spool.ID{1, 1 << 62}, Reason: "\"<\x00é"}}
 }
 
+// RemoveAll refuses one caller.
+func (aSpool) RemoveAll(_ context.Context, ids []spool.ID, by string) (int, error) {
+	if by == "nobody" {
+		return 1, errors.New("not for nobody")
+	}
+	return len(ids), nil
+}
+
+func TestClient_RemoveAll(t *testing.T) {
+	c := control.Dial(serve(t, openStore(t)))
+	many := make([]spool.ID, 4096)
+	for i := range many {
+		many[i] = 1<<62 - spool.ID(i)
+	}
+	if n, err := c.RemoveAll(t.Context(), many, "admin"); err != nil || n != len(many) {
+		t.Errorf("at the limit: %d, %v", n, err)
+	}
+	if _, err := c.RemoveAll(t.Context(), append(many, 1), "admin"); !errors.Is(err, control.ErrRemovals) {
+		t.Errorf("one past it: %v", err)
+	}
+	if _, err := c.RemoveAll(t.Context(), many[:1], "nobody"); err == nil || !strings.Contains(err.Error(), "not for nobody") {
+		t.Errorf("an error of the spool's: %v", err)
+	}
+}
+
 func TestClient_Spool(t *testing.T) {
 	path := serve(t, openStore(t))
 	got, err := control.Dial(path).Spool()
