@@ -6,7 +6,7 @@ import (
 	"hash"
 )
 
-// coreLabel begins what the core digest covers (protocol.md section 10).
+// coreLabel begins what the core digest covers (protocol.md section 6.4).
 var coreLabel = []byte("CMTP-1 core\x00")
 
 // A coreDigest computes a message's core digest as its parts go by: SHA-256

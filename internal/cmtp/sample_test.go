@@ -70,7 +70,7 @@ func (s sample) bytes() []byte {
 	return b
 }
 
-// core is the core digest as protocol.md section 10 tells it.
+// core is the core digest as protocol.md section 6.4 tells it.
 func (s sample) core() [32]byte {
 	body := sha256.Sum256(s.body)
 	b := []byte("CMTP-1 core\x00")

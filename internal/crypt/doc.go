@@ -15,5 +15,5 @@
 //
 // A signature covers exactly the bytes that it is given, as CMTP 0.01 demands.
 // Statements that must not be mistaken for one another need a label of their own
-// in front (protocol.md section 10); that is the caller's.
+// in front, as in docs/spool.md; that is the caller's.
 package crypt

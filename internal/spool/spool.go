@@ -88,7 +88,7 @@ func ParseID(s string) (ID, error) {
 // Entry says what a message is to its server.
 type Entry struct {
 	Mailbox  MailboxID
-	Digest   [32]byte  // core digest (protocol.md section 10)
+	Digest   [32]byte  // core digest (protocol.md section 6.4)
 	Received time.Time // zero for now
 	From     string    // who handed it over, for the operator; at most 255 bytes
 }
