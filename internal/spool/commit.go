@@ -319,6 +319,10 @@ func (s *Spool) write(b *batch) error {
 		number: s.chain.head.Number + 1, time: s.options.Now(), next: b.next, count: uint32(len(b.records)),
 		leaves: sha256.Sum256(b.leaves), previous: s.chain.head.Hash,
 	}
+	if c.number > maxCommit || c.next > maxNumber {
+		// No reader would take the commit for one.
+		return fmt.Errorf("%w: commit %d, message %s; see cmtpd spool verify", ErrNumbers, c.number, c.next)
+	}
 	c.sign(s.options.Key)
 	b.buf = appendFrame(b.buf, seg.generation, kindCommit, 0, c.append(make([]byte, 0, commitHead)),
 		len(b.leaves), crc32.Checksum(b.leaves, castagnoli))

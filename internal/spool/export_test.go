@@ -231,3 +231,6 @@ func (s *Spool) DropSpare() error {
 	s.spare.credit.Store(0)
 	return errors.Join(s.dropSpare(), s.dropSpare())
 }
+
+// SegmentName returns the name of a segment's file.
+func SegmentName(sequence uint64) string { return segmentName(sequence) }

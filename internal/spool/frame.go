@@ -19,6 +19,7 @@ const (
 	maxRecords = 65536   // in a batch
 	maxNumber  = 1 << 62 // of anything that is counted but commits
 	maxCommit  = 1<<46 - 1
+	maxClaim   = 1 << 32 // commits that a segment's header alone can say are missing
 )
 
 var segmentMagic = [8]byte{'C', 'M', 'T', 'P', 'S', 'P', 'L', '1'}

@@ -253,6 +253,9 @@ func (s *Spool) roll() error {
 		before = s.newest()
 		h.sequence = before.last + 1
 	}
+	if h.sequence > maxNumber {
+		return fmt.Errorf("%w: move %s away, which claims the last one", ErrNumbers, before.name)
+	}
 	h.last = h.sequence
 	name := filepath.Join("log", segmentName(h.sequence))
 	seg := &segment{path: s.path(name), name: name, header: h, size: headerSize, table: newMemory()}

@@ -28,6 +28,8 @@ var (
 	ErrIdentity = errors.New("spool: belongs to another identity key")
 	// ErrLost: there is a log, but not one commit in it is whole.
 	ErrLost = errors.New("spool: no commit of the log can be read")
+	// ErrNumbers: the log claims numbers that leave none to give, which no spool comes to by itself.
+	ErrNumbers = errors.New("spool: no numbers are left to give")
 	// ErrOptions: an option is out of its bounds.
 	ErrOptions = errors.New("spool: unusable option")
 )

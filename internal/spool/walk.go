@@ -168,7 +168,7 @@ func segmentName(sequence uint64) string { return fmt.Sprintf("%016x.seg", seque
 
 func parseSegmentName(name string) (uint64, error) {
 	seq, err := strconv.ParseUint(strings.TrimSuffix(name, ".seg"), 16, 64)
-	if err != nil || seq == 0 || segmentName(seq) != name {
+	if err != nil || seq == 0 || seq > maxNumber || segmentName(seq) != name {
 		return 0, fmt.Errorf("%q is not a segment's name", name)
 	}
 	return seq, nil
@@ -311,6 +311,11 @@ func (w *walker) follow(seg *segment, whole bool) {
 	switch {
 	case seg.before == now:
 		return
+	case seg.before.Number > now.Number+maxClaim:
+		// Nobody signed that. Who believes it has no numbers left to give.
+		w.report(Damage{File: seg.name, Segment: seg.sequence, FirstCommit: now.Number + 1,
+			Reason: fmt.Sprintf("the segment continues commit %s, which is too far from %s to be true", seg.before, now)})
+		return
 	case seg.before.Number > now.Number:
 		w.lost(seg, 0, now.Number+1, seg.before.Number, [32]byte{})
 	default:
@@ -328,7 +333,7 @@ func (w *walker) lost(seg *segment, offset int64, first, last uint64, wound [32]
 	w.report(Damage{File: seg.name, Segment: seg.sequence, Offset: offset, FirstCommit: first, LastCommit: last,
 		class: woundGap, wound: wound, sound: wound != [32]byte{},
 		Reason: fmt.Sprintf("before it, commits %d to %d are missing", first, last)})
-	w.chain.next += ID(min(last-first+1, 1<<32) * maxRecords)
+	w.chain.next += ID(min(last-first+1, maxClaim) * maxRecords)
 }
 
 // take handles what the scanner found next.

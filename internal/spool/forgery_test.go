@@ -1,0 +1,92 @@
+package spool_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"cmtpd/internal/spool"
+)
+
+// claim adds a segment without a commit, which only claims to follow commit number before.
+func (sp *specimen) claim(tb testing.TB, sequence, before uint64) {
+	tb.Helper()
+	b := append([]byte(nil), contents(tb, sp.fs, newest(tb, sp.fs))[:128]...)
+	binary.BigEndian.PutUint64(b[8:], sequence)
+	binary.BigEndian.PutUint64(b[16:], sequence)
+	binary.BigEndian.PutUint64(b[32:], before)
+	replace(tb, sp.fs, filepath.Join("/spool/log", spool.SegmentName(sequence)), spool.Refit(b, 0))
+}
+
+// A header is not signed. One that claims the last number that there is must not make the spool give
+// numbers that no reader takes: what it acknowledges then is lost at the next start.
+func TestOpen_ClaimedCommits(t *testing.T) {
+	for name, before := range map[string]uint64{"last": 1<<46 - 1, "too far": specimenMessages + 2 + 1<<32, "believed": specimenMessages + 1 + 1<<32} {
+		t.Run(name, func(t *testing.T) {
+			sp := newSpecimen(t)
+			sp.claim(t, uint64(len(sp.bounds)+1), before)
+			if r := sp.verify(t); len(r.Damage) != 1 {
+				t.Errorf("damage %v", r.Damage)
+			}
+			s := open(t, "/spool", sp.options)
+			stored := mustStore(t, s, box(2), text(1000, 20))
+			if believed := stored.Head.Number == before+1; believed != (name == "believed") {
+				t.Errorf("commit %d after one that claims %d", stored.Head.Number, before)
+			}
+			s.Close()
+			s = open(t, "/spool", sp.options)
+			defer s.Close()
+			if _, err := read(s, stored.ID); err != nil {
+				t.Errorf("an acknowledged message: %v", err)
+			}
+		})
+	}
+}
+
+// The same with a file's name.
+func TestOpen_ClaimedSegments(t *testing.T) {
+	tests := []struct {
+		file string
+		want error
+	}{
+		{"ffffffffffffffff.seg", nil}, {"4000000000000001.seg", nil}, {"4000000000000000.seg", spool.ErrNumbers}, {"3fffffffffffffff.seg", nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.file, func(t *testing.T) {
+			sp := newSpecimen(t)
+			replace(t, sp.fs, filepath.Join("/spool/log", tt.file), nil)
+			s, err := spool.Open("/spool", sp.options)
+			if !errors.Is(err, tt.want) {
+				t.Fatalf("%v, want %v", err, tt.want)
+			}
+			if err != nil {
+				return
+			}
+			stored := mustStore(t, s, box(2), text(1000, 20))
+			s.Close()
+			if s, err = spool.Open("/spool", sp.options); errors.Is(err, spool.ErrNumbers) {
+				return // nothing is lost, and it says which file is in the way
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			if _, err := read(s, stored.ID); err != nil {
+				t.Errorf("an acknowledged message: %v", err)
+			}
+		})
+	}
+}
+
+// Without numbers to give nothing is acknowledged.
+func TestCommit_NoNumbers(t *testing.T) {
+	sp := newSpecimen(t)
+	path := newest(t, sp.fs)
+	replace(t, sp.fs, path, spool.Forge(contents(t, sp.fs, path), spool.Head{Number: 1<<46 - 2}, sp.options.Key, []byte("the last")))
+	s := open(t, "/spool", sp.options)
+	defer s.Close()
+	if _, err := store(s, box(2), text(1000, 20)); !errors.Is(err, spool.ErrNumbers) {
+		t.Error(err)
+	}
+}
