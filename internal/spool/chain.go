@@ -148,22 +148,27 @@ func (c *chain) inForce(head Head, records []record) (key crypt.PublicKey, known
 
 // match compares a commit's leaves with the records that came before it in its
 // segment. found are those that the commit names, in its order, and missing how many it
-// names besides; extra says that there were others.
-func match(cm *commit, leaves []byte, records []record) (found []record, missing int, extra bool) {
+// names besides; extra says that there were others, and altered that the leaves, whose check sum
+// may be right nonetheless, are not what the commit was signed over.
+func match(cm *commit, leaves []byte, records []record) (found []record, missing int, extra, altered bool) {
 	n := int(cm.count)
+	altered = len(leaves) != 32*n
 	if len(records) >= n {
 		last := records[len(records)-n:]
-		h := sha256.New()
+		h, rest := sha256.New(), leaves
 		for i := range last {
 			h.Write(last[i].leaf[:])
 			last[i].place = uint16(i)
+			if !altered {
+				altered, rest = [32]byte(rest) != last[i].leaf, rest[32:]
+			}
 		}
 		if bytes.Equal(h.Sum(nil), cm.leaves[:]) {
-			return last, 0, len(records) > n
+			return last, 0, len(records) > n, altered
 		}
 	}
 	if len(leaves) != 32*n || sha256.Sum256(leaves) != cm.leaves {
-		return nil, n, len(records) > 0
+		return nil, n, len(records) > 0, true
 	}
 	places := make(map[[32]byte]int, len(records))
 	for i := range records {
@@ -180,5 +185,5 @@ func match(cm *commit, leaves []byte, records []record) (found []record, missing
 		found[len(found)-1].place = uint16(i)
 		next = place + 1
 	}
-	return found, missing, len(found) < len(records)
+	return found, missing, len(found) < len(records), false
 }

@@ -234,7 +234,7 @@ func (c *compaction) copy(ctx context.Context, seg *segment) error {
 		}
 		if r.kind == kindCommit {
 			cm, err := parseCommit(r.head)
-			if err != nil || !c.fits(&cm, [32]byte(leaves.Sum(nil))) {
+			if err != nil || !c.fits(&cm, [32]byte(leaves.Sum(nil)), r.data) {
 				return fmt.Errorf("%w: %s: commit %d does not fit its batch", ErrDamaged, seg.name, cm.number)
 			}
 			leaves.Reset()
@@ -255,10 +255,10 @@ func (c *compaction) copy(ctx context.Context, seg *segment) error {
 }
 
 // fits says whether the leaves of the records before a commit, hashed one after the other, are
-// those that it names, or those of what a repair has vouched for.
-func (c *compaction) fits(cm *commit, leaves [32]byte) bool {
+// those that it names, as its data has to be, or those of what a repair has vouched for.
+func (c *compaction) fits(cm *commit, leaves [32]byte, data []byte) bool {
 	if cm.leaves == leaves {
-		return true
+		return sha256.Sum256(data) == leaves
 	}
 	c.s.mu.RLock()
 	defer c.s.mu.RUnlock()

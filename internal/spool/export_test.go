@@ -234,3 +234,25 @@ func (s *Spool) DropSpare() error {
 
 // SegmentName returns the name of a segment's file.
 func SegmentName(sequence uint64) string { return segmentName(sequence) }
+
+// AlterLeaves changes the data of a commit in a segment, and its check sum.
+func AlterLeaves(segment []byte, number uint64, change func([]byte) []byte) []byte {
+	h, err := parseHeader(segment)
+	if err != nil {
+		panic(err)
+	}
+	out := append([]byte(nil), segment[:headerSize]...)
+	for rest := segment[headerSize:]; len(rest) > 0; {
+		f, n, err := parseFrame(rest, h.generation)
+		if err != nil {
+			panic(err)
+		}
+		data := append([]byte(nil), f.data...)
+		if c, err := parseCommit(f.head); f.kind == kindCommit && err == nil && c.number == number {
+			data = change(data)
+		}
+		out = appendFrame(out, h.generation, f.kind, f.flags, f.head, len(data), crc32.Checksum(data, castagnoli))
+		out, rest = append(out, data...), rest[n:]
+	}
+	return out
+}

@@ -90,3 +90,36 @@ func TestCommit_NoNumbers(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The leaves that a commit carries are signed by their hash alone. Where they were changed, and
+// their check sum with them, that shows though no record needs them, and a repair puts them back.
+func TestVerify_AlteredLeaves(t *testing.T) {
+	changes := map[string]func([]byte) []byte{
+		"changed": func(b []byte) []byte { b[5] ^= 1; return b },
+		"none":    func([]byte) []byte { return nil },
+		"more":    func(b []byte) []byte { return append(b, make([]byte, 32)...) },
+	}
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			sp := newSpecimen(t)
+			first := segments(t, sp.fs, "/spool")[0]
+			whole := contents(t, sp.fs, first)
+			replace(t, sp.fs, first, spool.AlterLeaves(whole, 3, change))
+			if r := sp.verify(t, sp.head); len(r.Damage) != 1 || r.Damage[0].FirstCommit != 3 || len(r.Damage[0].Messages) != 0 {
+				t.Errorf("damage %v", r.Damage)
+			}
+			if ids, _ := sp.served(t); len(ids) != specimenMessages {
+				t.Errorf("serves %v", ids)
+			}
+			sp.options.FS = sp.fs
+			m, err := spool.Repair(ctx, "/spool", sp.options, "test", func(spool.Plan) error { return nil })
+			if err != nil || m.Vouched != 0 || len(m.Removed) != 0 || len(m.Rewritten) != 1 {
+				t.Errorf("%+v, %v", m, err)
+			}
+			b := contents(t, sp.fs, first)
+			if len(b) != len(whole) {
+				t.Errorf("%d bytes after the repair, %d before the damage", len(b), len(whole))
+			}
+		})
+	}
+}

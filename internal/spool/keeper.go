@@ -199,7 +199,7 @@ func load(f durable.File, seg *segment) (*memory, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: %s at offset %d: %w", ErrDamaged, seg.name, r.offset, err)
 		}
-		found, _, _ := match(&c, r.data, batch) // a repaired batch may lack some
+		found, _, _, _ := match(&c, r.data, batch) // a repaired batch may lack some
 		for i := range found {
 			t.take(&found[i], c.number)
 		}

@@ -395,7 +395,9 @@ func (w *walker) commit(seg *segment, r *scanned) {
 
 // take matches a commit with the records before it, and says whether there are others.
 func (h *held) take(r *scanned, records []record) (extra bool) {
-	h.records, h.missing, extra = match(&h.commit, r.data, records)
+	var altered bool
+	h.records, h.missing, extra, altered = match(&h.commit, r.data, records)
+	r.damaged = r.damaged || (altered && h.missing == 0)
 	if h.missing > 0 && sha256.Sum256(r.data) == h.commit.leaves {
 		h.leaves = bytes.Clone(r.data)
 	}
