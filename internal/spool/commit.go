@@ -292,20 +292,6 @@ func (s *Spool) fillRemoval(b *batch, generation uint64, r *request) {
 	b.waiting = append(b.waiting, waiting{request: r})
 }
 
-// known answers for a message that its mailbox has already.
-func (s *Spool) known(e *Entry) (stored Stored, ok bool, err error) {
-	stored.Duplicate = true
-	err = s.view(func(x *index) (err error) {
-		stored.Head = s.chain.head
-		stored.ID, ok, err = x.find(e)
-		return err
-	})
-	if err != nil {
-		return Stored{}, false, fmt.Errorf("spool: %w", err)
-	}
-	return stored, ok, nil
-}
-
 // write seals a batch that is not empty with a commit, makes it durable, and
 // applies it.
 //

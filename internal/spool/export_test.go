@@ -256,3 +256,38 @@ func AlterLeaves(segment []byte, number uint64, change func([]byte) []byte) []by
 	}
 	return out
 }
+
+// ForgeIndexKeys puts another spool key into an index file.
+func ForgeIndexKeys(b []byte, key *crypt.PrivateKey) {
+	k, err := parseKeys(b[88:304])
+	if err != nil {
+		panic(err)
+	}
+	k.key = key.Public()
+	copy(b[88:304], k.append(nil))
+	RefitIndex(b)
+}
+
+// ForgeIndexRows puts all messages of an index file into a mailbox, and makes the first be known by an
+// entry. The file has less than a block of each.
+func ForgeIndexRows(b []byte, m MailboxID, e *Entry) {
+	be := binary.BigEndian
+	var x indexFile
+	seg := &segment{header: header{sequence: be.Uint64(b[8:]), last: be.Uint64(b[16:]), generation: be.Uint64(b[24:])}}
+	if _, err := x.parseHeader(b, seg, int64(len(b))); err != nil {
+		panic(err)
+	}
+	k := contentKeyOf(e)
+	s := &x.sections[byMailbox]
+	for i := range s.count {
+		copy(b[s.offset+i*24:], m[:])
+	}
+	copy(b[indexHeader+8:], m[:])
+	copy(b[x.sections[byContent].offset:], k[:])
+	copy(b[indexHeader+8+24:], k[:])
+	filter := b[x.sections[byNumber].offset-filterBlock*(filterBlocks(x.sections[byContent].count)+filterBlocks(x.sections[markRows].count)):]
+	for i := range filterBlock * filterBlocks(x.sections[byContent].count) {
+		filter[i] = 0xff
+	}
+	RefitIndex(b)
+}

@@ -123,3 +123,69 @@ func TestVerify_AlteredLeaves(t *testing.T) {
 		})
 	}
 }
+
+// An index file is no proof: who writes keys into one must not have the spool go on from what
+// those keys have signed.
+func TestOpen_ForgedIndexKeys(t *testing.T) {
+	sp := newSpecimen(t)
+	names, err := sp.fs.ReadDir("/spool/index")
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	stranger := key(t, 66)
+	for _, name := range names {
+		path := filepath.Join("/spool/index", name)
+		b := contents(t, sp.fs, path)
+		spool.ForgeIndexKeys(b, stranger)
+		replace(t, sp.fs, path, b)
+	}
+	path := newest(t, sp.fs)
+	replace(t, sp.fs, path, spool.Forge(contents(t, sp.fs, path), sp.head, stranger, []byte("forged")))
+	s := open(t, "/spool", sp.options)
+	defer s.Close()
+	if data, err := read(s, 1<<40); err == nil {
+		t.Errorf("serves %q", data)
+	}
+	if len(s.Damage()) != 1 {
+		t.Errorf("damage %v", s.Damage())
+	}
+	mustStore(t, s, box(2), text(1000, 20))
+	if r := sp.verify(t, sp.head); len(r.Missing) != 0 || r.Key != sp.options.Key.Public() {
+		t.Errorf("%v", r.Err())
+	}
+}
+
+// An index file that puts messages into another mailbox, or knows a message that is not there, has
+// nobody read another's mail, and no message acknowledged that was not stored.
+func TestIndex_ForgedRows(t *testing.T) {
+	sp := newSpecimen(t)
+	names, err := sp.fs.ReadDir("/spool/index")
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	data := text(1000, 20)
+	entry := entryOf(box(2), data)
+	for _, name := range names {
+		path := filepath.Join("/spool/index", name)
+		b := contents(t, sp.fs, path)
+		spool.ForgeIndexRows(b, box(7), &entry)
+		replace(t, sp.fs, path, b)
+	}
+	s := open(t, "/spool", sp.options)
+	defer s.Close()
+	if stored := mustStore(t, s, box(2), data); stored.Duplicate {
+		t.Errorf("acknowledged, and not stored: %+v", stored)
+	}
+	for info, err := range s.List(box(7), 0) {
+		t.Errorf("mailbox 7 has message %s of %s, %v", info.ID, info.Mailbox, err)
+	}
+	n := 0
+	for _, err := range s.List(box(1), 0) {
+		if n++; err != nil {
+			t.Error(err)
+		}
+	}
+	if n != specimenMessages || len(s.Damage()) != 0 {
+		t.Errorf("%d messages after the index files were made again; damage %v", n, s.Damage())
+	}
+}

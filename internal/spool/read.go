@@ -287,7 +287,7 @@ func (s *Spool) each(m *MailboxID, after ID, yield func(Info, error) bool) {
 			return
 		}
 		for _, id := range page {
-			if !s.show(id, &p, yield) {
+			if !s.show(id, m, &p, yield) {
 				return
 			}
 		}
@@ -295,8 +295,9 @@ func (s *Spool) each(m *MailboxID, after ID, yield func(Info, error) bool) {
 	}
 }
 
-// show yields one message of a list; p is where the one before was.
-func (s *Spool) show(id ID, p *place, yield func(Info, error) bool) bool {
+// show yields one message of a list of mailbox, or of all if nil; p is where the one before was. A message
+// that its record puts elsewhere is not shown: the index file was wrong, and is made again.
+func (s *Spool) show(id ID, mailbox *MailboxID, p *place, yield func(Info, error) bool) bool {
 	next, err := s.locate(id, p)
 	if errors.Is(err, ErrNotFound) {
 		return true
@@ -310,6 +311,12 @@ func (s *Spool) show(id ID, p *place, yield func(Info, error) bool) bool {
 	if err != nil && !errors.Is(err, ErrDamaged) {
 		yield(Info{}, err)
 		return false
+	}
+	if err == nil && mailbox != nil && m.entry.Mailbox != *mailbox {
+		if err = s.heal(&tableError{p.segment, errIndex}); err != nil {
+			yield(Info{}, err)
+		}
+		return err == nil
 	}
 	if err != nil {
 		if err = s.quarantine(p, err); errors.Is(err, ErrNotFound) {

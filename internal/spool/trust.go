@@ -14,9 +14,9 @@ import (
 
 // trust takes a segment over from its index file instead of walking it, if there is one
 // that fits.
-func (w *walker) trust(seg *segment, size int64) bool {
+func (w *walker) trust(f durable.File, seg *segment, size int64) bool {
 	t, err := openIndex(w.fs, w.dir, seg)
-	if err != nil || t.end > size || t.after.head.Number <= seg.before.Number {
+	if err != nil || t.end > size || t.after.head.Number <= seg.before.Number || !w.introduces(f, seg, t) {
 		return false
 	}
 	gone, err := t.gone()
@@ -57,6 +57,46 @@ func (w *walker) trust(seg *segment, size int64) bool {
 		w.large[f.name] = f.id
 	}
 	return true
+}
+
+// introduces says whether an index file's keys are those in force before its segment, or whether records of
+// the segment introduce them: anybody can write a key into a file that nothing proves, and what it has
+// signed would count then.
+func (w *walker) introduces(f durable.File, seg *segment, t *indexFile) bool {
+	c := chain{state: w.chain.state, known: w.chain.known}
+	if c.known && c.keys == t.after.keys {
+		return true
+	}
+	sc := &scanner{file: f, size: t.end, generation: seg.generation, offset: headerSize}
+	var batch []record
+	for {
+		r, err := sc.next()
+		if err != nil {
+			return err == io.EOF && c.known && c.keys == t.after.keys
+		}
+		if r.kind != kindCommit {
+			if batch = append(batch, newRecord(&r)); r.skipped || len(batch) > maxRecords {
+				return false
+			}
+			continue
+		}
+		cm, err := parseCommit(r.head)
+		found, missing, _, _ := match(&cm, r.data, batch)
+		if err != nil || missing > 0 {
+			return false
+		}
+		for i := range found {
+			if found[i].kind != kindKeys {
+				continue
+			}
+			key, known, err := c.inForce(Head{Hash: cm.previous}, found)
+			if err != nil || !known || !cm.verify(key) {
+				return false
+			}
+			c.keys, c.known = found[i].keys, true
+		}
+		batch = batch[:0]
+	}
 }
 
 // remove judges a removal: it names a message that is there, or one whose data is gone

@@ -195,7 +195,7 @@ func (w *walker) segment(ctx context.Context, s *scanner, seg *segment, last boo
 	if err != nil || !ok {
 		return err
 	}
-	if w.sealed != nil && !w.deep && w.trusted == nil && !last && !seg.dirty && w.trust(seg, size) {
+	if w.sealed != nil && !w.deep && w.trusted == nil && !last && !seg.dirty && w.trust(f, seg, size) {
 		return nil
 	}
 	w.chain.index.begin(seg)
