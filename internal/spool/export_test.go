@@ -146,7 +146,7 @@ func RefitIndex(b []byte) {
 		return
 	}
 	var x indexFile
-	seg := &segment{header: header{sequence: be.Uint64(b[8:]), last: be.Uint64(b[16:]), generation: be.Uint64(b[24:])}}
+	seg := &segment{size: 1 << 40, header: header{sequence: be.Uint64(b[8:]), last: be.Uint64(b[16:]), generation: be.Uint64(b[24:])}}
 	if d, err := x.parseHeader(b, seg, int64(len(b))); err == nil {
 		be.PutUint32(b[376:], crc32.Checksum(b[indexHeader:indexHeader+d], castagnoli))
 		for i := range x.sections {
@@ -273,7 +273,7 @@ func ForgeIndexKeys(b []byte, key *crypt.PrivateKey) {
 func ForgeIndexRows(b []byte, m MailboxID, e *Entry) {
 	be := binary.BigEndian
 	var x indexFile
-	seg := &segment{header: header{sequence: be.Uint64(b[8:]), last: be.Uint64(b[16:]), generation: be.Uint64(b[24:])}}
+	seg := &segment{size: 1 << 40, header: header{sequence: be.Uint64(b[8:]), last: be.Uint64(b[16:]), generation: be.Uint64(b[24:])}}
 	if _, err := x.parseHeader(b, seg, int64(len(b))); err != nil {
 		panic(err)
 	}
@@ -290,4 +290,18 @@ func ForgeIndexRows(b []byte, m MailboxID, e *Entry) {
 		filter[i] = 0xff
 	}
 	RefitIndex(b)
+}
+
+// VastIndex returns the header of an index file that claims as many messages known by content, and the file's length.
+func VastIndex(b []byte, rows int64) (front []byte, size int64) {
+	be := binary.BigEndian
+	var x indexFile
+	counts := [tableCount]int64{byContent: rows}
+	_, size = x.lay(counts)
+	front = append([]byte(nil), b[:indexHeader]...)
+	for i, n := range counts {
+		be.PutUint64(front[312+8*i:], uint64(n))
+	}
+	be.PutUint32(front[380:], crc32.Checksum(front[:380], castagnoli))
+	return front, size
 }

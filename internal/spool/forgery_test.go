@@ -3,7 +3,9 @@ package spool_test
 import (
 	"encoding/binary"
 	"errors"
+	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"cmtpd/internal/spool"
@@ -187,5 +189,37 @@ func TestIndex_ForgedRows(t *testing.T) {
 	}
 	if n != specimenMessages || len(s.Damage()) != 0 {
 		t.Errorf("%d messages after the index files were made again; damage %v", n, s.Damage())
+	}
+}
+
+// An index file of many gigabytes that are not there takes no memory.
+func TestOpen_VastIndex(t *testing.T) {
+	dir, o := t.TempDir(), options(t)
+	o.SegmentSize = 4 << 10
+	s := open(t, dir, o)
+	for i := range 40 {
+		mustStore(t, s, box(1), text(i, 300))
+	}
+	s.Close()
+	paths, err := filepath.Glob(filepath.Join(dir, "index", "*.idx"))
+	if err != nil || len(paths) == 0 {
+		t.Fatal(paths, err)
+	}
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		front, size := spool.VastIndex(b, 1<<27)
+		if err := errors.Join(os.WriteFile(path, front, 0o600), os.Truncate(path, size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	s = open(t, dir, o)
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 || s.Stats().Messages != 40 {
+		t.Errorf("%d bytes were taken for %+v", n, s.Stats())
 	}
 }

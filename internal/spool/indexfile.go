@@ -34,7 +34,8 @@ const (
 	indexHeader = 384
 	blockRows   = 128
 	filterBlock = 64
-	filterRows  = 32 // that share a block of the filter
+	filterRows  = 32                   // that share a block of the filter
+	smallestRow = frameSize + markHead // bytes of the shortest record that a row is of
 )
 
 var indexMagic = [8]byte{'C', 'M', 'T', 'P', 'I', 'D', 'X', '2'}
@@ -120,8 +121,9 @@ type indexFile struct {
 
 func indexName(h *header) string { return fmt.Sprintf("%016x-%016x.idx", h.sequence, h.generation) }
 
-// openIndex opens the index file of a segment whose header is known. It returns an error
-// where there is none that fits.
+// openIndex opens the index file of a segment whose header and length are known. It returns an
+// error where there is none that fits. A row is of a record, so the segment bounds how much memory
+// the directory can take, whatever the file says.
 func openIndex(fsys durable.FS, dir string, seg *segment) (*indexFile, error) {
 	x := &indexFile{fs: fsys, path: filepath.Join(dir, "index", indexName(&seg.header))}
 	f, err := fsys.Open(x.path)
@@ -172,13 +174,13 @@ func (x *indexFile) parseHeader(b []byte, seg *segment, size int64) (directory i
 	}
 	x.bytes = int64(be.Uint64(b[304:]))
 	if be.Uint64(b[8:]) != seg.sequence || be.Uint64(b[16:]) != seg.last || be.Uint64(b[24:]) != seg.generation ||
-		x.end < headerSize || x.bytes < 0 || x.after.head.Number > maxCommit || x.after.next > maxNumber {
+		x.end < headerSize || x.end > seg.size || x.bytes < 0 || x.after.head.Number > maxCommit || x.after.next > maxNumber {
 		return 0, errIndex
 	}
 	var counts [tableCount]int64
 	for i := range counts {
 		count := be.Uint64(b[312+8*i:])
-		if count > uint64(size)/8 {
+		if count > uint64(x.end)/smallestRow {
 			return 0, errIndex
 		}
 		counts[i] = int64(count)

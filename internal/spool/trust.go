@@ -15,8 +15,9 @@ import (
 // trust takes a segment over from its index file instead of walking it, if there is one
 // that fits.
 func (w *walker) trust(f durable.File, seg *segment, size int64) bool {
+	seg.size = size
 	t, err := openIndex(w.fs, w.dir, seg)
-	if err != nil || t.end > size || t.after.head.Number <= seg.before.Number || !w.introduces(f, seg, t) {
+	if err != nil || t.after.head.Number <= seg.before.Number || !w.introduces(f, seg, t) {
 		return false
 	}
 	gone, err := t.gone()
