@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"path/filepath"
@@ -42,6 +43,7 @@ type copier struct {
 	fs       durable.FS
 	from, to string
 	copied   map[string]copied // by segment's name
+	merged   []string          // segments that one before them says it stands for; not copied
 	progress func(done, total int64)
 	done     int64
 	total    int64
@@ -83,6 +85,9 @@ func (c *copier) run(ctx context.Context, identity crypt.PublicKey, want []Head)
 			return r, err
 		}
 		missing, err := c.large(ctx, w)
+		if err == nil {
+			err = c.superseded(w)
+		}
 		if err != nil {
 			return r, err
 		}
@@ -122,6 +127,7 @@ func (c *copier) list(ctx context.Context) error {
 		return err
 	}
 	last, there := uint64(0), make(map[string]bool)
+	c.merged = nil
 	for _, name := range names {
 		sequence, err := parseSegmentName(name)
 		if err != nil {
@@ -131,7 +137,8 @@ func (c *copier) list(ctx context.Context) error {
 			return err
 		}
 		if sequence <= last {
-			continue // merged into the one before
+			c.merged = append(c.merged, name)
+			continue
 		}
 		h, err := c.segment(name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -148,6 +155,31 @@ func (c *copier) list(ctx context.Context) error {
 			if err := c.fs.Remove(filepath.Join(c.to, "log", name)); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// superseded checks that what was not copied is what a compaction has left behind: it begins before the
+// end of the copy. Else a header claims segments that it does not hold, and the copy would be whole
+// without them.
+func (c *copier) superseded(w *walker) error {
+	for _, name := range c.merged {
+		f, err := c.fs.Open(filepath.Join(c.from, "log", name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		b := make([]byte, headerSize)
+		n, err := f.ReadAt(b, 0)
+		f.Close()
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if h, err := parseHeader(b[:n]); err != nil || h.before.Number >= w.chain.head.Number {
+			return fmt.Errorf("%w: log/%s is not what the segment before it says that it stands for", ErrUnproven, name)
 		}
 	}
 	return nil

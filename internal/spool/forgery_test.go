@@ -223,3 +223,16 @@ func TestOpen_VastIndex(t *testing.T) {
 		t.Errorf("%d bytes were taken for %+v", n, s.Stats())
 	}
 }
+
+// A header that claims the segments after it must not make a copy leave them out and call itself whole.
+func TestCopy_ClaimedSegments(t *testing.T) {
+	sp := newSpecimen(t)
+	first := segments(t, sp.fs, "/spool")[0]
+	b := append([]byte(nil), contents(t, sp.fs, first)...)
+	b[23] = 99
+	replace(t, sp.fs, first, spool.Refit(b, 0))
+	r, err := spool.Copy(ctx, sp.fs, "/spool", "/copy", sp.options.Identity.Public(), nil)
+	if !errors.Is(err, spool.ErrUnproven) {
+		t.Errorf("a copy of %d messages of %d is called whole: %v", r.Messages, specimenMessages, err)
+	}
+}
