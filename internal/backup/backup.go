@@ -75,7 +75,7 @@ func Make(ctx context.Context, cfg *config.Config, dir string, progress func(don
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("making a backup in %s: %w: %w; name a directory that does not exist yet", dir, ErrExists, errors.Join(err, fs.ErrExist))
 	}
-	if rel, err := filepath.Rel(cfg.DataDir, dir); err == nil && filepath.IsLocal(rel) {
+	if rel, err := filepath.Rel(real(cfg.DataDir), filepath.Join(real(filepath.Dir(dir)), filepath.Base(dir))); err == nil && filepath.IsLocal(rel) {
 		return nil, fmt.Errorf("making a backup in %s: %w %s: what takes that away takes the backup", dir, ErrInside, cfg.DataDir)
 	}
 	tmp := temporary(dir)
@@ -94,6 +94,14 @@ func Make(ctx context.Context, cfg *config.Config, dir string, progress func(don
 		return nil, fmt.Errorf("making a backup: %w", err)
 	}
 	return m, durable.OS.SyncDir(filepath.Dir(dir))
+}
+
+// real returns a path without symbolic links, as far as there is one.
+func real(path string) string {
+	if to, err := filepath.EvalSymlinks(path); err == nil {
+		return to
+	}
+	return path
 }
 
 // temporary names what is not yet the directory dir.

@@ -224,3 +224,25 @@ func TestRestore_Manifest(t *testing.T) {
 		})
 	}
 }
+
+// A backup within the data directory goes with it, whatever way leads there.
+func TestMake_Inside(t *testing.T) {
+	dir := t.TempDir()
+	cfg := configOf(filepath.Join(dir, "data"))
+	openSpool(t, cfg)
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(cfg.DataDir, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{cfg.DataDir + "/backup", link + "/backup", cfg.SpoolDir() + "/../backup"} {
+		if _, err := backup.Make(context.Background(), cfg, to, nil); !errors.Is(err, backup.ErrInside) {
+			t.Errorf("%s: %v", to, err)
+		}
+	}
+	if _, err := backup.Make(context.Background(), configOf(link), filepath.Join(cfg.DataDir, "backup"), nil); !errors.Is(err, backup.ErrInside) {
+		t.Error(err)
+	}
+	if _, err := backup.Make(context.Background(), cfg, filepath.Join(dir, "backup"), nil); err != nil {
+		t.Error(err)
+	}
+}
