@@ -262,6 +262,12 @@ func (w *walker) header(f durable.File, seg *segment, size int64) (ok bool, err 
 			return false, nil
 		}
 	}
+	if err == nil && seg == w.files[len(w.files)-1] && h.last-h.sequence > maxClaim {
+		w.settle()
+		w.report(Damage{File: seg.name, Segment: seg.sequence, Length: headerSize,
+			Reason: fmt.Sprintf("segment header: it claims to stand for all up to %d, which are too many", h.last)})
+		h.last = h.sequence
+	}
 	seg.header = h
 	if before := w.before(); err == nil && before != nil && h.sequence <= before.last && h.before.Number < w.chain.head.Number {
 		w.superseded = append(w.superseded, seg)
