@@ -153,10 +153,13 @@ func (s *Spool) start() (*walker, error) {
 	for _, d := range s.damage {
 		s.log.Error("spool is damaged", "damage", d)
 	}
+	if err := s.settle(w); err != nil {
+		return nil, err
+	}
 	if err := s.clean(w); err != nil {
 		return nil, err
 	}
-	if err := s.resume(w); err != nil {
+	if err := s.resume(); err != nil {
 		return nil, err
 	}
 	return w, s.introduce(before)
@@ -180,24 +183,29 @@ func (s *Spool) recover() (*walker, error) {
 	}
 }
 
-// resume makes the newest segment ready for the next batch. The process before may
-// have ended between a write and its flush, or after a flush that failed and
-// dropped pages: then the kernel shows a commit that is not on disk. Only the last can be such a
-// one, so it is written again, and flushed before anybody can rely on it.
+// settle makes durable what was read. The process before may have ended between a write and
+// its flush, or after a flush that failed and dropped pages: then the kernel shows a commit that is
+// not on disk, or a compaction's rename. Only the last commit can be such a one, so it is written again,
+// and flushed before anybody can rely on it, and before anything is unlinked because of it.
 //
 //	ftruncate  log/<sequence>.seg   only where there is a torn tail, or room behind damage
 //	pwrite     log/<sequence>.seg   the last batch and its commit, as they were read
 //	fdatasync  log/<sequence>.seg
 //	fsync      log/
-func (s *Spool) resume(w *walker) error {
+func (s *Spool) settle(w *walker) error {
 	if len(s.chain.index.segments) == 0 {
-		return s.roll()
+		return nil
 	}
 	if err := s.settleLast(w); err != nil {
 		return err
 	}
-	if err := s.fs.SyncDir(s.path("log")); err != nil {
-		return err
+	return s.fs.SyncDir(s.path("log"))
+}
+
+// resume makes the newest segment ready for the next batch.
+func (s *Spool) resume() error {
+	if len(s.chain.index.segments) == 0 {
+		return s.roll()
 	}
 	seg := s.chain.index.newest()
 	if seg.dirty {
