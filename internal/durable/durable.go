@@ -71,10 +71,6 @@ type File interface {
 	Sync() error
 	// Truncate cuts or extends the file: ftruncate. It is durable after Sync.
 	Truncate(size int64) error
-	// Direct has writes go past the page cache, or no more: fcntl(F_SETFL) of O_DIRECT. While
-	// they do, memory, offsets and lengths have to be aligned: Stream sees to that. An error
-	// means that they cannot.
-	Direct(on bool) error
 	// Size returns the file's length in bytes: fstat.
 	Size() (int64, error)
 }

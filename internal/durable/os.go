@@ -79,8 +79,6 @@ func wrap(f *os.File, err error) (File, error) {
 
 func (f osFile) Sync() error { return datasync(f.File) }
 
-func (f osFile) Direct(on bool) error { return direct(f.File, on) }
-
 func (f osFile) Size() (int64, error) {
 	info, err := f.Stat()
 	if err != nil {

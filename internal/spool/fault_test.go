@@ -9,7 +9,6 @@ import (
 	"sync"
 	"testing"
 
-	"cmtpd/internal/durable"
 	"cmtpd/internal/durable/durabletest"
 	"cmtpd/internal/spool"
 )
@@ -151,7 +150,7 @@ func faultOptions(tb testing.TB, fsys *durabletest.FS, short bool) spool.Options
 	o := options(tb)
 	o.FS, o.SegmentSize, o.LargeThreshold, o.MemoryBudget = fsys, 4<<10, 2000, 4<<10
 	if !short {
-		o.MemoryBudget = 2 * durable.StreamBuffer
+		o.MemoryBudget = 1 << 20
 	}
 	o.NoSpare = false
 	o.CompactRate = -1 // when the workload says

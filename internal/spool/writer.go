@@ -59,10 +59,9 @@ type Writer struct {
 	size   int64
 	chunks []*chunk
 	file   durable.File
-	name   string          // of file, in tmp/
-	stream *durable.Stream // into file; nil for a small message, and where memory is short
-	offset int64           // bytes written to file without stream
-	err    error           // sticky
+	name   string // of file, in tmp/
+	offset int64  // bytes written to file
+	err    error  // sticky
 }
 
 // NewWriter begins a message. It takes nothing that Commit or Abort would have to
@@ -101,9 +100,6 @@ func (w *Writer) store(p []byte) (int, error) {
 		if err := w.spill(); err != nil {
 			return 0, err
 		}
-	}
-	if w.stream != nil {
-		return w.stream.Write(p)
 	}
 	if n := len(w.chunks); n > 0 {
 		if c := w.chunks[n-1]; c.used < len(c.buf) {
@@ -156,61 +152,28 @@ func (w *Writer) free(n int) {
 	}
 }
 
-// spill moves the message to a temporary file. A large one goes on through a stream; any other
-// keeps one chunk, if it has any.
+// spill moves the message to a temporary file and keeps one chunk, if it has any.
 func (w *Writer) spill() (err error) {
 	w.name = durable.RandomName()
 	if w.file, err = w.s.fs.Create(w.s.path("tmp", w.name), 0o600); err != nil {
 		return err
 	}
-	keep := 1
-	if w.size >= w.s.options.LargeThreshold && w.s.budget.take(durable.StreamBuffer) {
-		w.stream, keep = durable.NewStream(w.file), 0
-	}
 	err = w.flush()
-	w.free(keep)
+	w.free(1)
 	return err
 }
 
 // flush writes all chunks to the file.
 func (w *Writer) flush() error {
 	for _, c := range w.chunks {
-		if err := w.put(c.buf[:c.used]); err != nil {
+		n, err := w.file.WriteAt(c.buf[:c.used], w.offset)
+		w.offset += int64(n)
+		if err != nil {
 			return err
 		}
 		c.used = 0
 	}
 	return nil
-}
-
-func (w *Writer) put(p []byte) error {
-	if w.stream != nil {
-		_, err := w.stream.Write(p)
-		return err
-	}
-	n, err := w.file.WriteAt(p, w.offset)
-	w.offset += int64(n)
-	return err
-}
-
-// finish brings all of the message into the file.
-func (w *Writer) finish() error {
-	err := w.flush()
-	if err == nil && w.stream != nil {
-		err = w.stream.Finish()
-	}
-	w.release()
-	return err
-}
-
-// release gives all memory back.
-func (w *Writer) release() {
-	w.free(0)
-	if w.stream != nil {
-		w.stream.Abort()
-		w.stream = nil
-		w.s.budget.give(durable.StreamBuffer)
-	}
 }
 
 // Commit stores the message. When it returns without an error the message is durable,
@@ -238,9 +201,10 @@ func (w *Writer) Commit(ctx context.Context, e Entry) (Stored, error) {
 	r := &request{writer: w, crc: w.crc, answer: make(chan answer, 1), message: message{entry: e, size: w.size}}
 	w.sum.Sum(r.message.sha256[:0])
 	if w.file != nil {
-		if err := w.finish(); err != nil {
+		if err := w.flush(); err != nil {
 			return Stored{}, fmt.Errorf("spool: %w", err)
 		}
+		w.free(0)
 	}
 	if w.size >= w.s.options.LargeThreshold {
 		return w.commitLarge(ctx, r)
@@ -312,7 +276,7 @@ func (w *Writer) Abort() {
 	if w.err == nil {
 		w.err = ErrDone
 	}
-	w.release()
+	w.free(0)
 	if w.file == nil {
 		return
 	}

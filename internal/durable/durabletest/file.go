@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"slices"
 	"syscall"
-	"unsafe"
 )
 
 // file is an open file. It stays usable when its name is gone.
@@ -14,7 +13,6 @@ type file struct {
 	node   *node
 	path   string
 	write  bool
-	direct bool // guarded by fs.mu
 	closed bool // guarded by fs.mu
 }
 
@@ -52,9 +50,6 @@ func (f *file) WriteAt(p []byte, off int64) (n int, err error) {
 	err = f.fs.change("write", f.path, func(fault Fault) error {
 		if err := f.writable(); err != nil {
 			return err
-		}
-		if f.direct && (off%align != 0 || len(p)%align != 0 || uintptr(unsafe.Pointer(unsafe.SliceData(p)))%align != 0) {
-			return &fs.PathError{Op: "write", Path: f.path, Err: syscall.EINVAL}
 		}
 		if n = len(p); fault == Short {
 			n /= 2
@@ -101,20 +96,6 @@ func (f *file) Sync() error {
 		f.node.pending = nil
 		return nil
 	}, func() { f.node.pending = nil })
-}
-
-// align is what a disk wants direct writes to be aligned to.
-const align = 4096
-
-// Direct has writes be refused that are not aligned.
-func (f *file) Direct(on bool) error {
-	f.fs.mu.Lock()
-	defer f.fs.mu.Unlock()
-	if err := f.check("fcntl"); err != nil {
-		return err
-	}
-	f.direct = on
-	return nil
 }
 
 func (f *file) Size() (int64, error) {
