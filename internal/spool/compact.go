@@ -51,16 +51,13 @@ func (s *Spool) compactAll(ctx context.Context, share float64, rate int64) error
 	}
 }
 
-// plan picks segments with sequence numbers above done that follow each other, fit one when
-// their removed data is gone, and have a share of it; nil for none.
+// plan picks segments that follow each other, fit one when their removed data is gone, and have
+// a share of it; the last of them has a sequence number above done. nil for none.
 func (s *Spool) plan(share float64, done uint64) []*segment {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	all := s.chain.index.segments
 	for i := range all {
-		if all[i].sequence <= done {
-			continue
-		}
 		var size, dead int64
 		end := 0
 		for j, seg := range all[i : len(all)-1] {
@@ -68,7 +65,7 @@ func (s *Spool) plan(share float64, done uint64) []*segment {
 			if seg.dirty || seg.still || (j > 0 && size-dead > s.options.SegmentSize) {
 				break
 			}
-			if dead > 0 && float64(dead) >= share*float64(size) {
+			if seg.sequence > done && dead > 0 && float64(dead) >= share*float64(size) {
 				end = i + j + 1
 			}
 		}
