@@ -11,12 +11,13 @@ const missed = `
   at once and never changes threads. Kept sessions pay the rest in Go's poller, which the loop waits in. One loop for
   each CPU, a thread that blocks in epoll, and lingering before parking were tried and cost more.
 - **Durable acceptance of 4 KiB at 64 connections.** Processor time bounds it: the server's and the load's together, as
-  above, are three quarters of what both CPUs have, and the kernel's own threads take some more. Of the server's, counted by perf on a busy machine,
-  about a third is the kernel's network and scheduler, a seventh the two SHA-256 of each message (its own, and the
-  body's within the core digest), a sixth writing and flushing the log, a twelfth Go's monitor thread, which wakes every
-  20 µs while a flush blocks. The bare writer has none of these but the flush. One SHA-256 instead of two, and a batch
-  that is prepared while the one before is flushed, are what could still be saved; writing past the page cache was
-  tried and saved nothing. Postfix' rate differs from one machine to another more than cmtpd's does.
+  above, are three quarters of what both CPUs have, and the kernel's own threads take some more. Of the server's,
+  counted by perf on a busy machine, about a third is the kernel's network and scheduler, a seventh the two SHA-256 of
+  each message (its own, and the body's within the core digest), a sixth writing and flushing the log, a twelfth Go's
+  monitor thread, which wakes every 20 µs while a flush blocks. The bare writer has none of these but the flush. One
+  SHA-256 instead of two, and a batch that is prepared while the one before is flushed, are what could still be saved;
+  writing past the page cache was tried and saved nothing. Postfix' rate differs from one machine to another more than
+  cmtpd's does.
 - **One connection.** Two thirds of the time are the flush of one block that was written ahead. The rest is mostly the
   way from the session to the committer and back, each of which has to be woken.
 - **1 MiB messages.** The server needs 2.3 ms of processor time for one, of which nearly half are the two SHA-256, and

@@ -168,3 +168,35 @@ func TestRestore_Within(t *testing.T) {
 		}
 	}
 }
+
+// TestBackup_LostEnd damages the newest commit under a running daemon: to who has only the files it looks as
+// if it had never been finished, but the daemon knows of it.
+func TestBackup_LostEnd(t *testing.T) {
+	t.Parallel()
+	site := cmtptest.NewSite(t, nil)
+	site.AddUsers(t, "bob")
+	d := site.Start(t)
+	deliver(t, d, &cmtptest.Letter{To: "bob", Parts: []cmtptest.Noise{{Seed: 1, Length: 100}}})
+	site.Must(t, "", "backup", filepath.Join(site.Dir, "whole"))
+	logs, err := filepath.Glob(filepath.Join(site.Data, "spool", "log", "*"))
+	if err != nil || len(logs) != 1 {
+		t.Fatal(logs, err)
+	}
+	b, err := os.ReadFile(logs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)-50] ^= 1
+	if err := os.WriteFile(logs[0], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(site.Dir, "cut")
+	r := site.Run(t, "", "backup", dir)
+	if r.Status == 0 || !strings.Contains(r.Err, "does not contain") {
+		t.Errorf("exit status %d\n%s", r.Status, r.Err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a backup was made: %v", err)
+	}
+	d.Kill()
+}

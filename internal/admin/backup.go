@@ -2,11 +2,13 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
 	"cmtpd/internal/backup"
 	"cmtpd/internal/config"
+	"cmtpd/internal/control"
 	"cmtpd/internal/spool"
 )
 
@@ -19,7 +21,17 @@ func Backup(ctx context.Context, cfg *config.Config, dir string, progress func(d
 	if err := OwnData(cfg.DataDir); err != nil {
 		return nil, err
 	}
-	return backup.Make(ctx, cfg, dir, progress)
+	// Where a daemon runs, its word is asked first: a copy whose last commits are damaged looks like
+	// one that a crash cut short.
+	var want []spool.Head
+	state, err := control.Dial(cfg.ControlSocket()).Spool()
+	switch {
+	case err == nil:
+		want = append(want, state.Stats.Head)
+	case !errors.Is(err, control.ErrNobody):
+		return nil, fmt.Errorf("asking the daemon how far its spool goes: %w", err)
+	}
+	return backup.Make(ctx, cfg, dir, progress, want...)
 }
 
 // Restore makes the backup in dir the data of a server that has none.

@@ -59,7 +59,7 @@ type Manifest struct {
 }
 
 // Make makes a backup of cfg's data in the new directory dir. It locks nothing; a daemon
-// goes on meanwhile. progress may be nil.
+// goes on meanwhile. progress may be nil; want are heads that the copy must contain.
 //
 //	mkdir      .<base>.<random>.tmp beside dir
 //	(the key, the spool as spool.Copy copies it, the accounts: open, pwrite, fdatasync)
@@ -67,7 +67,7 @@ type Manifest struct {
 //	open, pwrite, fdatasync, rename, fsync   backup.json
 //	rename     .<base>.<random>.tmp   dir
 //	fsync      the directory of dir
-func Make(ctx context.Context, cfg *config.Config, dir string, progress func(done, total int64)) (m *Manifest, err error) {
+func Make(ctx context.Context, cfg *config.Config, dir string, progress func(done, total int64), want ...spool.Head) (m *Manifest, err error) {
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -87,7 +87,7 @@ func Make(ctx context.Context, cfg *config.Config, dir string, progress func(don
 			err = errors.Join(err, os.RemoveAll(tmp))
 		}
 	}()
-	if m, err = fill(ctx, cfg, tmp, progress); err != nil {
+	if m, err = fill(ctx, cfg, tmp, progress, want); err != nil {
 		return nil, fmt.Errorf("making a backup: %w", err)
 	}
 	if err := durable.OS.Rename(tmp, dir); err != nil {
@@ -111,7 +111,7 @@ func temporary(dir string) string {
 
 // fill copies the data. Accounts come after the spool, so that whoever has mail in the copy is in
 // it, too.
-func fill(ctx context.Context, cfg *config.Config, tmp string, progress func(done, total int64)) (*Manifest, error) {
+func fill(ctx context.Context, cfg *config.Config, tmp string, progress func(done, total int64), want []spool.Head) (*Manifest, error) {
 	to := *cfg
 	to.DataDir = tmp
 	now := time.Now()
@@ -124,7 +124,7 @@ func fill(ctx context.Context, cfg *config.Config, tmp string, progress func(don
 	if err := copyFormer(cfg, &to); err != nil {
 		return nil, err
 	}
-	report, err := copySpool(ctx, cfg, &to, public, progress)
+	report, err := copySpool(ctx, cfg, &to, public, progress, want)
 	if err != nil {
 		return nil, err
 	}
@@ -153,8 +153,8 @@ func fill(ctx context.Context, cfg *config.Config, tmp string, progress func(don
 	return m, durable.WriteFile(durable.OS, filepath.Join(tmp, manifestName), append(data, '\n'), 0o600)
 }
 
-func copySpool(ctx context.Context, from, to *config.Config, identity crypt.PublicKey, progress func(done, total int64)) (spool.Report, error) {
-	report, err := spool.Copy(ctx, durable.OS, from.SpoolDir(), to.SpoolDir(), identity, progress)
+func copySpool(ctx context.Context, from, to *config.Config, identity crypt.PublicKey, progress func(done, total int64), want []spool.Head) (spool.Report, error) {
+	report, err := spool.Copy(ctx, durable.OS, from.SpoolDir(), to.SpoolDir(), identity, progress, want...)
 	switch {
 	case report.Foreign && len(report.Damage) == 0:
 		err = fmt.Errorf("%w; if the server's key was rotated, start cmtpd once before the next backup", err)
