@@ -193,7 +193,7 @@ func (m *model) expire(t *rapid.T) {
 		m.takeAway(t, m.messages[0].id)
 	}
 	for before := m.spool.Stats().Segments; m.spool.Stats().Segments == before; { // its spare is short
-		m.put(t, box(1), fmt.Sprintf("%d %s", m.top, text(1, 700)))
+		m.put(t, box(1), fmt.Sprintf("expire %d %s", m.top, text(1, 700)))
 	}
 	m.compact(t)
 }
