@@ -169,7 +169,8 @@ func TestSpool_Compact(t *testing.T) {
 		}
 		l.check(t, s)
 	}
-	if now := used(t, l.fs, "/spool/log"); now > space/2 || s.Stats().Segments > segs/2 {
+	// How many commits the removals took, and so how many heads stay, is a matter of time.
+	if now := used(t, l.fs, "/spool/log"); now > space/2 || s.Stats().Segments > segs*2/3 {
 		t.Errorf("%d bytes in %d segments are left of %d in %d", now, s.Stats().Segments, space, segs)
 	}
 	l.verify(t, len(l.data), len(ids), kept, s.Head())
