@@ -1,5 +1,6 @@
 // Package crypt is crypto system 1 (protocol.md section 4): Ed25519 keys and
-// signatures, and sealed boxes to the X25519 form of those keys.
+// signatures, sealed boxes to the X25519 form of those keys, and the statements
+// that keys sign.
 //
 // It guarantees libsodium's verdicts and libsodium's bytes: what
 // crypto_sign_verify_detached, crypto_sign_ed25519_pk_to_curve25519 and
@@ -13,7 +14,9 @@
 // box. The pure functions are compiled in both, so that a test can hold one
 // against the other.
 //
-// A signature covers exactly the bytes that it is given, as CMTP 0.01 demands.
-// Statements that must not be mistaken for one another need a label of their own
-// in front, as in docs/spool.md; that is the caller's.
+// A signature covers exactly the bytes that it is given, as CMTP 0.01 demands. What
+// must not be mistaken for something else is a statement of CMTP 1: a value with a
+// label, one encoding, and a decoder that refuses everything but that encoding
+// (docs/protocol.md section 17). They are here, beside the keys that sign them:
+// KeyStatement and History, Rotation, Receipt, Origin, Sender, Proof.
 package crypt
