@@ -137,6 +137,10 @@ type Limits struct {
 	MinFreeSpace             ByteSize      `toml:"min_free_space"`
 	LoginRate                int           `toml:"login_rate"` // per minute and address
 	LoginBurst               int           `toml:"login_burst"`
+	GuessRate                int           `toml:"guess_rate"` // per hour and account
+	GuessBurst               int           `toml:"guess_burst"`
+	GuessNetworkRate         int           `toml:"guess_network_rate"` // per hour and address
+	GuessNetworkBurst        int           `toml:"guess_network_burst"`
 	AcceptPlaintext          bool          `toml:"accept_plaintext"` // crypto system 0
 }
 
@@ -211,6 +215,10 @@ func Default() *Config {
 			MinFreeSpace:             256 * MiB,
 			LoginRate:                10,
 			LoginBurst:               20,
+			GuessRate:                10,
+			GuessBurst:               10,
+			GuessNetworkRate:         60,
+			GuessNetworkBurst:        30,
 		},
 		Log: Log{Level: LogInfo, Format: LogText},
 	}
@@ -237,6 +245,9 @@ func (c *Config) SpoolDir() string { return filepath.Join(c.DataDir, "spool") }
 
 // AccountsDir is where users, their keys and xzibits lie.
 func (c *Config) AccountsDir() string { return filepath.Join(c.DataDir, "accounts") }
+
+// GuessesDir is where it is kept how often strangers guessed.
+func (c *Config) GuessesDir() string { return filepath.Join(c.DataDir, "guesses") }
 
 // KeyFile holds the server's Ed25519 identity.
 func (c *Config) KeyFile() string { return filepath.Join(c.DataDir, "server.key") }

@@ -236,6 +236,14 @@ func TestConfig_Validate(t *testing.T) {
 		{"limits.min_free_space", `"1TiB"`, "1099511627777"},
 		{"limits.login_rate", "1", "0"},
 		{"limits.login_burst", "1", "0"},
+		{"limits.guess_rate", "1", "0"},
+		{"limits.guess_rate", "1048576", "1048577"},
+		{"limits.guess_burst", "1", "0"},
+		{"limits.guess_burst", "1048576", "1048577"},
+		{"limits.guess_network_rate", "1", "0"},
+		{"limits.guess_network_rate", "1048576", "1048577"},
+		{"limits.guess_network_burst", "1", "0"},
+		{"limits.guess_network_burst", "1048576", "1048577"},
 		{"limits.session_timeout", `"4s"`, `"3999ms"`}, // 64 MiB at 16 MiB/s
 		{"limits.max_message_size", `"56GiB"`, `"57GiB"`},
 		{"spool.scrub_every", `"1s"`, `"999ms"`},
@@ -278,14 +286,14 @@ func TestConfig_ValidateBare(t *testing.T) {
 // thing in a place of its own.
 func TestConfig_Paths(t *testing.T) {
 	c := mustParse(t, minimal+"data_dir = \"/srv/cmtpd\"\n")
-	paths := []string{c.SpoolDir(), c.AccountsDir(), c.KeyFile(), c.SpoolKeyFile(), c.ControlSocket(), c.LockFile()}
+	paths := []string{c.SpoolDir(), c.AccountsDir(), c.GuessesDir(), c.KeyFile(), c.SpoolKeyFile(), c.ControlSocket(), c.LockFile()}
 	for _, p := range paths {
 		if filepath.Dir(p) != c.DataDir {
 			t.Errorf("%s does not lie in %s", p, c.DataDir)
 		}
 	}
 	slices.Sort(paths)
-	if len(slices.Compact(paths)) != 6 {
+	if len(slices.Compact(paths)) != 7 {
 		t.Errorf("two things share a place: %q", paths)
 	}
 }

@@ -29,6 +29,8 @@ const (
 	minScrubEvery   = time.Second
 	maxScrubEvery   = 366 * 24 * time.Hour
 	maxLoginRate    = 1 << 20
+	// maxGuesses is the most attempts in an hour, and at once, that can be meant.
+	maxGuesses = 1 << 20
 	// maxSocketPath is what fits into a sockaddr_un on Linux, without its NUL.
 	maxSocketPath = 107
 )
@@ -207,6 +209,10 @@ func (v *validator) limits() {
 	v.size("limits.min_free_space", l.MinFreeSpace, 1, maxMessageSize)
 	v.between("limits.login_rate", l.LoginRate, 1, maxLoginRate)
 	v.between("limits.login_burst", l.LoginBurst, 1, maxLoginRate)
+	v.between("limits.guess_rate", l.GuessRate, 1, maxGuesses)
+	v.between("limits.guess_burst", l.GuessBurst, 1, maxGuesses)
+	v.between("limits.guess_network_rate", l.GuessNetworkRate, 1, maxGuesses)
+	v.between("limits.guess_network_burst", l.GuessNetworkBurst, 1, maxGuesses)
 	if l.SessionTimeout > 0 {
 		if need := float64(l.MaxMessageSize) / l.SessionTimeout.Seconds(); need > float64(maxNeededRate) {
 			v.add("limits.session_timeout", "%s is too short for a message of max_message_size (%s): it would have to come at %.0f MiB a second",
