@@ -20,7 +20,7 @@ const module = "cmtpd"
 // before it. A new package goes behind the last that it imports, and before the
 // first that will import it. What only tests import stands with what it tests.
 var order = []string{
-	"version", "address", "crypt", "netbuf", "cmtp", "xzibit", "durable", "durable/durabletest", "keyfile", "limit", "guess", "letter", "config",
+	"version", "address", "crypt", "invite", "netbuf", "cmtp", "xzibit", "durable", "durable/durabletest", "keyfile", "limit", "guess", "letter", "config",
 	"account", "spool", "client", "client/clienttest", "session", "relay", "front", "control", "backup", "admin", "shorebird", "daemon",
 	"cmtptest",
 }
