@@ -18,7 +18,7 @@ const (
 	askFor      = 2 * time.Second
 )
 
-var keyRequest = (&cmtp.Command{Verb: cmtp.KeyRequest, Params: [2][]byte{[]byte("alice"), []byte("bench.example")}}).Append(nil)
+var keyRequest = (&cmtp.Command{Verb: cmtp.KeyRequest, Params: [3][]byte{[]byte("alice"), []byte("bench.example")}}).Append(nil)
 
 // keyRequests compares KEYREQUEST for a local user with a server that reads as
 // many bytes and answers as many, and does nothing else.

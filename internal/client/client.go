@@ -218,7 +218,7 @@ func (c *Conn) Key(account, domain string, server crypt.PublicKey) (crypt.Public
 }
 
 func (c *Conn) requestKey(account, domain string, server *crypt.PublicKey) (crypt.PublicKey, error) {
-	cmd := &cmtp.Command{Verb: cmtp.KeyRequest, Params: [2][]byte{[]byte(account), []byte(domain)}}
+	cmd := &cmtp.Command{Verb: cmtp.KeyRequest, Params: [3][]byte{[]byte(account), []byte(domain)}}
 	if err := c.send(cmd); err != nil {
 		return crypt.PublicKey{}, err
 	}
@@ -256,7 +256,7 @@ func (c *Conn) Login(user string, server crypt.PublicKey) ([]byte, error) {
 	if len(user) > cmtp.MaxString { // two strings that are short enough may make one that is not
 		return nil, fmt.Errorf("asking for the xzibit of %s: the address has more than the %d bytes that LOGIN can carry", user, cmtp.MaxString)
 	}
-	cmd := &cmtp.Command{Verb: cmtp.Login, Params: [2][]byte{[]byte(user)}}
+	cmd := &cmtp.Command{Verb: cmtp.Login, Params: [3][]byte{[]byte(user)}}
 	if err := c.send(cmd); err != nil {
 		return nil, err
 	}

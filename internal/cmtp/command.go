@@ -3,13 +3,15 @@ package cmtp
 import (
 	"bytes"
 	"fmt"
+
+	"cmtpd/internal/crypt"
 )
 
 // A Verb is a command's first word.
 type Verb uint8
 
-// The verbs of CMTP 0.01 (docs/protocol.md, Commands). The zero Verb is one that
-// this package does not know.
+// The verbs of CMTP 0.01, and from StartTLS on those of CMTP 1 (docs/protocol.md
+// sections 3, 15.2 and 16.1). The zero Verb is one that this package does not know.
 const (
 	Unknown Verb = iota
 	Ohai
@@ -19,26 +21,52 @@ const (
 	Login
 	Mail
 	Obai
+	StartTLS
+	Auth
+	Unlock
+	Enroll
+	Register
+	Upload
+	Recover
 )
 
-// verbs is the one table of what a verb is called and how many strings follow
-// it. MAIL's message is no parameter: it follows the command.
+// Sizes in bytes of what stands behind a command's strings.
+const (
+	proofSize   = crypt.PublicKeySize + crypt.SignatureSize
+	elementSize = 32
+)
+
+// verbs is the one table of what a verb is called, how many strings follow it and
+// how many bytes follow those. MAIL's message and the form of REGISTER and UPLOAD are
+// no parameters: they follow the command.
 var verbs = [...]struct {
 	name   string
 	params int
+	fixed  int
 }{
-	Unknown:    {"", 0},
-	Ohai:       {"OHAI", 0},
-	Noop:       {"NOOP", 0},
-	Help:       {"HELP", 0},
-	KeyRequest: {"KEYREQUEST", 2},
-	Login:      {"LOGIN", 1},
-	Mail:       {"MAIL", 0},
-	Obai:       {"OBAI", 0},
+	Unknown:    {"", 0, 0},
+	Ohai:       {"OHAI", 0, 0},
+	Noop:       {"NOOP", 0, 0},
+	Help:       {"HELP", 0, 0},
+	KeyRequest: {"KEYREQUEST", 2, 0},
+	Login:      {"LOGIN", 1, 0},
+	Mail:       {"MAIL", 0, 0},
+	Obai:       {"OBAI", 0, 0},
+	StartTLS:   {"STARTTLS", 0, 0},
+	Auth:       {"AUTH", 3, proofSize},
+	Unlock:     {"UNLOCK", 2, elementSize},
+	Enroll:     {"ENROLL", 3, elementSize},
+	Register:   {"REGISTER", 3, 0},
+	Upload:     {"UPLOAD", 0, 0},
+	Recover:    {"RECOVER", 2, proofSize},
 }
 
-// HelpText is what HELP answers: the verbs in the order of the document.
-const HelpText = "OHAI NOOP HELP KEYREQUEST LOGIN MAIL OBAI"
+// What HELP answers: the verbs in the order of the document, in the clear and inside
+// the channel of CMTP 1.
+const (
+	HelpText  = "OHAI NOOP HELP KEYREQUEST LOGIN MAIL OBAI STARTTLS"
+	HelpText1 = "OHAI NOOP HELP KEYREQUEST LOGIN MAIL OBAI AUTH UNLOCK ENROLL REGISTER UPLOAD RECOVER"
+)
 
 func (v Verb) String() string {
 	if int(v) < len(verbs) && v != Unknown {
@@ -58,21 +86,40 @@ func ParseVerb(b []byte) Verb {
 	return Unknown
 }
 
-// IsVerb reports whether b is a verb of this protocol.
+// IsVerb reports whether b is a verb of this protocol, of either part.
 func IsVerb(b []byte) bool { return ParseVerb(b) != Unknown }
 
-// A Command is a verb and its parameters. The parameters are parts of the
-// buffer that was parsed.
+// A Command is a verb and its parameters: the strings, without their NULs, and the
+// bytes that stand behind them. Both are parts of the buffer that was parsed.
 type Command struct {
 	Verb   Verb
-	Params [2][]byte
+	Params [3][]byte
+	Fixed  []byte // nil for a verb that has none
 }
 
-// User returns the first parameter of KEYREQUEST or LOGIN.
+// User returns the first parameter: the account of AUTH, UNLOCK, ENROLL, REGISTER,
+// RECOVER and KEYREQUEST, the user of LOGIN.
 func (c *Command) User() []byte { return c.Params[0] }
 
-// Domain returns the second parameter of KEYREQUEST.
+// Domain returns the second parameter: User's domain, of all these but LOGIN.
 func (c *Command) Domain() []byte { return c.Params[1] }
+
+// ServerDomain returns the third parameter of AUTH, the domain of who is asked.
+func (c *Command) ServerDomain() []byte { return c.Params[2] }
+
+// Code returns the third parameter of ENROLL and REGISTER, an invitation's code.
+func (c *Command) Code() []byte { return c.Params[2] }
+
+// Key returns the key that AUTH and RECOVER prove. Other commands have none.
+func (c *Command) Key() crypt.PublicKey { return crypt.PublicKey(c.Fixed[:crypt.PublicKeySize]) }
+
+// Signature returns the proof of AUTH and RECOVER. Other commands have none.
+func (c *Command) Signature() crypt.Signature {
+	return crypt.Signature(c.Fixed[crypt.PublicKeySize:])
+}
+
+// Element returns the blinded element of UNLOCK and ENROLL. Other commands have none.
+func (c *Command) Element() [elementSize]byte { return [elementSize]byte(c.Fixed) }
 
 // ParseCommand reads one command from the front of b, after any NUL, CR and LF
 // that may stand between commands, and returns how many bytes it took.
@@ -96,6 +143,12 @@ func ParseCommand(b []byte) (cmd Command, n int, err error) {
 			return Command{}, n, err
 		}
 	}
+	if size := verbs[cmd.Verb].fixed; size > 0 {
+		if len(rest) < size {
+			return Command{}, n, ErrShort
+		}
+		cmd.Fixed, rest = rest[:size:size], rest[size:]
+	}
 	return cmd, len(b) - len(rest), nil
 }
 
@@ -113,7 +166,8 @@ func cutString(b []byte, what string, limit int) (s, rest []byte, err error) {
 }
 
 // Append appends the command as it stands on the wire. The Verb must be a known
-// one and the parameters without NUL, as addresses are.
+// one, the strings without NUL, as addresses are, and Fixed as long as the verb's
+// is.
 func (c *Command) Append(dst []byte) []byte {
 	dst = append(dst, verbs[c.Verb].name...)
 	dst = append(dst, 0)
@@ -121,5 +175,5 @@ func (c *Command) Append(dst []byte) []byte {
 		dst = append(dst, c.Params[i]...)
 		dst = append(dst, 0)
 	}
-	return dst
+	return append(dst, c.Fixed...)
 }

@@ -20,15 +20,26 @@ const serverKey = "03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc866412553
 
 var hexBlock = regexp.MustCompile("(?s)```hex ([a-z0-9-]+)\n(.*?)```")
 
-// examples returns the hex examples of docs/protocol.md by name.
-func examples(t *testing.T) map[string][]byte {
+// document returns docs/protocol.md from one heading to another.
+func document(t *testing.T, from, to string) string {
 	t.Helper()
 	doc, err := os.ReadFile("../../docs/protocol.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, part, ok := strings.Cut(string(doc), "\n"+from)
+	part, _, ends := strings.Cut(part, "\n"+to)
+	if !ok || !ends {
+		t.Fatalf("the document has no part from %q to %q", from, to)
+	}
+	return part
+}
+
+// examples returns the hex examples of a part of docs/protocol.md by name.
+func examples(t *testing.T, from, to string) map[string][]byte {
+	t.Helper()
 	found := make(map[string][]byte)
-	for _, m := range hexBlock.FindAllStringSubmatch(string(doc), -1) {
+	for _, m := range hexBlock.FindAllStringSubmatch(document(t, from, to), -1) {
 		var digits strings.Builder
 		for line := range strings.Lines(m[2]) {
 			line, _, _ = strings.Cut(line, ";")
@@ -43,14 +54,14 @@ func examples(t *testing.T) map[string][]byte {
 	return found
 }
 
-// TestDocument holds every example of docs/protocol.md to the codec.
+// TestDocument holds every example of Part I to the codec.
 func TestDocument(t *testing.T) {
 	server, err := hex.DecodeString(serverKey)
 	if err != nil {
 		t.Fatal(err)
 	}
 	key := crypt.PublicKey(server)
-	found := examples(t)
+	found := examples(t, "# Part I: ", "# Part II: ")
 	checks := map[string]func(b []byte) (again []byte, ok bool){
 		"reply-success": func(b []byte) ([]byte, bool) {
 			sig, err := cmtp.ReadWord(bytes.NewReader(b))
@@ -101,7 +112,7 @@ func TestDocument(t *testing.T) {
 	}
 	within := []string{"core-digest", "sealed-body", "xzibit-1-alice"} // checked as parts of others
 	if len(found) != len(checks)+len(within) {
-		t.Errorf("the document has %d examples, the test knows %d", len(found), len(checks)+len(within))
+		t.Errorf("Part I has %d examples, the test knows %d", len(found), len(checks)+len(within))
 	}
 	for name, check := range checks {
 		b := found[name]

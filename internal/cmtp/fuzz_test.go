@@ -42,7 +42,7 @@ func TestFuzz_Corpora(t *testing.T) {
 // sentinels are the errors of the package, to compare verdicts by.
 var sentinels = []error{
 	cmtp.ErrShort, cmtp.ErrCommand, cmtp.ErrMessage, cmtp.ErrTooLarge, cmtp.ErrSystem, cmtp.ErrBody,
-	cmtp.ErrReply, cmtp.ErrFailure, io.ErrUnexpectedEOF, errXzibit,
+	cmtp.ErrReply, cmtp.ErrForm, cmtp.ErrFailure, io.ErrUnexpectedEOF, errXzibit,
 }
 
 // verdict returns the sentinel that err wraps. Every error must wrap one.
@@ -85,8 +85,13 @@ func FuzzParseCommand(f *testing.F) {
 			if cmd.Verb != cmtp.Unknown && !bytes.Equal(cmd.Append(nil), command) {
 				t.Fatalf("%q encodes again to %q", command, cmd.Append(nil))
 			}
-			if len(command) > cmtp.MaxCommand || len(cmd.User()) > cmtp.MaxString || len(cmd.Domain()) > cmtp.MaxString {
+			if len(command) > cmtp.MaxCommand {
 				t.Fatalf("a command of %d bytes", len(command))
+			}
+			for i, p := range cmd.Params {
+				if len(p) > cmtp.MaxString || bytes.IndexByte(p, 0) >= 0 {
+					t.Fatalf("parameter %d is %q", i, p)
+				}
 			}
 			in = in[n:]
 		}

@@ -6,17 +6,12 @@ import (
 	"strings"
 	"testing"
 
+	"cmtpd/internal/cmtp"
 	"cmtpd/internal/front"
 )
 
-// isCMTP knows what the session would: Part I's verbs and some of Part II's.
-func isCMTP(verb string) bool {
-	switch verb {
-	case "OHAI", "NOOP", "HELP", "KEYREQUEST", "LOGIN", "MAIL", "OBAI", "STARTTLS", "AUTH", "UNLOCK":
-		return true
-	}
-	return false
-}
+// isCMTP knows what the session does.
+func isCMTP(verb string) bool { return cmtp.IsVerb([]byte(verb)) }
 
 func TestSniff(t *testing.T) {
 	line := func(n int) string { return "EHLO " + strings.Repeat("a", n-6) + "\n" }
@@ -37,6 +32,15 @@ func TestSniff(t *testing.T) {
 		{"SMTP HELP with a parameter", "HELP me\r\n", front.SMTP},
 		{"CMTP STARTTLS", "STARTTLS\x00", front.CMTP},
 		{"SMTP STARTTLS", "STARTTLS\r\n", front.SMTP},
+		{"STARTTLS without its end", "STARTTLS", front.Undecided},
+		{"CMTP AUTH", "AUTH\x00alice\x00", front.CMTP},
+		{"SMTP AUTH", "AUTH PLAIN\r\n", front.SMTP},
+		{"CMTP UNLOCK", "UNLOCK\x00", front.CMTP},
+		{"CMTP ENROLL", "ENROLL\x00", front.CMTP},
+		{"CMTP REGISTER", "REGISTER\x00", front.CMTP},
+		{"CMTP UPLOAD", "UPLOAD\x00", front.CMTP},
+		{"UPLOAD as a line", "UPLOAD\r\n", front.Neither},
+		{"CMTP RECOVER", "RECOVER\x00", front.CMTP},
 		{"OHAI with a line end", "OHAI\x00\r\n", front.CMTP},
 		{"OHAI as a line", "OHAI\r\n", front.Neither},
 		{"CMTP in lower case", "ohai\x00", front.Neither},

@@ -11,7 +11,7 @@ import (
 	"cmtpd/internal/session"
 )
 
-const help = "OHAI NOOP HELP KEYREQUEST LOGIN MAIL OBAI\x00"
+const help = "OHAI NOOP HELP KEYREQUEST LOGIN MAIL OBAI STARTTLS\x00"
 
 func key(account, domain string) string { return "KEYREQUEST\x00" + account + "\x00" + domain + "\x00" }
 func login(user string) string          { return "LOGIN\x00" + user + "\x00" }
@@ -68,7 +68,22 @@ func dialogues(tb testing.TB) map[string][2]string {
 		"lower case":             {"NOOP\x00noop\x00NOOP\x00", version + "\x00" + refused + version + "\x00"},
 		"longest verb":           {strings.Repeat("X", 32) + "\x00NOOP\x00", refused + version + "\x00"},
 		"a refusal is no end":    {key("nobody", "") + key("alice", ""), refused + alice},
+		"STARTTLS":               {"STARTTLS\x00NOOP\x00", refused + version + "\x00"},
+		"STARTTLS, often":        {strings.Repeat("STARTTLS\x00", 20) + "NOOP\x00", strings.Repeat(refused, 20) + version + "\x00"},
+		"AUTH in the clear":      {inside(cmtp.Auth) + "NOOP\x00", refused + version + "\x00"},
+		"UNLOCK in the clear":    {inside(cmtp.Unlock) + "NOOP\x00", refused + version + "\x00"},
+		"ENROLL in the clear":    {inside(cmtp.Enroll) + "NOOP\x00", refused + version + "\x00"},
+		"RECOVER in the clear":   {inside(cmtp.Recover) + "NOOP\x00", refused + version + "\x00"},
 	}
+}
+
+// inside returns a command that exists only inside the channel. Its fixed bytes are
+// OBAI and NUL again and again: who takes them for commands ends the session.
+func inside(v cmtp.Verb) string {
+	fixed := map[cmtp.Verb]int{cmtp.Auth: 96, cmtp.Unlock: 32, cmtp.Enroll: 32, cmtp.Recover: 96}
+	name := []byte("alice")
+	cmd := cmtp.Command{Verb: v, Params: [3][]byte{name, name, name}, Fixed: []byte(strings.Repeat("OBAI\x00", 20)[:fixed[v]])}
+	return string(cmd.Append(nil))
 }
 
 // keyOf returns the reply to a KEYREQUEST for the vectors' key of that name, as
@@ -137,6 +152,9 @@ func TestServer_Serve_Hopeless(t *testing.T) {
 		"verb without its NUL":    {strings.Repeat("X", 33), failure(t)},
 		"account too long":        {"KEYREQUEST\x00" + strings.Repeat("a", 256), failure(t)},
 		"domain too long":         {"KEYREQUEST\x00a\x00" + strings.Repeat("a", 256), failure(t)},
+		"form of REGISTER":        {inside(cmtp.Register) + "\x00\x00\x00\x05NOOP\x00", failure(t)},
+		"form of UPLOAD":          {inside(cmtp.Upload) + "\x00\x00\x00\x05NOOP\x00", failure(t)},
+		"ten of the channel":      {strings.Repeat(inside(cmtp.Auth), 10), strings.Repeat(failure(t), 10)},
 		"user too long":           {"LOGIN\x00" + strings.Repeat("a", 256), failure(t)},
 	} {
 		t.Run(name, func(t *testing.T) {

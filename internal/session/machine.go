@@ -21,6 +21,7 @@ var (
 	errPlaintext = errors.New("it is not encrypted")
 	errNoDomain  = errors.New("it names no destination domain")
 	errRate      = errors.New("too many logins from this network")
+	errNoChannel = errors.New("there is no channel of CMTP 1 here")
 )
 
 // A Directory tells whose a name is. account.Directory is one.
@@ -93,12 +94,25 @@ func (m *machine) command(c *cmtp.Command, reply []byte) ([]byte, action, error)
 		return reply, receive, nil
 	case cmtp.Obai:
 		return reply, end, nil
+	case cmtp.StartTLS:
+		return append(reply, m.words.failure...), next, errNoChannel
 	}
-	reply = append(reply, m.words.failure...)
+	return m.refuseVerb(c.Verb, append(reply, m.words.failure...))
+}
+
+// refuseVerb counts a verb that is unknown, or that exists only inside the channel of
+// CMTP 1. The stream is in step behind either, but for a form.
+func (m *machine) refuseVerb(v cmtp.Verb, reply []byte) ([]byte, action, error) {
 	if m.unknown++; m.unknown >= maxUnknown {
 		return reply, end, fmt.Errorf("%w: %d unknown commands", cmtp.ErrCommand, m.unknown)
 	}
-	return reply, next, nil
+	switch v {
+	case cmtp.Unknown:
+		return reply, next, nil
+	case cmtp.Register, cmtp.Upload:
+		return reply, end, fmt.Errorf("%w: %v: %w", cmtp.ErrCommand, v, errNoChannel)
+	}
+	return reply, next, errNoChannel
 }
 
 // cmdKeyRequest answers with a key of this server's domains, and of no other:

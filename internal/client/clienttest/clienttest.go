@@ -150,15 +150,15 @@ func (s *Server) serve(c *Conn) error {
 	}
 }
 
-// readCommand reads up to the command's last NUL.
+// readCommand reads up to the command's last byte and none behind it.
 func readCommand(in *bufio.Reader) (cmtp.Command, error) {
 	var raw []byte
 	for {
-		b, err := in.ReadBytes(0)
+		b, err := in.ReadByte()
 		if err != nil {
 			return cmtp.Command{}, err
 		}
-		raw = append(raw, b...)
+		raw = append(raw, b)
 		cmd, _, err := cmtp.ParseCommand(raw)
 		if !errors.Is(err, cmtp.ErrShort) {
 			return cmd, err
