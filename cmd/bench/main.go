@@ -20,7 +20,9 @@ import (
 
 // roles are what this program is when it calls itself: the bare peers have to be
 // processes of their own, as cmtpd is.
-var roles = map[string]func(addr string) error{"bare": serveBare, "sink": serveSink}
+var roles = map[string]func(addr string) error{
+	"bare": serveBare, "sink": serveSink, "tls": serveTLS, "channel": serveChannel,
+}
 
 func main() {
 	bin := flag.String("bin", "bin", "the directory that holds cmtpd")
@@ -61,6 +63,7 @@ func run(l *lab, out, only string) (err error) {
 	for _, m := range []measurement{
 		{"passthrough", passthrough},
 		{"keyrequest", keyRequests},
+		{"tls", tlsSetUps},
 		{"idle", idle},
 		{"durable", acceptances},
 		{"flushes", flushes},
