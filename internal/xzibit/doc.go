@@ -75,6 +75,7 @@
 //	     4     4  length e
 //	     8     e  data
 //
-// No type is assigned yet. A writer keeps the extensions that it does not know,
-// byte for byte, so that an older client does not destroy what a newer one keeps.
+// Type 1 is the public key that recovery copies are sealed to: 32 bytes, a usable
+// Ed25519 key. A writer keeps the extensions that it does not know, byte for byte, so
+// that an older client does not destroy what a newer one keeps.
 package xzibit

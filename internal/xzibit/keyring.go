@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"cmtpd/internal/crypt"
@@ -19,7 +20,11 @@ type KeyPair struct {
 type Keyring struct {
 	Keys   []KeyPair       // at least one; the first is the one in use, the rest open old mail
 	Server crypt.PublicKey // the home server's; zero when unknown
-	Extra  []Extension     // kept for whoever knows them, by ascending type
+
+	// Recovery is the key that recovery copies are sealed to; zero when there is none.
+	Recovery crypt.PublicKey
+
+	Extra []Extension // kept for whoever knows them, by ascending type; none that is known here
 }
 
 // An Extension is a part of a keyring that this version does not know. It may be a
@@ -54,6 +59,9 @@ const (
 	pairSize   = 8 + crypt.PrivateKeySize
 	minKeyring = crypt.PublicKeySize + 4 + pairSize
 
+	// The type of the extension that Keyring.Recovery stands for.
+	recoveryType = 1
+
 	maxMade = 253402300799 // the end of the year 9999, where other formats of time end
 )
 
@@ -63,13 +71,44 @@ func (k *Keyring) size() int {
 	for _, e := range k.Extra {
 		n += 8 + len(e.Data)
 	}
+	if k.Recovery != (crypt.PublicKey{}) {
+		n += 8 + crypt.PublicKeySize
+	}
 	return n
+}
+
+// extensions returns Extra and what the fields stand for, by ascending type. It wraps
+// ErrFormat.
+func (k *Keyring) extensions() ([]Extension, error) {
+	at := len(k.Extra)
+	for i, e := range slices.Backward(k.Extra) {
+		if i > 0 && e.Type <= k.Extra[i-1].Type {
+			return nil, fmt.Errorf("%w: the extensions do not ascend", ErrFormat)
+		}
+		if e.Type == recoveryType {
+			return nil, fmt.Errorf("%w: extension %d among those that are not known", ErrFormat, e.Type)
+		}
+		if e.Type > recoveryType {
+			at = i
+		}
+	}
+	if k.Recovery == (crypt.PublicKey{}) {
+		return k.Extra, nil
+	}
+	if _, err := crypt.ParsePublicKey(k.Recovery[:]); err != nil {
+		return nil, fmt.Errorf("%w: the recovery key: %w", ErrFormat, err)
+	}
+	return slices.Insert(slices.Clone(k.Extra), at, Extension{recoveryType, k.Recovery[:]}), nil
 }
 
 // append appends the plaintext of version 2. It wraps ErrFormat.
 func (k *Keyring) append(dst []byte) ([]byte, error) {
 	if len(k.Keys) == 0 {
 		return dst, fmt.Errorf("%w: a keyring without a key", ErrFormat)
+	}
+	extensions, err := k.extensions()
+	if err != nil {
+		return dst, err
 	}
 	n := k.size()
 	if n > maxKeyring {
@@ -90,10 +129,7 @@ func (k *Keyring) append(dst []byte) ([]byte, error) {
 		dst = append(dst, secret...)
 		clear(secret)
 	}
-	for i, e := range k.Extra {
-		if i > 0 && e.Type <= k.Extra[i-1].Type {
-			return dst, fmt.Errorf("%w: the extensions do not ascend", ErrFormat)
-		}
+	for _, e := range extensions {
 		dst = binary.BigEndian.AppendUint32(dst, e.Type)
 		dst = binary.BigEndian.AppendUint32(dst, uint32(len(e.Data)))
 		dst = append(dst, e.Data...)
@@ -138,18 +174,29 @@ func parseKeyring(b []byte) (k *Keyring, err error) {
 		k.Keys = append(k.Keys, p)
 		b = b[pairSize:]
 	}
-	for len(b) > 0 {
+	return k, k.parseExtensions(b)
+}
+
+// parseExtensions reads extensions to the end of b.
+func (k *Keyring) parseExtensions(b []byte) error {
+	for last := int64(-1); len(b) > 0; {
 		e, n, err := parseExtension(b)
 		if err != nil {
-			return k, err
+			return err
 		}
-		if last := len(k.Extra) - 1; last >= 0 && e.Type <= k.Extra[last].Type {
-			return k, fmt.Errorf("%w: the extensions do not ascend", ErrFormat)
+		if int64(e.Type) <= last {
+			return fmt.Errorf("%w: the extensions do not ascend", ErrFormat)
 		}
-		k.Extra = append(k.Extra, e)
-		b = b[n:]
+		last, b = int64(e.Type), b[n:]
+		if e.Type != recoveryType {
+			k.Extra = append(k.Extra, e)
+			continue
+		}
+		if k.Recovery, err = crypt.ParsePublicKey(e.Data); err != nil {
+			return fmt.Errorf("%w: the recovery key: %w", ErrFormat, err)
+		}
 	}
-	return k, nil
+	return nil
 }
 
 func parsePair(b []byte) (KeyPair, error) {

@@ -34,7 +34,7 @@ func newKey(t testing.TB, seed byte) *crypt.PrivateKey {
 	return k
 }
 
-// newKeyring returns two keys, a server, and two extensions.
+// newKeyring returns two keys, a server, a recovery key, and two extensions.
 func newKeyring(t testing.TB) *xzibit.Keyring {
 	t.Helper()
 	return &xzibit.Keyring{
@@ -42,8 +42,9 @@ func newKeyring(t testing.TB) *xzibit.Keyring {
 			{Key: newKey(t, 2), Made: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)},
 			{Key: newKey(t, 1)},
 		},
-		Server: newKey(t, 3).Public(),
-		Extra:  []xzibit.Extension{{Type: 1, Data: []byte("first")}, {Type: 70000, Data: []byte{}}},
+		Server:   newKey(t, 3).Public(),
+		Recovery: newKey(t, 4).Public(),
+		Extra:    []xzibit.Extension{{Type: 5, Data: []byte("first")}, {Type: 70000, Data: []byte{}}},
 	}
 }
 
@@ -75,7 +76,7 @@ func TestSeal_Open(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Server != k.Server || len(got.Keys) != 2 || !got.Keys[0].Made.Equal(k.Keys[0].Made) || !got.Keys[1].Made.IsZero() ||
+	if got.Server != k.Server || got.Recovery != k.Recovery || len(got.Keys) != 2 || !got.Keys[0].Made.Equal(k.Keys[0].Made) || !got.Keys[1].Made.IsZero() ||
 		!bytes.Equal(got.Keys[1].Key.Bytes(), k.Keys[1].Key.Bytes()) ||
 		len(got.Extra) != 2 || got.Extra[1].Type != 70000 || string(got.Extra[0].Data) != "first" {
 		t.Errorf("got %+v, want %+v", got, k)
@@ -117,7 +118,8 @@ func TestSeal_Layout(t *testing.T) {
 	want = append(want, k.Keys[0].Key.Bytes()...)
 	want = binary.BigEndian.AppendUint64(want, 0)
 	want = append(want, k.Keys[1].Key.Bytes()...)
-	want = append(want, 0, 0, 0, 1, 0, 0, 0, 5)
+	want = append(append(want, 0, 0, 0, 1, 0, 0, 0, 32), k.Recovery[:]...)
+	want = append(want, 0, 0, 0, 5, 0, 0, 0, 5)
 	want = append(want, "first"...)
 	want = append(want, 0, 1, 0x11, 0x70, 0, 0, 0, 0)
 	if !bytes.Equal(plaintext, want) {
@@ -127,6 +129,7 @@ func TestSeal_Layout(t *testing.T) {
 
 func TestSeal_Err(t *testing.T) {
 	one := []xzibit.KeyPair{{Key: newKey(t, 1)}}
+	recovery := newKey(t, 4).Public()
 	room := xzibit.MaxKeyring - len(encode(t, &xzibit.Keyring{Keys: one})) - 8
 	at := func(s int64) []xzibit.KeyPair { return []xzibit.KeyPair{{Key: newKey(t, 1), Made: time.Unix(s, 0)}} }
 	extra := func(types ...uint32) (all []xzibit.Extension) {
@@ -153,8 +156,16 @@ func TestSeal_Err(t *testing.T) {
 		"made at the epoch":       {xzibit.Keyring{Keys: at(0)}, addr, "p", xzibit.ErrFormat},
 		"made in 9999":            {xzibit.Keyring{Keys: at(253402300799)}, addr, "p", nil},
 		"made in 10000":           {xzibit.Keyring{Keys: at(253402300800)}, addr, "p", xzibit.ErrFormat},
-		"extensions twice":        {xzibit.Keyring{Keys: one, Extra: extra(1, 1)}, addr, "p", xzibit.ErrFormat},
-		"extensions out of order": {xzibit.Keyring{Keys: one, Extra: extra(2, 1)}, addr, "p", xzibit.ErrFormat},
+		"extensions":              {xzibit.Keyring{Keys: one, Extra: extra(0, 2, 1<<32-1)}, addr, "p", nil},
+		"extensions twice":        {xzibit.Keyring{Keys: one, Extra: extra(5, 5)}, addr, "p", xzibit.ErrFormat},
+		"extensions out of order": {xzibit.Keyring{Keys: one, Extra: extra(6, 5)}, addr, "p", xzibit.ErrFormat},
+		"type 1 among unknown":    {xzibit.Keyring{Keys: one, Extra: extra(0, 1, 5)}, addr, "p", xzibit.ErrFormat},
+		"recovery":                {xzibit.Keyring{Keys: one, Recovery: recovery}, addr, "p", nil},
+		"recovery between":        {xzibit.Keyring{Keys: one, Recovery: recovery, Extra: extra(0, 5)}, addr, "p", nil},
+		"recovery behind":         {xzibit.Keyring{Keys: one, Recovery: recovery, Extra: extra(0)}, addr, "p", nil},
+		"recovery is no key":      {xzibit.Keyring{Keys: one, Recovery: crypt.PublicKey{1}}, addr, "p", crypt.ErrPublicKey},
+		"largest with recovery":   {xzibit.Keyring{Keys: one, Recovery: recovery, Extra: []xzibit.Extension{{Data: make([]byte, room-40)}}}, addr, "p", nil},
+		"too large with recovery": {xzibit.Keyring{Keys: one, Recovery: recovery, Extra: []xzibit.Extension{{Data: make([]byte, room-39)}}}, addr, "p", xzibit.ErrFormat},
 	} {
 		x, err := xzibit.Seal(&c.keyring, c.addr, []byte(c.password), cheap)
 		if !errors.Is(err, c.want) || c.want != nil && x != nil {
@@ -164,11 +175,14 @@ func TestSeal_Err(t *testing.T) {
 		if c.want != nil {
 			continue
 		}
-		if name == "largest" && len(x) != xzibit.MaxSize {
+		if strings.HasPrefix(name, "largest") && len(x) != xzibit.MaxSize {
 			t.Errorf("the largest xzibit has %d bytes, not %d", len(x), xzibit.MaxSize)
 		}
-		if _, err := xzibit.Open(x, c.addr, []byte(c.password)); err != nil {
+		k, err := xzibit.Open(x, c.addr, []byte(c.password))
+		if err != nil {
 			t.Errorf("%s: %v", name, err)
+		} else if k.Recovery != c.keyring.Recovery || !bytes.Equal(encode(t, k), encode(t, &c.keyring)) {
+			t.Errorf("%s: opens to another keyring", name)
 		}
 	}
 }
@@ -244,7 +258,12 @@ func TestOpen_Plaintext(t *testing.T) {
 		"cut in extension":   {good[:len(good)-1], xzibit.ErrFormat},
 		"extension too long": {set(len(good)-4, 255, 255, 255, 255), xzibit.ErrFormat},
 		"extensions descend": {set(len(good)-8, 0, 0, 0, 0), xzibit.ErrFormat},
-		"extension twice":    {set(len(good)-8, 0, 0, 0, 1), xzibit.ErrFormat},
+		"extension twice":    {set(len(good)-8, 0, 0, 0, 5), xzibit.ErrFormat},
+		"recovery again":     {set(len(good)-21, 0, 0, 0, 1), xzibit.ErrFormat},
+		"recovery unknown":   {set(len(good)-61, 0, 0, 0, 0), nil},
+		"recovery of 31":     {set(len(good)-57, 0, 0, 0, 31), xzibit.ErrFormat},
+		"recovery is zero":   {set(len(good)-53, make([]byte, 32)...), crypt.ErrPublicKey},
+		"recovery is 1":      {set(len(good)-53, append([]byte{1}, make([]byte, 31)...)...), xzibit.ErrFormat},
 	} {
 		x, err := xzibit.SealPlaintext(c.plaintext, addr, password, cheap)
 		if err != nil {
