@@ -253,7 +253,7 @@ func TestConn_Login(t *testing.T) {
 		"OK":             {xzibit: good},
 		"WrongSignature": {xzibit: good, signer: clienttest.Key(t), want: client.ErrSignature},
 		"HugeLength":     {xzibit: huge, want: xzibit.ErrFormat},
-		"Version3":       {xzibit: append([]byte{0, 0, 0, 3}, good[4:]...), want: xzibit.ErrVersion},
+		"Version4":       {xzibit: append([]byte{0, 0, 0, 4}, good[4:]...), want: xzibit.ErrVersion},
 		"CutShort":       {xzibit: good[:60], want: io.ErrUnexpectedEOF},
 	}
 	for name, tt := range tests {

@@ -4,7 +4,9 @@
 // It guarantees that what opens is whole, belongs to the address and password that
 // it is opened with, and holds only key pairs whose halves agree; and that nobody's
 // bytes make a reader spend more than [MaxSize] bytes of buffer and the memory and
-// time that [Params] allows. It writes version 2 and reads versions 1 and 2.
+// time that [Params] allows. It writes versions 2 and 3 and reads all three. Version 3
+// needs, beside the password, what the server's oblivious function (package oprf) makes
+// of it: so nobody can try passwords on a copy of it alone.
 //
 // All integers are unsigned and big-endian.
 //
@@ -54,7 +56,16 @@
 //	    80     4  length a of the address, 1 to 511
 //	    84     a  the address, account@domain, in its normal form
 //
-// # The keyring, plaintext of version 2
+// # Version 3
+//
+// As version 2, with 3 for the version, but that Argon2id takes for the password
+//
+//	offset  size  field
+//	     0     4  length p of the password in NFC, 1 to 65535
+//	     4     p  the password in NFC
+//	   4+p    64  the output of the server's function for those p bytes
+//
+// # The keyring, plaintext of versions 2 and 3
 //
 //	offset  size  field
 //	     0    32  the home server's public key, zeros when unknown

@@ -6,7 +6,7 @@ func Reencode(x []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if e.version == 2 {
+	if e.version != 1 {
 		b, err := parseBody2(e.body)
 		if err != nil {
 			return nil, err
@@ -16,7 +16,7 @@ func Reencode(x []byte) ([]byte, error) {
 	return e.append(nil), nil
 }
 
-// Encode returns the plaintext of version 2.
+// Encode returns the plaintext of versions 2 and 3.
 func (k *Keyring) Encode() ([]byte, error) { return k.append(nil) }
 
 // SealPlaintext seals what need not be a keyring.
@@ -24,5 +24,14 @@ func SealPlaintext(plaintext []byte, addr string, password []byte, p Params) ([]
 	return sealPlaintext(plaintext, addr, password, p)
 }
 
-// MaxKeyring is the longest plaintext of version 2 in bytes.
+// SealUnlockedWith seals version 3 with the salt and the nonce that a vector fixes.
+func SealUnlockedWith(fresh, plaintext []byte, addr string, password, output []byte, p Params) ([]byte, error) {
+	secret, err := secret3(password, output)
+	if err != nil {
+		return nil, err
+	}
+	return sealWith(fresh, secret, 3, plaintext, addr, p)
+}
+
+// MaxKeyring is the longest plaintext of versions 2 and 3 in bytes.
 const MaxKeyring = maxKeyring

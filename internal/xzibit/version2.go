@@ -59,7 +59,7 @@ func (p Params) check() error {
 	return nil
 }
 
-// body2 is what follows the length in version 2, taken apart.
+// body2 is what follows the length in versions 2 and 3, taken apart.
 type body2 struct {
 	params     Params
 	nonce      []byte
@@ -102,23 +102,35 @@ func Seal(k *Keyring, addr string, password []byte, p Params) ([]byte, error) {
 }
 
 func sealPlaintext(plaintext []byte, addr string, password []byte, p Params) ([]byte, error) {
+	nfc := normal(password)
+	defer clear(nfc)
+	return sealUnder(nfc, 2, plaintext, addr, p)
+}
+
+// sealUnder seals under what a version makes of the password.
+func sealUnder(secret []byte, version uint32, plaintext []byte, addr string, p Params) ([]byte, error) {
+	fresh := make([]byte, saltSize+nonceSize)
+	if _, err := rand.Read(fresh); err != nil {
+		return nil, fmt.Errorf("making a salt: %w", err)
+	}
+	return sealWith(fresh, secret, version, plaintext, addr, p)
+}
+
+// sealWith seals with a given salt and nonce, which are used once and never again.
+func sealWith(fresh, secret []byte, version uint32, plaintext []byte, addr string, p Params) ([]byte, error) {
 	if len(addr) == 0 || len(addr) > maxAddress {
 		return nil, ErrAddress
 	}
 	if err := p.check(); err != nil {
 		return nil, err
 	}
-	fresh := make([]byte, saltSize+nonceSize)
-	if _, err := rand.Read(fresh); err != nil {
-		return nil, fmt.Errorf("making a salt: %w", err)
-	}
-	aead, err := newCipher(p, fresh[:saltSize], password)
+	aead, err := newCipher(p, fresh[:saltSize], secret)
 	if err != nil {
 		return nil, err
 	}
 	// The header counts the ciphertext, so zeros keep its place until it is made.
 	b := body2{p, fresh[saltSize:], make([]byte, len(plaintext)+aead.Overhead())}
-	e := envelope{version: 2, salt: fresh[:saltSize], body: b.append(nil)}
+	e := envelope{version: version, salt: fresh[:saltSize], body: b.append(nil)}
 	x := e.append(nil)
 	aead.Seal(x[:prefixSize], b.nonce, plaintext, associated(x, addr))
 	return x, nil
@@ -129,7 +141,14 @@ func open2(e envelope, x []byte, addr string, password []byte) (*Keyring, error)
 	if err != nil {
 		return nil, err
 	}
-	aead, err := newCipher(b.params, e.salt, password)
+	nfc := normal(password)
+	defer clear(nfc)
+	return openUnder(nfc, e, b, x, addr)
+}
+
+// openUnder opens with what a version makes of the password.
+func openUnder(secret []byte, e envelope, b body2, x []byte, addr string) (*Keyring, error) {
+	aead, err := newCipher(b.params, e.salt, secret)
 	if err != nil {
 		return nil, err
 	}
@@ -143,10 +162,8 @@ func open2(e envelope, x []byte, addr string, password []byte) (*Keyring, error)
 
 // newCipher derives the key and returns the cipher that holds it. The parameters
 // must have been checked.
-func newCipher(p Params, salt, password []byte) (cipher.AEAD, error) {
-	nfc := normal(password)
-	defer clear(nfc)
-	key := argon2.IDKey(nfc, salt, p.Time, p.MemoryKiB, uint8(p.Threads), chacha20poly1305.KeySize)
+func newCipher(p Params, salt, secret []byte) (cipher.AEAD, error) {
+	key := argon2.IDKey(secret, salt, p.Time, p.MemoryKiB, uint8(p.Threads), chacha20poly1305.KeySize)
 	defer clear(key)
 	aead, err := chacha20poly1305.NewX(key)
 	if err != nil {
@@ -159,7 +176,7 @@ func newCipher(p Params, salt, password []byte) (cipher.AEAD, error) {
 // would return the caller's own bytes where nothing is to be changed.
 func normal(password []byte) []byte { return norm.NFC.Append(nil, password...) }
 
-// associated returns what the tag of version 2 covers beside the ciphertext.
+// associated returns what the tag of versions 2 and 3 covers beside the ciphertext.
 func associated(x []byte, addr string) []byte {
 	ad := append(make([]byte, 0, prefixSize+4+len(addr)), x[:prefixSize]...)
 	ad = binary.BigEndian.AppendUint32(ad, uint32(len(addr)))

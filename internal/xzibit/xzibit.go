@@ -19,8 +19,17 @@ const (
 
 // Errors of xzibits.
 var (
-	// ErrVersion says that the version is neither 1 nor 2.
+	// ErrVersion says that the version is none of 1, 2 and 3, or not one that the
+	// function opens.
 	ErrVersion = errors.New("not a version of xzibit that is known here")
+
+	// ErrLocked says that an xzibit is of version 3, which OpenUnlocked opens with the
+	// help of the server that keeps it.
+	ErrLocked = errors.New("the xzibit is locked: it opens only with its server's help")
+
+	// ErrOutput says that what should be the output of the server's function has the
+	// wrong length.
+	ErrOutput = errors.New("not an output of the server's function")
 
 	// ErrFormat says that a length is wrong, or that an authentic keyring is not
 	// laid out as it must be or holds halves of different keys.
@@ -74,7 +83,7 @@ func bodyLength(header []byte) (int, error) {
 	switch version := binary.BigEndian.Uint32(header); version {
 	case 1:
 		least, most = bodySize1, bodySize1
-	case 2:
+	case 2, 3:
 		least, most = minBody2, maxBody
 	default:
 		return 0, fmt.Errorf("%w: %d", ErrVersion, version)
@@ -104,6 +113,13 @@ func Check(x []byte) error {
 	return err
 }
 
+// Version returns the version of an xzibit whose outer layout is good. It wraps
+// ErrVersion or ErrFormat.
+func Version(x []byte) (uint32, error) {
+	e, err := parse(x)
+	return e.version, err
+}
+
 // ReadFrom reads one xzibit, and not a byte more, and checks it as Check does. Its
 // length is bounded before memory is spent on it. A stream that ends too early gives
 // io.ErrUnexpectedEOF, one that ends at once io.EOF.
@@ -129,16 +145,22 @@ func ReadFrom(r io.Reader) ([]byte, error) {
 	return x, nil
 }
 
-// Open returns the keyring in x. The address, account@domain in its normal form,
-// must be the one that x was sealed for; version 1 names none. It wraps what Check
-// does, and ErrPassword.
+// Open returns the keyring in x, of version 1 or 2. The address, account@domain in its
+// normal form, must be the one that x was sealed for; version 1 names none. It wraps
+// what Check does, ErrPassword, and ErrLocked for version 3.
 func Open(x []byte, addr string, password []byte) (*Keyring, error) {
 	e, err := parse(x)
 	if err != nil {
 		return nil, err
 	}
-	if e.version == 1 {
+	switch e.version {
+	case 1:
 		return open1(e, password)
+	case 2:
+		return open2(e, x, addr, password)
 	}
-	return open2(e, x, addr, password)
+	if _, err := parseBody2(e.body); err != nil {
+		return nil, err
+	}
+	return nil, ErrLocked
 }

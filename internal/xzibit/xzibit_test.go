@@ -213,8 +213,10 @@ func TestOpen_Altered(t *testing.T) {
 		_, err := xzibit.Open(altered, addr, password)
 		want := xzibit.ErrPassword
 		switch {
-		case i < 4:
-			want = xzibit.ErrVersion // 2 becomes 3, and worse
+		case i == 3:
+			want = xzibit.ErrLocked // 2 becomes 3
+		case i < 3:
+			want = xzibit.ErrVersion
 		case i >= 36 && i < 44:
 			want = xzibit.ErrFormat
 		case i >= 44 && i < 49, i >= 52 && i < 56:
@@ -400,7 +402,11 @@ func TestReadFrom_Length(t *testing.T) {
 		{2, 65537, xzibit.ErrFormat},
 		{2, 1<<64 - 1, xzibit.ErrFormat},
 		{0, 112, xzibit.ErrVersion},
-		{3, 160, xzibit.ErrVersion},
+		{3, 160, io.ErrUnexpectedEOF},
+		{3, 159, xzibit.ErrFormat},
+		{3, 65536, io.ErrUnexpectedEOF},
+		{3, 65537, xzibit.ErrFormat},
+		{4, 160, xzibit.ErrVersion},
 	} {
 		if _, err := xzibit.ReadFrom(bytes.NewReader(header(c.version, c.n))); !errors.Is(err, c.want) {
 			t.Errorf("version %d, length %d: %v, want %v", c.version, c.n, err, c.want)
