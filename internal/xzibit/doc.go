@@ -89,4 +89,22 @@
 // Type 1 is the public key that recovery copies are sealed to: 32 bytes, a usable
 // Ed25519 key. A writer keeps the extensions that it does not know, byte for byte, so
 // that an older client does not destroy what a newer one keeps.
+//
+// # The recovery copy
+//
+// A second copy of the keyring, which the user's recovery key (package recovery) opens
+// without password and server. Its outer layout is the xzibit's:
+//
+//	offset  size  field
+//	     0     4  version = 1
+//	     4    32  the public recovery key
+//	    36     8  length n of all that follows, 201 to 65536
+//	    44     n  a sealed box (package crypt) to that key
+//
+// In the box:
+//
+//	offset  size  field
+//	     0     4  length a of the address, 1 to 511
+//	     4     a  the address, account@domain, in its normal form
+//	   4+a        the keyring, whose extension 1 is the key in front
 package xzibit

@@ -16,6 +16,16 @@ func Reencode(x []byte) ([]byte, error) {
 	return e.append(nil), nil
 }
 
+// ReencodeCopy takes a recovery copy that CheckCopy accepts apart and puts it together
+// again.
+func ReencodeCopy(b []byte) ([]byte, error) {
+	c, err := parseCopy(b)
+	if err != nil {
+		return nil, err
+	}
+	return c.append(nil), nil
+}
+
 // Encode returns the plaintext of versions 2 and 3.
 func (k *Keyring) Encode() ([]byte, error) { return k.append(nil) }
 

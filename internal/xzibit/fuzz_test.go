@@ -2,6 +2,7 @@ package xzibit_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -82,6 +83,48 @@ func FuzzOpen(f *testing.F) {
 		}
 		if _, err := xzibit.Open(x, addr+"x", password); !errors.Is(err, xzibit.ErrPassword) {
 			t.Fatalf("opens for another address: %v", err)
+		}
+	})
+}
+
+// FuzzCheckCopy: what CheckCopy accepts has bounded length and re-encodes identically.
+func FuzzCheckCopy(f *testing.F) {
+	requireSeeds(f)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, err := xzibit.CheckCopy(b); err != nil {
+			if !errors.Is(err, xzibit.ErrCopy) {
+				t.Fatalf("an undocumented error: %v", err)
+			}
+			return
+		}
+		if len(b) > xzibit.MaxSize {
+			t.Fatalf("%d bytes are accepted", len(b))
+		}
+		if again, err := xzibit.ReencodeCopy(b); err != nil || !bytes.Equal(again, b) {
+			t.Fatalf("%x becomes %x, %v", b, again, err)
+		}
+	})
+}
+
+// FuzzOpenCopy seals any plaintext to a recovery key, as anybody can. What opens
+// re-encodes identically; what does not fails with an error that is documented.
+func FuzzOpenCopy(f *testing.F) {
+	requireSeeds(f)
+	key := newKey(f, 4)
+	f.Fuzz(func(t *testing.T, plaintext []byte, addr string) {
+		k, err := xzibit.OpenCopy(copyOf(t, key.Public(), plaintext), addr, key)
+		if err != nil {
+			if !errors.Is(err, xzibit.ErrCopy) && !errors.Is(err, xzibit.ErrRecoveryKey) {
+				t.Fatalf("an undocumented error: %v", err)
+			}
+			return
+		}
+		again := append(binary.BigEndian.AppendUint32(nil, uint32(len(addr))), addr...)
+		if again = append(again, encode(t, k)...); !bytes.Equal(again, plaintext) {
+			t.Fatalf("%x becomes %x", plaintext, again)
+		}
+		if _, err := xzibit.SealCopy(k, addr); err != nil {
+			t.Fatalf("%x opens, and is not sealed again: %v", plaintext, err)
 		}
 	})
 }
