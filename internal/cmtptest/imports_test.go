@@ -20,9 +20,9 @@ const module = "cmtpd"
 // before it. A new package goes behind the last that it imports, and before the
 // first that will import it. What only tests import stands with what it tests.
 var order = []string{
-	"version", "address", "crypt", "oprf", "invite", "netbuf", "cmtp", "xzibit", "durable", "durable/durabletest",
-	"keyfile", "limit", "guess", "letter", "config", "account", "spool", "channel", "client", "client/clienttest",
-	"session", "relay", "front", "control", "backup", "admin", "shorebird", "daemon", "cmtptest",
+	"version", "address", "crypt", "oprf", "invite", "netbuf", "cmtp", "xzibit", "recovery", "durable",
+	"durable/durabletest", "keyfile", "limit", "guess", "letter", "config", "account", "spool", "channel", "client",
+	"client/clienttest", "session", "relay", "front", "control", "backup", "admin", "shorebird", "daemon", "cmtptest",
 }
 
 // A file is a parsed file of the module and the directory that it is in, from the
