@@ -1,6 +1,7 @@
 package xzibit
 
 import (
+	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,11 +21,14 @@ var (
 	// ErrRecoveryKey says that a copy is for another recovery key or another address,
 	// or was altered.
 	ErrRecoveryKey = errors.New("the recovery copy does not open: it is for another recovery key or address, or altered")
+
+	// ErrForged says that a copy was sealed by somebody who does not know the keyring.
+	ErrForged = errors.New("the recovery copy is forged: its keyring is not the user's")
 )
 
 const (
 	copyVersion = 1
-	minCopy     = crypt.Overhead + 4 + 1 + minKeyring + 8 + crypt.PublicKeySize
+	minCopy     = crypt.Overhead + 4 + 1 + minKeyring + 8 + crypt.PublicKeySize + 8 + len(Proof{})
 )
 
 // A recoveryCopy is a copy taken apart. The box is a view of it.
@@ -97,8 +101,9 @@ func SealCopy(k *Keyring, addr string) ([]byte, error) {
 }
 
 // OpenCopy returns the keyring in a recovery copy. The address must be the one that it
-// was sealed for, and the keyring must name the key that opens it. It wraps ErrCopy and
-// ErrRecoveryKey.
+// was sealed for, and the keyring must name the key that opens it, and prove that it was
+// not sealed by somebody who knows the public key alone, such as the server that keeps
+// it. It wraps ErrCopy, ErrRecoveryKey and ErrForged.
 func OpenCopy(b []byte, addr string, key *crypt.PrivateKey) (*Keyring, error) {
 	c, err := parseCopy(b)
 	if err != nil {
@@ -126,6 +131,12 @@ func OpenCopy(b []byte, addr string, key *crypt.PrivateKey) (*Keyring, error) {
 	if k.Recovery != c.key {
 		k.Wipe()
 		return nil, fmt.Errorf("%w: the keyring names another recovery key", ErrCopy)
+	}
+	proof := newProof(key)
+	defer clear(proof[:])
+	if subtle.ConstantTimeCompare(k.Proof[:], proof[:]) != 1 {
+		k.Wipe()
+		return nil, ErrForged
 	}
 	return k, nil
 }

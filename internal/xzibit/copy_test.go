@@ -66,7 +66,7 @@ func TestSealCopy_Err(t *testing.T) {
 	over := newKeyring(t)
 	over.Extra = []xzibit.Extension{{Type: 9, Data: make([]byte, len(full.Extra[0].Data)+1)}}
 	none := newKeyring(t)
-	none.Recovery = crypt.PublicKey{}
+	none.Recovery, none.Proof = crypt.PublicKey{}, xzibit.Proof{}
 	unusable := newKeyring(t)
 	unusable.Recovery = crypt.PublicKey{1}
 	for name, c := range map[string]struct {
@@ -116,7 +116,7 @@ func TestCheckCopy(t *testing.T) {
 		copy(b[at:], with)
 		return b
 	}
-	const least = 48 + 4 + 1 + 108 + 40
+	const least = 48 + 4 + 1 + 108 + 40 + 40
 	for name, c := range map[string]struct {
 		b    []byte
 		want error
@@ -188,9 +188,12 @@ func TestOpenCopy_ErrCopy(t *testing.T) {
 		return b
 	}
 	other := newKeyring(t)
-	other.Recovery = newKey(t, 5).Public()
+	other.SetRecovery(newKey(t, 5))
+	forged := newKeyring(t)
+	forged.SetRecovery(newKey(t, 5))
+	forged.Recovery = key.Public()
 	none := newKeyring(t)
-	none.Recovery = crypt.PublicKey{}
+	none.Recovery, none.Proof = crypt.PublicKey{}, xzibit.Proof{}
 	long := append(append([]byte{0, 0, 2, 0}, bytes.Repeat([]byte{'a'}, 512)...), encode(t, k)...)
 	for name, c := range map[string]struct {
 		plaintext []byte
@@ -208,6 +211,7 @@ func TestOpenCopy_ErrCopy(t *testing.T) {
 		"halves disagree":    {set(4+len(addr)+36+8+40, 0xff), crypt.ErrKeyHalves},
 		"another's recovery": {inCopy(t, other), xzibit.ErrCopy},
 		"no recovery":        {inCopy(t, none), xzibit.ErrCopy},
+		"forged":             {inCopy(t, forged), xzibit.ErrForged},
 	} {
 		ring, err := xzibit.OpenCopy(copyOf(t, key.Public(), c.plaintext), addr, key)
 		if !errors.Is(err, c.want) || (ring == nil) != (err != nil) || errors.Is(err, xzibit.ErrFormat) && !errors.Is(err, xzibit.ErrCopy) {

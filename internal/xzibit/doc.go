@@ -87,7 +87,13 @@
 //	     8     e  data
 //
 // Type 1 is the public key that recovery copies are sealed to: 32 bytes, a usable
-// Ed25519 key. A writer keeps the extensions that it does not know, byte for byte, so
+// Ed25519 key. Type 2 is the proof that belongs to it: the SHA-256 of
+//
+//	offset  size  field
+//	     0    22  "CMTP-1 recovery proof\0"
+//	    22    32  the seed of the recovery key
+//
+// One never is without the other. A writer keeps the extensions that it does not know, byte for byte, so
 // that an older client does not destroy what a newer one keeps.
 //
 // # The recovery copy
@@ -98,7 +104,7 @@
 //	offset  size  field
 //	     0     4  version = 1
 //	     4    32  the public recovery key
-//	    36     8  length n of all that follows, 201 to 65536
+//	    36     8  length n of all that follows, 241 to 65536
 //	    44     n  a sealed box (package crypt) to that key
 //
 // In the box:
@@ -107,4 +113,7 @@
 //	     0     4  length a of the address, 1 to 511
 //	     4     a  the address, account@domain, in its normal form
 //	   4+a        the keyring, whose extension 1 is the key in front
+//
+// Anybody can seal a box to a public key; only who has the keyring, or the secret
+// recovery key, knows the proof in it.
 package xzibit

@@ -1,6 +1,8 @@
 package xzibit
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -21,8 +23,11 @@ type Keyring struct {
 	Keys   []KeyPair       // at least one; the first is the one in use, the rest open old mail
 	Server crypt.PublicKey // the home server's; zero when unknown
 
-	// Recovery is the key that recovery copies are sealed to; zero when there is none.
+	// Recovery is the key that recovery copies are sealed to, and Proof shows that who
+	// sealed one knows this keyring. SetRecovery sets both; both are zero when there is
+	// no such key.
 	Recovery crypt.PublicKey
+	Proof    Proof
 
 	Extra []Extension // kept for whoever knows them, by ascending type; none that is known here
 }
@@ -44,6 +49,33 @@ func (e Extension) summary() string {
 	return fmt.Sprintf("[extension %d, %d bytes]", e.Type, len(e.Data))
 }
 
+// A Proof is a secret that the keyring shares with the secret recovery key. It does
+// not print itself.
+type Proof [sha256.Size]byte
+
+const redactedProof = "[redacted proof]"
+
+// Format hides the proof from every verb of package fmt.
+func (Proof) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redactedProof) }
+
+// MarshalText hides the proof from encoders of text.
+func (Proof) MarshalText() ([]byte, error) { return []byte(redactedProof), nil }
+
+// newProof derives the proof that belongs to a recovery key.
+func newProof(key *crypt.PrivateKey) Proof {
+	secret := key.Bytes()
+	defer clear(secret)
+	b := append([]byte("CMTP-1 recovery proof\x00"), secret[:crypt.SeedSize]...)
+	defer clear(b)
+	return sha256.Sum256(b)
+}
+
+// SetRecovery makes key the one that recovery copies of k are sealed to. Of the secret
+// half no more is kept than the proof.
+func (k *Keyring) SetRecovery(key *crypt.PrivateKey) {
+	k.Recovery, k.Proof = key.Public(), newProof(key)
+}
+
 // Wipe overwrites every secret of the keyring, which is of no use afterwards.
 func (k *Keyring) Wipe() {
 	for _, p := range k.Keys {
@@ -52,6 +84,7 @@ func (k *Keyring) Wipe() {
 	for _, e := range k.Extra {
 		clear(e.Data)
 	}
+	clear(k.Proof[:])
 }
 
 // Layout of the plaintext; see the package comment.
@@ -59,8 +92,9 @@ const (
 	pairSize   = 8 + crypt.PrivateKeySize
 	minKeyring = crypt.PublicKeySize + 4 + pairSize
 
-	// The type of the extension that Keyring.Recovery stands for.
+	// The types of the extensions that Keyring.Recovery and Keyring.Proof stand for.
 	recoveryType = 1
+	proofType    = 2
 
 	maxMade = 253402300799 // the end of the year 9999, where other formats of time end
 )
@@ -72,7 +106,7 @@ func (k *Keyring) size() int {
 		n += 8 + len(e.Data)
 	}
 	if k.Recovery != (crypt.PublicKey{}) {
-		n += 8 + crypt.PublicKeySize
+		n += 8 + crypt.PublicKeySize + 8 + len(k.Proof)
 	}
 	return n
 }
@@ -85,20 +119,31 @@ func (k *Keyring) extensions() ([]Extension, error) {
 		if i > 0 && e.Type <= k.Extra[i-1].Type {
 			return nil, fmt.Errorf("%w: the extensions do not ascend", ErrFormat)
 		}
-		if e.Type == recoveryType {
+		if e.Type == recoveryType || e.Type == proofType {
 			return nil, fmt.Errorf("%w: extension %d among those that are not known", ErrFormat, e.Type)
 		}
-		if e.Type > recoveryType {
+		if e.Type > proofType {
 			at = i
 		}
 	}
+	if err := k.checkRecovery(); err != nil || k.Recovery == (crypt.PublicKey{}) {
+		return k.Extra, err
+	}
+	return slices.Insert(slices.Clone(k.Extra), at, Extension{recoveryType, k.Recovery[:]}, Extension{proofType, k.Proof[:]}), nil
+}
+
+// checkRecovery wraps ErrFormat.
+func (k *Keyring) checkRecovery() error {
+	if (k.Recovery == crypt.PublicKey{}) != (k.Proof == Proof{}) {
+		return fmt.Errorf("%w: a recovery key and its proof go together", ErrFormat)
+	}
 	if k.Recovery == (crypt.PublicKey{}) {
-		return k.Extra, nil
+		return nil
 	}
 	if _, err := crypt.ParsePublicKey(k.Recovery[:]); err != nil {
-		return nil, fmt.Errorf("%w: the recovery key: %w", ErrFormat, err)
+		return fmt.Errorf("%w: the recovery key: %w", ErrFormat, err)
 	}
-	return slices.Insert(slices.Clone(k.Extra), at, Extension{recoveryType, k.Recovery[:]}), nil
+	return nil
 }
 
 // append appends the plaintext of version 2. It wraps ErrFormat.
@@ -188,14 +233,29 @@ func (k *Keyring) parseExtensions(b []byte) error {
 			return fmt.Errorf("%w: the extensions do not ascend", ErrFormat)
 		}
 		last, b = int64(e.Type), b[n:]
-		if e.Type != recoveryType {
+		switch e.Type {
+		case recoveryType:
+			err = fill(k.Recovery[:], e.Data)
+		case proofType:
+			err = fill(k.Proof[:], e.Data)
+		default:
 			k.Extra = append(k.Extra, e)
-			continue
 		}
-		if k.Recovery, err = crypt.ParsePublicKey(e.Data); err != nil {
-			return fmt.Errorf("%w: the recovery key: %w", ErrFormat, err)
+		if err != nil {
+			return err
 		}
 	}
+	return k.checkRecovery()
+}
+
+// fill copies an extension's data to the field that it stands for. A field of zeros says
+// that there is no extension.
+func fill(field, data []byte) error {
+	defer clear(data)
+	if len(data) != len(field) || bytes.Equal(data, make([]byte, len(data))) {
+		return fmt.Errorf("%w: what is kept for recovery has %d bytes or is zero", ErrFormat, len(data))
+	}
+	copy(field, data)
 	return nil
 }
 

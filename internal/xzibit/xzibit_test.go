@@ -2,6 +2,7 @@ package xzibit_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -37,15 +38,16 @@ func newKey(t testing.TB, seed byte) *crypt.PrivateKey {
 // newKeyring returns two keys, a server, a recovery key, and two extensions.
 func newKeyring(t testing.TB) *xzibit.Keyring {
 	t.Helper()
-	return &xzibit.Keyring{
+	k := &xzibit.Keyring{
 		Keys: []xzibit.KeyPair{
 			{Key: newKey(t, 2), Made: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)},
 			{Key: newKey(t, 1)},
 		},
-		Server:   newKey(t, 3).Public(),
-		Recovery: newKey(t, 4).Public(),
-		Extra:    []xzibit.Extension{{Type: 5, Data: []byte("first")}, {Type: 70000, Data: []byte{}}},
+		Server: newKey(t, 3).Public(),
+		Extra:  []xzibit.Extension{{Type: 5, Data: []byte("first")}, {Type: 70000, Data: []byte{}}},
 	}
+	k.SetRecovery(newKey(t, 4))
+	return k
 }
 
 func mustSeal(t testing.TB, k *xzibit.Keyring) []byte {
@@ -76,7 +78,7 @@ func TestSeal_Open(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Server != k.Server || got.Recovery != k.Recovery || len(got.Keys) != 2 || !got.Keys[0].Made.Equal(k.Keys[0].Made) || !got.Keys[1].Made.IsZero() ||
+	if got.Server != k.Server || got.Recovery != k.Recovery || got.Proof != k.Proof || len(got.Keys) != 2 || !got.Keys[0].Made.Equal(k.Keys[0].Made) || !got.Keys[1].Made.IsZero() ||
 		!bytes.Equal(got.Keys[1].Key.Bytes(), k.Keys[1].Key.Bytes()) ||
 		len(got.Extra) != 2 || got.Extra[1].Type != 70000 || string(got.Extra[0].Data) != "first" {
 		t.Errorf("got %+v, want %+v", got, k)
@@ -119,6 +121,8 @@ func TestSeal_Layout(t *testing.T) {
 	want = binary.BigEndian.AppendUint64(want, 0)
 	want = append(want, k.Keys[1].Key.Bytes()...)
 	want = append(append(want, 0, 0, 0, 1, 0, 0, 0, 32), k.Recovery[:]...)
+	proof := sha256.Sum256(append([]byte("CMTP-1 recovery proof\x00"), newKey(t, 4).Bytes()[:32]...))
+	want = append(append(want, 0, 0, 0, 2, 0, 0, 0, 32), proof[:]...)
 	want = append(want, 0, 0, 0, 5, 0, 0, 0, 5)
 	want = append(want, "first"...)
 	want = append(want, 0, 1, 0x11, 0x70, 0, 0, 0, 0)
@@ -129,7 +133,7 @@ func TestSeal_Layout(t *testing.T) {
 
 func TestSeal_Err(t *testing.T) {
 	one := []xzibit.KeyPair{{Key: newKey(t, 1)}}
-	recovery := newKey(t, 4).Public()
+	recovery, proof := newKey(t, 4).Public(), xzibit.Proof{1}
 	room := xzibit.MaxKeyring - len(encode(t, &xzibit.Keyring{Keys: one})) - 8
 	at := func(s int64) []xzibit.KeyPair { return []xzibit.KeyPair{{Key: newKey(t, 1), Made: time.Unix(s, 0)}} }
 	extra := func(types ...uint32) (all []xzibit.Extension) {
@@ -156,16 +160,19 @@ func TestSeal_Err(t *testing.T) {
 		"made at the epoch":       {xzibit.Keyring{Keys: at(0)}, addr, "p", xzibit.ErrFormat},
 		"made in 9999":            {xzibit.Keyring{Keys: at(253402300799)}, addr, "p", nil},
 		"made in 10000":           {xzibit.Keyring{Keys: at(253402300800)}, addr, "p", xzibit.ErrFormat},
-		"extensions":              {xzibit.Keyring{Keys: one, Extra: extra(0, 2, 1<<32-1)}, addr, "p", nil},
+		"extensions":              {xzibit.Keyring{Keys: one, Extra: extra(0, 3, 1<<32-1)}, addr, "p", nil},
 		"extensions twice":        {xzibit.Keyring{Keys: one, Extra: extra(5, 5)}, addr, "p", xzibit.ErrFormat},
 		"extensions out of order": {xzibit.Keyring{Keys: one, Extra: extra(6, 5)}, addr, "p", xzibit.ErrFormat},
 		"type 1 among unknown":    {xzibit.Keyring{Keys: one, Extra: extra(0, 1, 5)}, addr, "p", xzibit.ErrFormat},
-		"recovery":                {xzibit.Keyring{Keys: one, Recovery: recovery}, addr, "p", nil},
-		"recovery between":        {xzibit.Keyring{Keys: one, Recovery: recovery, Extra: extra(0, 5)}, addr, "p", nil},
-		"recovery behind":         {xzibit.Keyring{Keys: one, Recovery: recovery, Extra: extra(0)}, addr, "p", nil},
-		"recovery is no key":      {xzibit.Keyring{Keys: one, Recovery: crypt.PublicKey{1}}, addr, "p", crypt.ErrPublicKey},
-		"largest with recovery":   {xzibit.Keyring{Keys: one, Recovery: recovery, Extra: []xzibit.Extension{{Data: make([]byte, room-40)}}}, addr, "p", nil},
-		"too large with recovery": {xzibit.Keyring{Keys: one, Recovery: recovery, Extra: []xzibit.Extension{{Data: make([]byte, room-39)}}}, addr, "p", xzibit.ErrFormat},
+		"type 2 among unknown":    {xzibit.Keyring{Keys: one, Extra: extra(0, 2, 5)}, addr, "p", xzibit.ErrFormat},
+		"recovery, no proof":      {xzibit.Keyring{Keys: one, Recovery: recovery}, addr, "p", xzibit.ErrFormat},
+		"proof, no recovery":      {xzibit.Keyring{Keys: one, Proof: proof}, addr, "p", xzibit.ErrFormat},
+		"recovery":                {xzibit.Keyring{Keys: one, Recovery: recovery, Proof: proof}, addr, "p", nil},
+		"recovery between":        {xzibit.Keyring{Keys: one, Recovery: recovery, Proof: proof, Extra: extra(0, 5)}, addr, "p", nil},
+		"recovery behind":         {xzibit.Keyring{Keys: one, Recovery: recovery, Proof: proof, Extra: extra(0)}, addr, "p", nil},
+		"recovery is no key":      {xzibit.Keyring{Keys: one, Recovery: crypt.PublicKey{1}, Proof: proof}, addr, "p", crypt.ErrPublicKey},
+		"largest with recovery":   {xzibit.Keyring{Keys: one, Recovery: recovery, Proof: proof, Extra: []xzibit.Extension{{Data: make([]byte, room-80)}}}, addr, "p", nil},
+		"too large with recovery": {xzibit.Keyring{Keys: one, Recovery: recovery, Proof: proof, Extra: []xzibit.Extension{{Data: make([]byte, room-79)}}}, addr, "p", xzibit.ErrFormat},
 	} {
 		x, err := xzibit.Seal(&c.keyring, c.addr, []byte(c.password), cheap)
 		if !errors.Is(err, c.want) || c.want != nil && x != nil {
@@ -244,6 +251,17 @@ func TestOpen_Plaintext(t *testing.T) {
 		copy(p[at:], b)
 		return p
 	}
+	recovery, proof := good[len(good)-93:][:32], good[len(good)-53:][:32]
+	with := func(extensions ...[]byte) []byte { // of types 1 and 2
+		b := bytes.Clone(good[:len(good)-101])
+		for i, data := range extensions {
+			if data != nil {
+				b = append(append(b, 0, 0, 0, byte(i+1), 0, 0, 0, byte(len(data))), data...)
+			}
+		}
+		return b
+	}
+	longer := func(b []byte) []byte { return append(bytes.Clone(b), 0) }
 	halves := bytes.Clone(good)
 	halves[36+8+40] ^= 1
 	for name, c := range map[string]struct {
@@ -261,11 +279,22 @@ func TestOpen_Plaintext(t *testing.T) {
 		"extension too long": {set(len(good)-4, 255, 255, 255, 255), xzibit.ErrFormat},
 		"extensions descend": {set(len(good)-8, 0, 0, 0, 0), xzibit.ErrFormat},
 		"extension twice":    {set(len(good)-8, 0, 0, 0, 5), xzibit.ErrFormat},
-		"recovery again":     {set(len(good)-21, 0, 0, 0, 1), xzibit.ErrFormat},
-		"recovery unknown":   {set(len(good)-61, 0, 0, 0, 0), nil},
-		"recovery of 31":     {set(len(good)-57, 0, 0, 0, 31), xzibit.ErrFormat},
-		"recovery is zero":   {set(len(good)-53, make([]byte, 32)...), crypt.ErrPublicKey},
-		"recovery is 1":      {set(len(good)-53, append([]byte{1}, make([]byte, 31)...)...), xzibit.ErrFormat},
+		"proof again":        {set(len(good)-21, 0, 0, 0, 2), xzibit.ErrFormat},
+		"recovery unknown":   {set(len(good)-101, 0, 0, 0, 0), xzibit.ErrFormat},
+		"recovery is zero":   {set(len(good)-93, make([]byte, 32)...), xzibit.ErrFormat},
+		"recovery is 1":      {set(len(good)-93, append([]byte{1}, make([]byte, 31)...)...), crypt.ErrPublicKey},
+		"proof unknown":      {set(len(good)-61, 0, 0, 0, 3), xzibit.ErrFormat},
+		"proof is zero":      {set(len(good)-53, make([]byte, 32)...), xzibit.ErrFormat},
+		"neither":            {with(), nil},
+		"both":               {with(recovery, proof), nil},
+		"both are zero":      {with(make([]byte, 32), make([]byte, 32)), xzibit.ErrFormat},
+		"recovery alone":     {with(recovery), xzibit.ErrFormat},
+		"proof alone":        {with(nil, proof), xzibit.ErrFormat},
+		"recovery of 31":     {with(recovery[:31], proof), xzibit.ErrFormat},
+		"recovery of 33":     {with(longer(recovery), proof), xzibit.ErrFormat},
+		"recovery of none":   {with([]byte{}, proof), xzibit.ErrFormat},
+		"proof of 31":        {with(recovery, proof[:31]), xzibit.ErrFormat},
+		"proof of 33":        {with(recovery, longer(proof)), xzibit.ErrFormat},
 	} {
 		x, err := xzibit.SealPlaintext(c.plaintext, addr, password, cheap)
 		if err != nil {
@@ -426,6 +455,9 @@ func TestKeyring_Wipe(t *testing.T) {
 	if string(k.Extra[0].Data) != "\x00\x00\x00\x00\x00" {
 		t.Error("an extension is still there")
 	}
+	if k.Proof != (xzibit.Proof{}) {
+		t.Error("the proof is still there")
+	}
 	defer func() {
 		if recover() == nil {
 			t.Error("a key is still there")
@@ -437,6 +469,7 @@ func TestKeyring_Wipe(t *testing.T) {
 func TestKeyring_Redacted(t *testing.T) {
 	k := newKeyring(t)
 	k.Extra[0].Data = []byte("SECRET")
+	k.Proof = xzibit.Proof([]byte("SECRET proof of the recovery key"))
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {
 		s := strings.ToUpper(fmt.Sprintf(verb, k))
 		for _, piece := range []string{"SECRET", "534543524554", "83 69 67", "0X53, 0X45", "REDACTED"} {
