@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -95,6 +96,50 @@ func TestRFC9497(t *testing.T) {
 		out, err := r.Finalize(evaluated)
 		if got := hex.EncodeToString(out); err != nil || got != v.output {
 			t.Errorf("%s comes out as %s, %v", v.input, got, err)
+		}
+	}
+}
+
+// TestVectors repeats the exchange of testdata/cmtp-1-xzibit.json, under the info that
+// this protocol uses.
+func TestVectors(t *testing.T) {
+	b, err := os.ReadFile("../../testdata/cmtp-1-xzibit.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct {
+		Password string `json:"password_nfc"`
+		OPRF     struct{ Seed, Blind, Blinded, Evaluated, Output string }
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		t.Fatal(err)
+	}
+	k, err := oprf.KeyFromSeed(unhex(t, v.OPRF.Seed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, blinded, err := oprf.BlindWith(unhex(t, v.Password), unhex(t, v.OPRF.Blind))
+	if err != nil {
+		t.Fatal(err)
+	}
+	evaluated, err := k.Evaluate(blinded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.Finalize(evaluated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct {
+		got  []byte
+		want string
+	}{
+		"blinded":   {blinded[:], v.OPRF.Blinded},
+		"evaluated": {evaluated[:], v.OPRF.Evaluated},
+		"output":    {out, v.OPRF.Output},
+	} {
+		if got := hex.EncodeToString(c.got); got != c.want {
+			t.Errorf("%s is %s, want %s", what, got, c.want)
 		}
 	}
 }

@@ -143,6 +143,31 @@ func TestSecret_Key(t *testing.T) {
 	}
 }
 
+// TestVectors repeats what testdata/cmtp-1-xzibit.json has for this package.
+func TestVectors(t *testing.T) {
+	b, err := os.ReadFile("../../testdata/cmtp-1-xzibit.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct {
+		Recovery struct{ Entropy, Words, Seed, Public string }
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		t.Fatal(err)
+	}
+	s := mustParse(t, v.Recovery.Words)
+	k, err := s.Key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := hex.EncodeToString(s.Entropy()); got != v.Recovery.Entropy {
+		t.Errorf("the words are read as %s, want %s", got, v.Recovery.Entropy)
+	}
+	if got := hex.EncodeToString(k.Bytes()); got != v.Recovery.Seed+v.Recovery.Public {
+		t.Errorf("the key is %s, want %s%s", got, v.Recovery.Seed, v.Recovery.Public)
+	}
+}
+
 func TestSecret_Wipe(t *testing.T) {
 	s := mustParse(t, words)
 	entropy := s.Entropy()

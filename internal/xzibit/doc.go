@@ -1,5 +1,5 @@
 // Package xzibit keeps a user's keyring under a password, in the form that a
-// server stores and hands to whoever asks (protocol.md section 5).
+// server stores and hands to whoever asks (protocol.md section 8).
 //
 // It guarantees that what opens is whole, belongs to the address and password that
 // it is opened with, and holds only key pairs whose halves agree; and that nobody's
