@@ -17,14 +17,14 @@ const (
 	MaxRotations     = 64
 )
 
-// MaxHistory is the longest history in bytes.
+// MaxHistory is the longest that ParseHistory takes, in bytes.
 const MaxHistory = 12 +
-	len(aliasLabel) + 4*(address.MaxLength+1) + SignatureSize +
+	len(aliasLabel) + 2*maxName + SignatureSize +
 	MaxKeyStatements*(MaxKeyStatement+2*SignatureSize) +
-	MaxRotations*(len(rotationLabel)+address.MaxLength+1+2*PublicKeySize+8+2*SignatureSize)
+	MaxRotations*(len(rotationLabel)+address.MaxDomainLength+1+2*PublicKeySize+8+2*SignatureSize)
 
 // MaxKeyStatement is the longest key statement in bytes, without signatures.
-const MaxKeyStatement = len(keyLabel) + 2*(address.MaxLength+1) + 4 + PublicKeySize + 8 + 1 + 32
+const MaxKeyStatement = len(keyLabel) + maxName + 4 + PublicKeySize + 8 + 1 + 32
 
 const (
 	aliasLabel    = "CMTP-1 alias\x00"
@@ -115,8 +115,7 @@ func ParseHistory(b []byte) (*History, error) {
 	d := decoder{rest: b}
 	h := new(History)
 	if d.count("aliases", 0, 1) == 1 {
-		d.label(aliasLabel)
-		h.Alias = &SignedAlias{Alias{d.name(), d.name()}, d.signature()}
+		h.Alias = &SignedAlias{d.alias(), d.signature()}
 	}
 	for range d.count("key statements", 1, MaxKeyStatements) {
 		k := SignedKey{KeyStatement: d.keyStatement(), Old: d.signature(), Server: d.signature()}
@@ -140,6 +139,15 @@ func ParseHistory(b []byte) (*History, error) {
 	return h, nil
 }
 
+func (d *decoder) alias() Alias {
+	d.label(aliasLabel)
+	a := Alias{d.name(), d.name()}
+	if d.err == nil && a.From.Account.IsZero() {
+		d.fail("an alias of the server itself")
+	}
+	return a
+}
+
 func (d *decoder) count(what string, least, most uint32) uint32 {
 	n := d.uint32()
 	if d.err == nil && (n < least || n > most) {
@@ -158,6 +166,9 @@ func (h *History) Current() *KeyStatement { return &h.Keys[len(h.Keys)-1].KeySta
 // the name that was asked: every signature, the links from each statement to the next,
 // and who they are about. It wraps ErrUnsigned or ErrHistory.
 func (h *History) Verify(asked address.Address, server PublicKey) error {
+	if len(h.Keys) == 0 {
+		return fmt.Errorf("%w: it has no key statement", ErrHistory)
+	}
 	owner, err := h.owner(asked, server)
 	if err != nil {
 		return err
@@ -169,7 +180,7 @@ func (h *History) Verify(asked address.Address, server PublicKey) error {
 			return fmt.Errorf("%w: asked for %s, it names %s", ErrHistory, owner, k.Name)
 		case !Verify(server, k.KeyStatement.Append(nil), k.Server):
 			return fmt.Errorf("the key statement of %s: %w: the server", k.Name, ErrUnsigned)
-		case i == 0 && (!k.IsFirst() || k.Old != Signature{}):
+		case i == 0 && (!k.IsFirst() || k.Reset || k.Old != Signature{}):
 			return fmt.Errorf("%w: it does not begin with a first statement", ErrHistory)
 		case i > 0 && !k.Succeeds(&h.Keys[i-1].KeyStatement):
 			return fmt.Errorf("%w: statement %d does not follow from the one before", ErrHistory, i+1)
@@ -196,7 +207,7 @@ func (h *History) owner(asked address.Address, server PublicKey) (address.Addres
 // base is the account that answers for a subaddress, unless the longer name has a key
 // of its own.
 func (h *History) base(asked address.Account) address.Account {
-	if len(h.Keys) > 0 && h.Keys[0].Name.Account == asked {
+	if h.Keys[0].Name.Account == asked {
 		return asked
 	}
 	return asked.Base()

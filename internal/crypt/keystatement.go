@@ -48,7 +48,10 @@ func (s *KeyStatement) IsFirst() bool { return s.Previous == [32]byte{} }
 func ParseKeyStatement(b []byte) (KeyStatement, int, error) {
 	d := decoder{rest: b}
 	s := d.keyStatement()
-	return s, len(b) - len(d.rest), d.err
+	if d.err != nil {
+		return KeyStatement{}, 0, d.err
+	}
+	return s, len(b) - len(d.rest), nil
 }
 
 func (d *decoder) keyStatement() (s KeyStatement) {

@@ -10,7 +10,7 @@ import (
 const receiptLabel = "CMTP-1 receipt\x00"
 
 // MaxReceipt is the longest receipt in bytes, its signature included.
-const MaxReceipt = len(receiptLabel) + 32 + 2*(address.MaxLength+1) + 8 + 8 + 32 + SignatureSize
+const MaxReceipt = len(receiptLabel) + 32 + maxName + 8 + 8 + 32 + SignatureSize
 
 // A Receipt says that a server has a message for good (docs/protocol.md section 17.5).
 type Receipt struct {

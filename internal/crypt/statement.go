@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"cmtpd/internal/address"
 )
@@ -41,8 +40,11 @@ func (t UnixTime) Time() time.Time {
 	return time.Unix(int64(t), 0).UTC()
 }
 
-// appendName appends a domain and an account, the order of every statement. The
-// zero account stands for the server itself.
+// maxName is the longest name in bytes: domain and account, each with its NUL.
+const maxName = address.MaxDomainLength + 1 + address.MaxLength + 1
+
+// appendName appends a domain and an account, the order of every statement but a
+// Proof. The zero account stands for the server itself.
 func appendName(dst []byte, name address.Address) []byte {
 	dst = append(append(dst, name.Domain.String()...), 0)
 	return append(append(dst, name.Account.String()...), 0)
@@ -84,14 +86,12 @@ func (d *decoder) label(label string) {
 	d.take(len(label))
 }
 
+// text is a name up to its NUL. That it is UTF-8 is a part of its normal form.
 func (d *decoder) text() string {
 	for i := range min(len(d.rest), address.MaxLength+1) {
 		if d.rest[i] == 0 {
 			s := string(d.rest[:i])
 			d.rest = d.rest[i+1:]
-			if !utf8.ValidString(s) {
-				d.fail("a name is not UTF-8")
-			}
 			return s
 		}
 	}
