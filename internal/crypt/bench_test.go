@@ -52,3 +52,21 @@ func BenchmarkKeys(b *testing.B) {
 	run(b, "Sign", 64, func() { k.Sign(msg) })
 	run(b, "Verify", 64, func() { crypt.Verify(pk, msg, sig) })
 }
+
+func BenchmarkStatements(b *testing.B) {
+	p := newPeople(b)
+	first, receipt := p.first(b), p.receipt(b)
+	one, all := p.history(first), []crypt.KeyStatement{first}
+	for len(all) < crypt.MaxKeyStatements {
+		all = append(all, all[len(all)-1].Follow(p.alice.Public(), time2))
+	}
+	wireOne, wireMost := one.Append(nil), p.history(all...).Append(nil)
+	signed := receipt.AppendSigned(nil, p.server)
+	server, buf := p.server.Public(), make([]byte, 0, crypt.MaxReceipt)
+	run(b, "KeyStatement.Append", 0, func() { first.Append(buf) })
+	run(b, "History.Verify/1", 0, func() { _ = one.Verify(first.Name, server) })
+	run(b, "ParseHistory/1", len(wireOne), func() { _, _ = crypt.ParseHistory(wireOne) })
+	run(b, "ParseHistory/256", len(wireMost), func() { _, _ = crypt.ParseHistory(wireMost) })
+	run(b, "Receipt.AppendSigned", 0, func() { receipt.AppendSigned(buf, p.server) })
+	run(b, "OpenReceipt", 0, func() { _, _ = crypt.OpenReceipt(signed, server) })
+}
