@@ -102,14 +102,22 @@ const (
 	WarnBackend   RelayCheck = "warn"
 )
 
-// DNS says which resolver is asked.
+// DNS says which resolver is asked, and how far it is believed.
 type DNS struct {
-	Resolver string `toml:"resolver"` // host:port; empty: the system's
+	Resolver string        `toml:"resolver"` // host:port; empty: the system's
+	Timeout  time.Duration `toml:"timeout"`  // for one answer, before the next try
+	// Trusted says that Resolver, then an IP address, validates DNSSEC and that
+	// nobody else can write on the path to it.
+	Trusted bool `toml:"trusted"`
+	// A validating resolver refuses BrokenZone and vouches for SignedZone.
+	BrokenZone address.Domain `toml:"broken_zone"`
+	SignedZone address.Domain `toml:"signed_zone"`
 }
 
 // Delivery says how mail leaves for other servers.
 type Delivery struct {
-	Port int `toml:"port"`
+	Port     int  `toml:"port"`
+	Loopback bool `toml:"loopback"` // whether other servers may be on this host's own addresses
 }
 
 // Metrics says where metrics are served.
@@ -200,6 +208,11 @@ func Default() *Config {
 			IdleTimeout:    10 * time.Minute, // RFC 5321 section 4.5.3.2 asks for five at least
 			SessionTimeout: 2 * time.Hour,
 		},
+		DNS: DNS{
+			Timeout:    5 * time.Second,
+			BrokenZone: domain("dnssec-failed.org"),
+			SignedZone: domain("org"),
+		},
 		Delivery: Delivery{Port: 25},
 		Spool:    Spool{ScrubEvery: 7 * 24 * time.Hour},
 		Limits: Limits{
@@ -222,6 +235,15 @@ func Default() *Config {
 		},
 		Log: Log{Level: LogInfo, Format: LogText},
 	}
+}
+
+// domain returns the domain in a constant.
+func domain(s string) address.Domain {
+	d, err := address.ParseDomain(s)
+	if err != nil {
+		panic("config: " + err.Error())
+	}
+	return d
 }
 
 // IsLocal reports whether d is one of this server's domains.

@@ -222,6 +222,8 @@ func TestConfig_Validate(t *testing.T) {
 	for _, c := range []struct{ key, good, bad string }{
 		{"delivery.port", "1", "0"},
 		{"delivery.port", "65535", "65536"},
+		{"dns.timeout", `"100ms"`, `"99ms"`},
+		{"dns.timeout", `"1m"`, `"60001ms"`},
 		{"limits.max_message_size", `"1KiB"`, "1023"},
 		{"limits.max_connections", "1", "0"},
 		{"limits.max_connections", "1048576", "1048577"},
@@ -395,4 +397,19 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("got %+v, wrote\n%s\nread %+v", c, text, again)
 		}
 	})
+}
+
+// A trusted resolver is one that is named by its address.
+func TestParse_TrustedResolver(t *testing.T) {
+	for _, at := range []string{"127.0.0.1:53", "[::1]:5353"} {
+		c := mustParse(t, minimal+"[dns]\ntrusted = true\nresolver = \""+at+"\"\n")
+		if !c.DNS.Trusted || c.DNS.Resolver != at {
+			t.Errorf("got %+v", c.DNS)
+		}
+	}
+	c := mustParse(t, minimal)
+	c.DNS.BrokenZone, c.DNS.SignedZone = address.Domain{}, address.Domain{}
+	if p := problems(t, c.Validate()); len(p) != 2 || p[0].Key != "dns.broken_zone" || p[1].Key != "dns.signed_zone" {
+		t.Errorf("without zones: %v", p)
+	}
 }

@@ -26,6 +26,8 @@ const (
 	// maxLargeMessage is the longest message that the spool's log itself takes.
 	maxLargeMessage = 4 * MiB
 	maxConnections  = 1 << 20
+	minDNSTimeout   = 100 * time.Millisecond
+	maxDNSTimeout   = time.Minute
 	minScrubEvery   = time.Second
 	maxScrubEvery   = 366 * 24 * time.Hour
 	maxLoginRate    = 1 << 20
@@ -177,11 +179,7 @@ func (v *validator) backend(backend string) {
 
 func (v *validator) others() {
 	c := v.c
-	if c.DNS.Resolver != "" {
-		if _, err := checkHostPort(c.DNS.Resolver, false); err != nil {
-			v.add("dns.resolver", "%v", err)
-		}
-	}
+	v.dns()
 	v.between("delivery.port", c.Delivery.Port, 1, 65535)
 	if c.Metrics.Listen != "" {
 		if _, err := checkHostPort(c.Metrics.Listen, true); err != nil {
@@ -193,6 +191,28 @@ func (v *validator) others() {
 	}
 	oneOf(v, "log.level", c.Log.Level, LogDebug, LogInfo, LogWarn, LogError)
 	oneOf(v, "log.format", c.Log.Format, LogText, LogJSON)
+}
+
+// dns wants a resolver that is trusted to be named, and by its address: the
+// system's list is DHCP's to change, and a name somebody else's to answer.
+func (v *validator) dns() {
+	d := v.c.DNS
+	if d.Resolver != "" {
+		if _, err := checkHostPort(d.Resolver, false); err != nil {
+			v.add("dns.resolver", "%v", err)
+		}
+	}
+	if _, err := netip.ParseAddrPort(d.Resolver); d.Trusted && err != nil {
+		v.add("dns.trusted", `needs dns.resolver to be the address of the one that is trusted, such as "127.0.0.1:53"`)
+	}
+	if d.Timeout < minDNSTimeout || d.Timeout > maxDNSTimeout {
+		v.add("dns.timeout", "%s is not between %s and %s", d.Timeout, minDNSTimeout, maxDNSTimeout)
+	}
+	for key, zone := range map[string]address.Domain{"dns.broken_zone": d.BrokenZone, "dns.signed_zone": d.SignedZone} {
+		if zone.IsZero() {
+			v.add(key, "it is empty: name a zone, or leave the setting out")
+		}
+	}
 }
 
 func (v *validator) limits() {
