@@ -48,16 +48,14 @@ func (c *cache) get(q question, now time.Time) *answer {
 	return known.answer
 }
 
-// put keeps an answer, unless it has expired already.
+// put keeps an answer, unless it has expired already. There is none for the
+// question: whoever asked has looked, and nobody else asks the same meanwhile.
 func (c *cache) put(q question, a *answer, now time.Time) {
 	if !now.Before(a.expires) {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e, ok := c.found[q]; ok {
-		c.drop(e)
-	}
 	c.found[q] = c.latest.PushFront(&cached{q, a})
 	if c.latest.Len() > c.size {
 		c.drop(c.latest.Back())

@@ -43,11 +43,12 @@ func TestFinder_CheckValidation(t *testing.T) {
 		}}, discovery.ErrNoData, "broken_zone"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			s := dnstest.Start(t, zones)
 			s.Set(c.signed, "org")
 			s.Set(c.broken, "dnssec-failed.org")
 			conf := settings(s.Addr, false)
-			conf.DNS.Timeout = 50 * time.Millisecond
+			conf.DNS.Timeout = 300 * time.Millisecond
 			f := discovery.New(conf, discovery.Options{})
 			for range 2 { // nothing comes from memory
 				before := s.Count("", 0)

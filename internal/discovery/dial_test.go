@@ -183,7 +183,7 @@ func TestDialer_Dial_Canceled(t *testing.T) {
 		defer cancel()
 		d := discovery.Dialer{DialContext: n.dial, Overlap: 600 * time.Millisecond}
 		_, _, err := d.Dial(ctx, []discovery.Server{server(t, "1 192.0.2.1"), server(t, "1 192.0.2.2"), server(t, "2 192.0.2.3")})
-		if !errors.Is(err, context.DeadlineExceeded) || time.Since(n.start) != time.Second || n.open != 0 || len(n.tried) != 2 {
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(n.start) != time.Second || n.open != 0 || len(n.tried) != 2 || n.tried[1] != "192.0.2.2 600ms" {
 			t.Errorf("got %v after %s, tried %q", err, time.Since(n.start), n.tried)
 		}
 	})

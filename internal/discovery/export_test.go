@@ -1,6 +1,11 @@
 package discovery
 
-import "time"
+import (
+	"net/netip"
+	"time"
+
+	"github.com/miekg/dns"
+)
 
 // Cached returns how many answers a Finder keeps.
 func (f *Finder) Cached() int {
@@ -28,3 +33,26 @@ func (f *Finder) SetResolvers(servers ...string) {
 func SystemResolvers(path string, now func() time.Time) func() []string {
 	return (&system{path: path, now: now}).servers
 }
+
+// An Answer is what a message of a resolver comes to.
+type Answer struct {
+	Hosts  []string
+	Addrs  []netip.Addr
+	Record *Record
+	TTL    time.Duration
+	Links  int
+}
+
+// Read takes a message as the answer to a question. It reports whether it ends it.
+func Read(m *dns.Msg, name string, qtype uint16) (Answer, bool, error) {
+	r := reader{question: question{name, qtype}, name: name, ttl: maxTTL, shuffle: func(int, func(i, j int)) {}}
+	done, err := r.read(m)
+	a := Answer{Addrs: r.addrs, Record: r.record, TTL: r.ttl, Links: r.links}
+	for _, h := range r.hosts {
+		a.Hosts = append(a.Hosts, h.name)
+	}
+	return a, done, err
+}
+
+// Joined returns the bytes of a TXT record's strings.
+func Joined(parts ...string) string { return joined(parts) }

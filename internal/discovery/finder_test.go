@@ -154,13 +154,14 @@ func TestFinder_FindErrors(t *testing.T) {
 		{"a circle", "example.org. CNAME a.example.org.\na.example.org. CNAME example.org.", "", 0, dnstest.Behaviour{}, discovery.ErrRefused, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			s := dnstest.Start(t, soa+c.zone)
 			if c.name == "nothing but a name" || strings.HasPrefix(c.name, "a C") || strings.HasPrefix(c.name, "a c") {
 				s.SetZone(t, strings.Replace(soa, "example.org.", "org.", 1)+c.zone)
 			}
 			s.Set(c.behaviour, c.at, types(c.qtype)...)
 			conf := settings(s.Addr, false)
-			conf.DNS.Timeout = 50 * time.Millisecond
+			conf.DNS.Timeout = 300 * time.Millisecond
 			got, err := discovery.New(conf, discovery.Options{}).Find(t.Context(), domain(t, "example.org"))
 			if got != nil || !errors.Is(err, c.want) {
 				t.Fatalf("got %s, %v; want %v", show(got), err, c.want)
