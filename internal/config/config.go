@@ -45,6 +45,7 @@ type Config struct {
 	Delivery Delivery `toml:"delivery"`
 	Metrics  Metrics  `toml:"metrics"`
 	Spool    Spool    `toml:"spool"`
+	Accounts Accounts `toml:"accounts"`
 	Limits   Limits   `toml:"limits"`
 	Log      Log      `toml:"log"`
 
@@ -128,6 +129,12 @@ type Metrics struct {
 // Spool says how the spool is looked after.
 type Spool struct {
 	ScrubEvery time.Duration `toml:"scrub_every"` // how long one reading of all of it takes
+}
+
+// Accounts says how users come to their keys.
+type Accounts struct {
+	InvitationLife time.Duration `toml:"invitation_life"`
+	PlainLogin     bool          `toml:"plain_login"` // LOGIN for whoever asks, where a password alone opens the xzibit
 }
 
 // Limits are what one client, and all of them, may take. None can be switched
@@ -215,6 +222,7 @@ func Default() *Config {
 		},
 		Delivery: Delivery{Port: 25},
 		Spool:    Spool{ScrubEvery: 7 * 24 * time.Hour},
+		Accounts: Accounts{InvitationLife: 7 * 24 * time.Hour, PlainLogin: true},
 		Limits: Limits{
 			MaxMessageSize:           64 * MiB,
 			MaxConnections:           8192,
@@ -249,6 +257,9 @@ func domain(s string) address.Domain {
 // IsLocal reports whether d is one of this server's domains.
 func (c *Config) IsLocal(d address.Domain) bool { return slices.Contains(c.Domains, d) }
 
+// MaxInvitationLife is how long an invitation may last.
+const MaxInvitationLife = 366 * 24 * time.Hour
+
 // MaxAliasDepth is how many aliases may follow one another.
 const MaxAliasDepth = 4
 
@@ -270,6 +281,9 @@ func (c *Config) AccountsDir() string { return filepath.Join(c.DataDir, "account
 
 // GuessesDir is where it is kept how often strangers guessed.
 func (c *Config) GuessesDir() string { return filepath.Join(c.DataDir, "guesses") }
+
+// InvitationsDir is where the open invitations lie.
+func (c *Config) InvitationsDir() string { return filepath.Join(c.DataDir, "invitations") }
 
 // KeyFile holds the server's Ed25519 identity.
 func (c *Config) KeyFile() string { return filepath.Join(c.DataDir, "server.key") }

@@ -71,6 +71,7 @@ shutdown_grace = "1m"
 smtp = { mode = "relay", backend = "[::1]:2525", proxy_protocol = "v2", relay_check = "warn" }
 log.level = "debug"
 log.format = "json"
+accounts = { invitation_life = "2h", plain_login = false }
 [listen]
 addresses = ["127.0.0.1:0", "[::1]:0"]
 cmtp_only = [":5225"]
@@ -86,6 +87,9 @@ accept_plaintext = true
 `)
 	if c.DataDir != "/etc/cmtpd/data" || c.SpoolDir() != "/etc/cmtpd/data/spool" {
 		t.Errorf("data_dir is %q, with the spool %q", c.DataDir, c.SpoolDir())
+	}
+	if c.Accounts.InvitationLife != 2*time.Hour || c.Accounts.PlainLogin || c.InvitationsDir() != "/etc/cmtpd/data/invitations" {
+		t.Errorf("accounts are %+v", c.Accounts)
 	}
 	if c.SMTP.Mode != config.Relay || c.SMTP.Backend != "[::1]:2525" || c.SMTP.ProxyProtocol != config.ProxyV2 || c.SMTP.RelayCheck != config.WarnBackend {
 		t.Errorf("smtp is %+v", c.SMTP)
@@ -248,6 +252,8 @@ func TestConfig_Validate(t *testing.T) {
 		{"limits.guess_network_burst", "1048576", "1048577"},
 		{"limits.session_timeout", `"4s"`, `"3999ms"`}, // 64 MiB at 16 MiB/s
 		{"limits.max_message_size", `"56GiB"`, `"57GiB"`},
+		{"accounts.invitation_life", `"1m"`, `"59s"`},
+		{"accounts.invitation_life", `"8784h"`, `"8784h1ns"`},
 		{"spool.scrub_every", `"1s"`, `"999ms"`},
 		{"spool.scrub_every", `"8784h"`, `"8784h1ns"`},
 		{"smtp.idle_timeout", `"1ns"`, `"-1s"`},
