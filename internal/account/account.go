@@ -1,17 +1,20 @@
-// Package account keeps the local users: who they are, the key that the world
-// seals to, and the xzibit from which they recover it.
+// Package account keeps the local users: who they are, the keys that the world
+// seals to, and the xzibit from which they recover them. It also keeps the
+// invitations of those who are not users yet.
 //
-// It guarantees that a change is on disk before it is reported done, that one
-// address is one account, that a key is only taken with proof that its secret
-// half is held and a xzibit only in a form that a reader can bound, and that
-// what it signs for outsiders it signs once. An account's file is named after
-// its random ID, so a user's name never reaches the file system.
+// It guarantees that a change is on disk before it is reported done, and whole or
+// not there at all, that one address is one account, that a key is only taken with
+// proof that its secret half is held, and after the first one only with what a
+// history demands (docs/protocol.md section 17.2), that an invitation is used once,
+// and that a xzibit is only taken in a form that a reader can bound. What it signs for
+// outsiders it signs once. An account's file is named after its random ID, so a
+// user's name never reaches the file system.
 package account
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -19,6 +22,7 @@ import (
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/oprf"
 	"cmtpd/internal/xzibit"
 )
 
@@ -30,6 +34,20 @@ var (
 	ErrXzibit   = errors.New("the xzibit is not in a form that this server stores")
 	ErrForeign  = errors.New("the domain is not one of this server's")
 	ErrReserved = errors.New("the name is reserved")
+	// ErrStatement: a key statement is not one that may stand where it should.
+	ErrStatement = errors.New("the key statement is refused")
+	// ErrHistoryFull: an account has as many key statements as it may have.
+	ErrHistoryFull = errors.New("the account has had too many keys")
+	// ErrConflict: what should be replaced is not what is there.
+	ErrConflict = errors.New("another device has written a newer keyring")
+	// ErrNoSeed: the account has no part in opening a xzibit of version 3.
+	ErrNoSeed = errors.New("the account's xzibit opens without the server's help")
+	// ErrInvitation does not say which of the three it is: strangers may ask.
+	ErrInvitation = errors.New("the invitation is unknown, used or expired")
+	// ErrInvitations: there are MaxInvitations.
+	ErrInvitations = errors.New("there are too many open invitations")
+	// ErrLife: an invitation would last for no time, or for ever.
+	ErrLife = errors.New("an invitation cannot last as long")
 	// ErrFailed: a change failed half way, so that only the next Open can tell
 	// whether it is there. Until then nothing else is changed.
 	ErrFailed = errors.New("an earlier change to the accounts failed; what is on disk shows when the server has started again")
@@ -37,6 +55,7 @@ var (
 
 // An ID names an account for good: it is drawn at random when the account is
 // made and never used again, so a later user of the same name inherits nothing.
+// An invitation has one too, which becomes that of the account that it makes.
 type ID [16]byte
 
 // Operator is whose mailbox takes mail for the server itself. NewID never draws it.
@@ -66,67 +85,61 @@ func (id *ID) UnmarshalText(b []byte) error {
 	return fmt.Errorf("account ID %q is not %d hex digits", b, 2*len(id))
 }
 
+// A Statement is one of an account's key statements, with the signature by the key
+// before it: zeros in the first one and in a reset. The server's signature is made
+// when it is asked for.
+type Statement struct {
+	crypt.KeyStatement
+	Old crypt.Signature
+}
+
 // An Account is one local user. It is never changed after it was made; the
 // store replaces it.
 type Account struct {
-	ID       ID
-	Address  address.Address
-	Key      crypt.PublicKey
-	Xzibit   []byte
-	Created  time.Time
-	Disabled bool // answers and receives nothing; nothing of it is lost
+	ID         ID
+	Address    address.Address
+	Key        crypt.PublicKey // the newest
+	Statements []Statement     // the oldest first, at least one
+	Xzibit     []byte
+	Copy       []byte // the recovery copy; nil when there is none
+	Created    time.Time
+	Disabled   bool // answers and receives nothing; nothing of it is lost
+
+	// seed returns the seed of the account's part in opening its xzibit, a secret of the
+	// server; nil when there is none, and wherever the account came over the control
+	// socket. It is a function for the reason that crypt.PrivateKey has.
+	seed func() []byte
 
 	keySig    func() crypt.Signature
 	xzibitSig func() crypt.Signature
+	history   func() []byte
+	unlock    func() (*oprf.Key, error)
 }
 
-// form is an account in JSON, in its file and on the control socket.
-type form struct {
-	ID       ID              `json:"id"`
-	Address  address.Address `json:"address"`
-	Key      []byte          `json:"key"`
-	Xzibit   []byte          `json:"xzibit"`
-	Created  time.Time       `json:"created"`
-	Disabled bool            `json:"disabled,omitempty"`
-}
-
-// MarshalJSON returns the account as it stands in its file. None of it is secret
-// from the server; the xzibit is as strong as its password.
-func (a *Account) MarshalJSON() ([]byte, error) {
-	return json.Marshal(form{a.ID, a.Address, a.Key[:], a.Xzibit, a.Created, a.Disabled})
-}
-
-// UnmarshalJSON reads what MarshalJSON wrote and checks that it is an account: a
-// user with the Operator's ID would read the Operator's mail.
-func (a *Account) UnmarshalJSON(data []byte) error {
-	var f form
-	if err := json.Unmarshal(data, &f); err != nil {
-		return err
-	}
-	if f.ID == (ID{}) || f.ID == Operator {
-		return fmt.Errorf("%v is nobody's account ID", f.ID)
-	}
-	if f.Address.IsZero() {
-		return errors.New("it names no address")
-	}
-	key, err := crypt.ParsePublicKey(f.Key)
-	if err != nil {
-		return err
-	}
-	if err := xzibit.Check(f.Xzibit); err != nil {
-		return err
-	}
-	*a = Account{ID: f.ID, Address: f.Address, Key: key, Xzibit: f.Xzibit, Created: f.Created, Disabled: f.Disabled}
-	return nil
-}
-
-// sign prepares the signatures of what the account publishes. They are made at
-// first use: a server with many users starts at once, and a key that is asked
-// for a thousand times a second is signed once.
+// sign prepares what the account publishes. It is made at first use: a server with
+// many users starts at once, and a key that is asked for a thousand times a second is
+// signed once.
 func (a *Account) sign(signer *crypt.PrivateKey) *Account {
 	a.keySig = sync.OnceValue(func() crypt.Signature { return signer.Sign(a.Key[:]) })
 	a.xzibitSig = sync.OnceValue(func() crypt.Signature { return signer.Sign(a.Xzibit) })
+	a.history = sync.OnceValue(func() []byte { return a.encodeHistory(signer) })
+	a.unlock = sync.OnceValues(func() (*oprf.Key, error) { return unlockKey(a.seed) })
 	return a
+}
+
+func unlockKey(seed func() []byte) (*oprf.Key, error) {
+	if seed == nil {
+		return nil, ErrNoSeed
+	}
+	return oprf.KeyFromSeed(seed())
+}
+
+func (a *Account) encodeHistory(signer *crypt.PrivateKey) []byte {
+	h := crypt.History{Keys: make([]crypt.SignedKey, len(a.Statements))}
+	for i, s := range a.Statements {
+		h.Keys[i] = crypt.SignedKey{KeyStatement: s.KeyStatement, Old: s.Old, Server: signer.Sign(s.Append(nil))}
+	}
+	return h.Append(nil)
 }
 
 // KeySignature returns the server's signature of the key's bytes.
@@ -135,43 +148,52 @@ func (a *Account) KeySignature() crypt.Signature { return a.keySig() }
 // XzibitSignature returns the server's signature of the xzibit's bytes.
 func (a *Account) XzibitSignature() crypt.Signature { return a.xzibitSig() }
 
-// A Registration asks for an account: made where the secret key is, handed to
-// the server without it.
-type Registration struct {
-	Address address.Address `json:"address"`
-	Key     []byte          `json:"key"`
-	Xzibit  []byte          `json:"xzibit"`
-	Proof   []byte          `json:"proof"`
-}
+// XzibitDigest is how an upload names the xzibit that it replaces: its SHA-256.
+func (a *Account) XzibitDigest() [32]byte { return sha256.Sum256(a.Xzibit) }
 
-const proofLabel = "CMTP-1 registration\x00"
-
-// proofText is what a registration's proof signs: the label, the account and
-// the domain, each NUL-terminated, the key.
-func proofText(a address.Address, key crypt.PublicKey) []byte {
-	return append([]byte(proofLabel+a.Account.String()+"\x00"+a.Domain.String()+"\x00"), key[:]...)
-}
-
-// NewRegistration makes the registration of addr for the key pair whose secret
-// half is key.
-func NewRegistration(addr address.Address, key *crypt.PrivateKey, sealed []byte) Registration {
-	pub := key.Public()
-	proof := key.Sign(proofText(addr, pub))
-	return Registration{Address: addr, Key: pub[:], Xzibit: sealed, Proof: proof[:]}
-}
-
-// check returns the registration's key when all of it can be stood for.
-func (r *Registration) check() (crypt.PublicKey, error) {
-	key, err := crypt.ParsePublicKey(r.Key)
+// XzibitVersion returns the version of the xzibit.
+func (a *Account) XzibitVersion() uint32 {
+	v, err := xzibit.Version(a.Xzibit)
 	if err != nil {
-		return key, fmt.Errorf("registering %s: %w", r.Address, err)
+		panic("account: a xzibit that was checked has no version: " + err.Error())
 	}
-	var sig crypt.Signature
-	if len(r.Proof) != len(sig) || !crypt.Verify(key, proofText(r.Address, key), crypt.Signature(r.Proof)) {
-		return key, fmt.Errorf("registering %s: %w", r.Address, ErrProof)
+	return v
+}
+
+// Statement returns the newest key statement, the one in force.
+func (a *Account) Statement() *crypt.KeyStatement {
+	return &a.Statements[len(a.Statements)-1].KeyStatement
+}
+
+// History returns the account's key history without an alias, as it stands in a reply
+// (docs/protocol.md section 17.3), for the caller to read only. The server's signatures
+// in it are by its key of now.
+func (a *Account) History() []byte { return a.history() }
+
+// RecoveryKey returns the key that the recovery copy is sealed to, and whether there is
+// a copy.
+func (a *Account) RecoveryKey() (key crypt.PublicKey, ok bool) {
+	if a.Copy == nil {
+		return key, false
 	}
-	if err := xzibit.Check(r.Xzibit); err != nil {
-		return key, fmt.Errorf("registering %s: %w: %w", r.Address, ErrXzibit, err)
+	key, err := xzibit.CheckCopy(a.Copy)
+	return key, err == nil
+}
+
+// HasSeed reports whether Evaluate answers.
+func (a *Account) HasSeed() bool { return a.seed != nil }
+
+// Evaluate returns a blinded element under the account's key for it (docs/protocol.md
+// section 8.3). It returns ErrNoSeed where the account has none, and wraps
+// oprf.ErrElement.
+func (a *Account) Evaluate(blinded [32]byte) ([32]byte, error) {
+	return evaluate(a.unlock, blinded)
+}
+
+func evaluate(unlock func() (*oprf.Key, error), blinded [32]byte) ([32]byte, error) {
+	key, err := unlock()
+	if err != nil {
+		return [32]byte{}, err
 	}
-	return key, nil
+	return key.Evaluate(blinded)
 }

@@ -15,8 +15,10 @@ import (
 
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
+	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
+	"cmtpd/internal/oprf"
 	"cmtpd/internal/xzibit"
 )
 
@@ -33,12 +35,18 @@ func mustAddress(s string) address.Address {
 // seeded returns the key that grows from 32 times n.
 func seeded(tb testing.TB, n byte) *crypt.PrivateKey {
 	tb.Helper()
+	if k, ok := keys.Load(n); ok {
+		return k.(*crypt.PrivateKey)
+	}
 	k, err := crypt.PrivateKeyFromSeed(bytes.Repeat([]byte{n}, crypt.SeedSize))
 	if err != nil {
 		tb.Fatal(err)
 	}
+	keys.Store(n, k)
 	return k
 }
+
+var keys sync.Map // of what seeded has made: some tests need many
 
 // cheap are parameters that no real user has.
 var cheap = xzibit.Params{Time: 1, MemoryKiB: 8, Threads: 1}
@@ -57,16 +65,40 @@ func sealed(tb testing.TB, addr address.Address, key *crypt.PrivateKey, password
 func register(tb testing.TB, addr string, n byte) account.Registration {
 	tb.Helper()
 	a, key := mustAddress(addr), seeded(tb, n)
-	return account.NewRegistration(a, key, sealed(tb, a, key, "password"))
+	return account.NewRegistration(a, key, now(), sealed(tb, a, key, "password"))
+}
+
+// options are those of a store whose invitations lie beside its accounts.
+func options(tb testing.TB, dir string, fsys durable.FS) account.Options {
+	tb.Helper()
+	return account.Options{Dir: dir, Invitations: dir + ".invitations", FS: fsys, Signer: seeded(tb, 1), Now: now}
 }
 
 func open(tb testing.TB, dir string, fsys durable.FS) *account.Store {
 	tb.Helper()
-	s, err := account.Open(dir, fsys, seeded(tb, 1), now)
+	s, err := account.Open(options(tb, dir, fsys))
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return s
+}
+
+// statement is a first one of addr for the key of seed n, some seconds after now.
+func statement(tb testing.TB, addr string, n byte, after crypt.UnixTime) *crypt.KeyStatement {
+	tb.Helper()
+	return &crypt.KeyStatement{Name: mustAddress(addr), Key: seeded(tb, n).Public(), NotBefore: crypt.UnixTimeOf(now()) + after}
+}
+
+// restate changes the statement of a registration, with a good proof by the key of seed n.
+func restate(tb testing.TB, r *account.Registration, n byte, change func(*crypt.KeyStatement)) {
+	tb.Helper()
+	s, _, err := crypt.ParseKeyStatement(r.Statement)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	change(&s)
+	proof := s.Possess(seeded(tb, n))
+	r.Statement, r.Possession = s.Append(nil), proof[:]
 }
 
 func mustAdd(tb testing.TB, s *account.Store, addr string, n byte) *account.Account {
@@ -125,7 +157,7 @@ func TestStore_Restart(t *testing.T) {
 		t.Fatal(err)
 	}
 	again()
-	fresh := account.NewRegistration(alice.Address, seeded(t, 2), sealed(t, alice.Address, seeded(t, 2), "new"))
+	fresh := account.NewXzibit(alice, seeded(t, 2), sealed(t, alice.Address, seeded(t, 2), "new"))
 	if err := s.SetXzibit(fresh); err != nil {
 		t.Fatal(err)
 	}
@@ -180,6 +212,9 @@ func TestStore_Remove_NewID(t *testing.T) {
 	if _, err := s.Get(first.Address); !errors.Is(err, account.ErrUnknown) {
 		t.Errorf("a removed account: %v", err)
 	}
+	if _, err := s.EnsureSeed(first.ID); !errors.Is(err, account.ErrUnknown) {
+		t.Errorf("by the ID of a removed account: %v", err)
+	}
 	if second := mustAdd(t, s, "alice@example.org", 2); second.ID == first.ID || second.ID == account.Operator {
 		t.Errorf("the second alice has ID %v, the first had %v", second.ID, first.ID)
 	}
@@ -196,14 +231,22 @@ func TestStore_Add_BadRegistration(t *testing.T) {
 	}{
 		{"with a subaddress", "bob+x@example.org", func(*account.Registration) {}, account.ErrReserved},
 		{"begins with +", "+x@example.org", func(*account.Registration) {}, account.ErrReserved},
-		{"no proof", "bob@example.org", func(r *account.Registration) { r.Proof = nil }, account.ErrProof},
-		{"altered proof", "bob@example.org", func(r *account.Registration) { r.Proof[5] ^= 1 }, account.ErrProof},
-		{"long proof", "bob@example.org", func(r *account.Registration) { r.Proof = append(r.Proof, 0) }, account.ErrProof},
-		{"proof for another address", "bob@example.org", func(r *account.Registration) { r.Proof = other.Proof }, account.ErrProof},
-		{"replayed for another domain", "eve@example.com", func(r *account.Registration) { r.Proof = other.Proof }, account.ErrProof},
-		{"another's key", "bob@example.org", func(r *account.Registration) { k := seeded(t, 2).Public(); r.Key = k[:] }, account.ErrProof},
-		{"no key", "bob@example.org", func(r *account.Registration) { r.Key = make([]byte, 32) }, crypt.ErrPublicKey},
-		{"short key", "bob@example.org", func(r *account.Registration) { r.Key = r.Key[:31] }, crypt.ErrPublicKey},
+		{"no proof", "bob@example.org", func(r *account.Registration) { r.Possession = nil }, account.ErrProof},
+		{"altered proof", "bob@example.org", func(r *account.Registration) { r.Possession[5] ^= 1 }, account.ErrProof},
+		{"long proof", "bob@example.org", func(r *account.Registration) { r.Possession = append(r.Possession, 0) }, account.ErrProof},
+		{"proof for another address", "bob@example.org", func(r *account.Registration) { r.Possession = other.Possession }, account.ErrProof},
+		{"statement of another address", "bob@example.org", func(r *account.Registration) { r.Statement = other.Statement }, account.ErrStatement},
+		{"replayed for another domain", "eve@example.com", func(r *account.Registration) { r.Possession = other.Possession }, account.ErrProof},
+		{"another's key", "bob@example.org", func(r *account.Registration) { r.Statement = statement(t, "bob@example.org", 2, 0).Append(nil) }, account.ErrProof},
+		{"no statement", "bob@example.org", func(r *account.Registration) { r.Statement = nil }, account.ErrStatement},
+		{"bytes behind the statement", "bob@example.org", func(r *account.Registration) { r.Statement = append(r.Statement, 0) }, account.ErrStatement},
+		{"follows another", "bob@example.org", func(r *account.Registration) { restate(t, r, 3, func(s *crypt.KeyStatement) { s.Previous[0] = 1 }) }, account.ErrStatement},
+		{"too early", "bob@example.org", func(r *account.Registration) { restate(t, r, 3, func(s *crypt.KeyStatement) { s.NotBefore -= 3601 }) }, account.ErrStatement},
+		{"too late", "bob@example.org", func(r *account.Registration) { restate(t, r, 3, func(s *crypt.KeyStatement) { s.NotBefore += 3601 }) }, account.ErrStatement},
+		{"of no time", "bob@example.org", func(r *account.Registration) { restate(t, r, 3, func(s *crypt.KeyStatement) { s.NotBefore = 0 }) }, account.ErrStatement},
+		{"bad copy", "bob@example.org", func(r *account.Registration) { r.Copy = []byte("x") }, xzibit.ErrCopy},
+		{"short seed", "bob@example.org", func(r *account.Registration) { r.Seed = make([]byte, 31) }, oprf.ErrSeed},
+		{"version 3 without a seed", "bob@example.org", func(r *account.Registration) { r.Xzibit[3] = 3 }, account.ErrXzibit},
 		{"no xzibit", "bob@example.org", func(r *account.Registration) { r.Xzibit = nil }, account.ErrXzibit},
 		{"cut xzibit", "bob@example.org", func(r *account.Registration) { r.Xzibit = r.Xzibit[:len(r.Xzibit)-1] }, account.ErrXzibit},
 		{"unknown xzibit", "bob@example.org", func(r *account.Registration) { r.Xzibit[3] = 9 }, account.ErrXzibit},
@@ -225,9 +268,20 @@ func TestStore_Errors(t *testing.T) {
 	s := open(t, dir, durable.OS)
 	mustAdd(t, s, "alice@example.org", 2)
 	before := dump(t, s)
-	unproven, cut := register(t, "alice@example.org", 2), register(t, "alice@example.org", 2)
-	unproven.Proof[0] ^= 1
+	alice, err := s.Get(mustAddress("alice@example.org"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh := func() account.Registration {
+		return account.NewXzibit(alice, seeded(t, 2), sealed(t, alice.Address, seeded(t, 2), "new"))
+	}
+	unproven, cut, stale, locked := fresh(), fresh(), fresh(), fresh()
+	unproven.Possession[0] ^= 1
 	cut.Xzibit = cut.Xzibit[:40]
+	stale.Replaces[0] ^= 1
+	locked.Xzibit[3] = 3
+	restated := fresh()
+	restate(t, &restated, 2, func(s *crypt.KeyStatement) { s.NotBefore++ })
 	nobody := mustAddress("nobody@example.org")
 	for _, tt := range []struct {
 		name string
@@ -236,7 +290,14 @@ func TestStore_Errors(t *testing.T) {
 	}{
 		{"add twice", func() error { _, err := s.Add(register(t, "ALICE@example.org", 3)); return err }, account.ErrExists},
 		{"replace with another key", func() error { return s.SetXzibit(register(t, "alice@example.org", 3)) }, account.ErrProof},
+		{"replace with another statement of the key", func() error { return s.SetXzibit(restated) }, account.ErrProof},
 		{"replace without proof", func() error { return s.SetXzibit(unproven) }, account.ErrProof},
+		{"replace another xzibit", func() error { return s.SetXzibit(stale) }, account.ErrConflict},
+		{"replace by version 3 without a seed", func() error { return s.SetXzibit(locked) }, account.ErrXzibit},
+		{"evaluate without a seed", func() error { _, err := s.Evaluate(alice.Address, [32]byte{}); return err }, account.ErrNoSeed},
+		{"evaluate for nobody", func() error { _, err := s.Evaluate(nobody, [32]byte{}); return err }, account.ErrUnknown},
+		{"seed for nobody", func() error { _, err := s.EnsureSeed(account.ID{1}); return err }, account.ErrUnknown},
+		{"upload for nobody", func() error { _, err := s.Upload(account.ID{1}, &cmtp.UploadForm{}); return err }, account.ErrUnknown},
 		{"replace with no xzibit", func() error { return s.SetXzibit(cut) }, account.ErrXzibit},
 		{"replace of unknown", func() error { return s.SetXzibit(register(t, "nobody@example.org", 2)) }, account.ErrUnknown},
 		{"get unknown", func() error { _, err := s.Get(nobody); return err }, account.ErrUnknown},
@@ -272,7 +333,11 @@ func TestAccount_Signatures(t *testing.T) {
 		}
 	}
 	check()
-	if err := s.SetXzibit(register(t, "alice@example.org", 2)); err != nil {
+	a, err := s.Get(mustAddress("alice@example.org"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetXzibit(account.NewXzibit(a, seeded(t, 2), sealed(t, a.Address, seeded(t, 2), "new"))); err != nil {
 		t.Fatal(err)
 	}
 	check()

@@ -1,7 +1,7 @@
 package account
 
 import (
-	"cmp"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,20 +16,39 @@ import (
 	"cmtpd/internal/durable"
 )
 
+// Options say what a Store works on.
+type Options struct {
+	Dir string // of the accounts
+	// Invitations is the directory of those; empty: there are none, and none can be made.
+	Invitations string
+	FS          durable.FS
+	Signer      *crypt.PrivateKey // the server's identity
+	Now         func() time.Time
+	// OnRemove, which may be nil, is told of every ID that will mean nothing any more: of
+	// an account that was removed, and of an invitation that did not become one. It must
+	// not use the Store.
+	OnRemove func(ID)
+}
+
 // A Store holds the accounts of a server, one file each in its directory, and
-// all of them in memory. It is safe for many goroutines; only one process may
-// have a directory open.
+// all of them in memory, and in the same way the open invitations. It is safe for
+// many goroutines; only one process may have a directory open.
 type Store struct {
-	dir    string
-	fs     durable.FS
-	signer *crypt.PrivateKey
-	now    func() time.Time
+	dir         string
+	invitations string
+	fs          durable.FS
+	signer      *crypt.PrivateKey
+	now         func() time.Time
+	onRemove    func(ID)
 
 	write   sync.Mutex // held through a change, its flush included
 	failure error      // under write: wraps ErrFailed once disk and memory may differ
+	sweep   time.Time  // under write: no invitation expires before
 
-	mu    sync.RWMutex
-	users map[address.Address]*Account // under mu
+	mu      sync.RWMutex
+	users   map[address.Address]*Account    // under mu
+	byID    map[ID]*Account                 // under mu: the same
+	invited map[address.Address]*Invitation // under mu
 }
 
 // How the names in the directory end: an account's, and what an atomic write that
@@ -42,84 +61,138 @@ const (
 // maxFile bounds what an account's file may hold, in bytes.
 const maxFile = 1 << 20
 
-// Open reads every account in dir, which it makes when there is none. It fails
-// when a file there cannot be read as an account: a server that leaves a user
-// out would turn that user's mail away.
-func Open(dir string, fsys durable.FS, signer *crypt.PrivateKey, now func() time.Time) (*Store, error) {
-	if err := durable.MkdirAll(fsys, dir, 0o700); err != nil {
-		return nil, fmt.Errorf("opening the accounts: %w", err)
+// Open reads every account and every invitation, and makes the directories when there are
+// none. It fails when a file there cannot be read as an account: a server that leaves
+// a user out would turn that user's mail away. Invitations that cannot be used any
+// more are removed.
+func Open(o Options) (*Store, error) {
+	s := &Store{dir: o.Dir, invitations: o.Invitations, fs: o.FS, signer: o.Signer, now: o.Now, onRemove: o.OnRemove,
+		users: make(map[address.Address]*Account), byID: make(map[ID]*Account), invited: make(map[address.Address]*Invitation)}
+	if s.onRemove == nil {
+		s.onRemove = func(ID) {}
 	}
-	names, err := fsys.ReadDir(dir)
+	if err := s.openDir("account", s.dir, s.load); err != nil {
+		return nil, err
+	}
+	if s.invitations == "" {
+		return s, nil
+	}
+	if err := s.openDir("invitation", s.invitations, s.loadInvitation); err != nil {
+		return nil, err
+	}
+	if err := s.dropUseless(); err != nil {
+		return nil, fmt.Errorf("removing invitations that are over: %w", err)
+	}
+	return s, nil
+}
+
+// openDir makes a directory, takes away what atomic writes have left in it, and loads
+// every file there: load is given the name and the bytes. What is what a file holds.
+func (s *Store) openDir(what, dir string, load func(name string, data []byte) error) error {
+	if err := durable.MkdirAll(s.fs, dir, 0o700); err != nil {
+		return fmt.Errorf("opening the %ss: %w", what, err)
+	}
+	names, err := s.fs.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("opening the accounts: %w", err)
+		return fmt.Errorf("opening the %ss: %w", what, err)
 	}
-	s := &Store{dir: dir, fs: fsys, signer: signer, now: now, users: make(map[address.Address]*Account)}
 	var damaged []error
 	for _, name := range names {
+		path := filepath.Join(dir, name)
 		if strings.HasPrefix(name, ".") && strings.HasSuffix(name, temporary) {
 			// It holds a xzibit, which must not outlive its account.
-			if err := fsys.Remove(filepath.Join(dir, name)); err != nil {
-				return nil, fmt.Errorf("opening the accounts: %w", err)
+			if err := s.fs.Remove(path); err != nil {
+				return fmt.Errorf("opening the %ss: %w", what, err)
 			}
 			continue
 		}
 		if !strings.HasSuffix(name, suffix) {
 			continue // an operator's, not ours
 		}
-		a, err := s.load(name)
-		switch {
-		case err != nil:
-			damaged = append(damaged, fmt.Errorf("account file %s: %w; restore it from a backup or move it away", filepath.Join(dir, name), err))
-		case s.users[a.Address] != nil:
-			damaged = append(damaged, fmt.Errorf("account file %s: %s is in %v%s too; move one of them away", filepath.Join(dir, name), a.Address, s.users[a.Address].ID, suffix))
-		default:
-			s.users[a.Address] = a
+		data, err := durable.ReadFile(s.fs, path, maxFile)
+		if err == nil {
+			err = load(name, data)
+		}
+		if err != nil {
+			damaged = append(damaged, fmt.Errorf("%s file %s: %w", what, path, err))
 		}
 	}
-	if err := errors.Join(damaged...); err != nil {
-		return nil, err
-	}
-	return s, nil
+	return errors.Join(damaged...)
 }
 
-func (s *Store) load(name string) (*Account, error) {
-	data, err := durable.ReadFile(s.fs, filepath.Join(s.dir, name), maxFile)
-	if err != nil {
-		return nil, err
-	}
+func (s *Store) load(name string, data []byte) error {
+	const advice = "restore it from a backup or move it away"
 	a := new(Account)
 	if err := json.Unmarshal(data, a); err != nil {
-		return nil, err
+		return fmt.Errorf("%w; %s", err, advice)
 	}
 	if name != a.ID.String()+suffix {
-		return nil, fmt.Errorf("it holds the account %v", a.ID)
+		return fmt.Errorf("it holds the account %v; %s", a.ID, advice)
 	}
-	return a.sign(s.signer), nil
+	if other := s.users[a.Address]; other != nil {
+		return fmt.Errorf("%s is in %v%s too; move one of them away", a.Address, other.ID, suffix)
+	}
+	s.users[a.Address], s.byID[a.ID] = a.sign(s.signer), a
+	return nil
 }
 
 // put makes a the account of its address, on disk first. The caller holds write.
+func (s *Store) put(a *Account) error {
+	data, err := a.file()
+	if err == nil {
+		err = s.replace(s.path(a.ID), data)
+	}
+	if err != nil {
+		return fmt.Errorf("storing the account %s: %w", a.Address, err)
+	}
+	a.sign(s.signer)
+	s.mu.Lock()
+	s.users[a.Address], s.byID[a.ID] = a, a
+	s.mu.Unlock()
+	return nil
+}
+
+// replace makes a file hold data. The caller holds write.
 //
 //	open, pwrite, fdatasync  accounts/.<random>.tmp
 //	rename                   accounts/.<random>.tmp   accounts/<id>.json
 //	fsync                    accounts/
-func (s *Store) put(a *Account) error {
-	data, err := json.MarshalIndent(a, "", "  ")
-	if err != nil {
+//
+// It does the same in invitations/.
+func (s *Store) replace(path string, data []byte) error {
+	if s.failure != nil {
+		return s.failure
+	}
+	tmp := filepath.Join(filepath.Dir(path), "."+durable.RandomName()+temporary)
+	if err := durable.WriteNew(s.fs, tmp, data, 0o600); err != nil {
 		return err
 	}
+	if err := durable.Publish(s.fs, tmp, path); err != nil {
+		return s.fail(err)
+	}
+	return nil
+}
+
+// unlink removes files of one directory for good. The caller holds write.
+//
+//	unlink  accounts/<id>.json
+//	fsync   accounts/
+//
+// It does the same in invitations/.
+func (s *Store) unlink(paths ...string) error {
 	if s.failure != nil {
-		return fmt.Errorf("storing the account %s: %w", a.Address, s.failure)
+		return s.failure
 	}
-	tmp := filepath.Join(s.dir, "."+durable.RandomName()+temporary)
-	if err := durable.WriteNew(s.fs, tmp, append(data, '\n'), 0o600); err != nil {
-		return fmt.Errorf("storing the account %s: %w", a.Address, err)
+	for _, path := range paths {
+		if err := s.fs.Remove(path); err != nil {
+			return s.fail(err)
+		}
 	}
-	if err := durable.Publish(s.fs, tmp, s.path(a.ID)); err != nil {
-		return fmt.Errorf("storing the account %s: %w", a.Address, s.fail(err))
+	if len(paths) > 0 {
+		if err := s.fs.SyncDir(filepath.Dir(paths[0])); err != nil {
+			return s.fail(err)
+		}
 	}
-	s.mu.Lock()
-	s.users[a.Address] = a.sign(s.signer)
-	s.mu.Unlock()
 	return nil
 }
 
@@ -152,48 +225,107 @@ func (s *Store) List() ([]*Account, error) {
 		all = append(all, a)
 	}
 	s.mu.RUnlock()
-	slices.SortFunc(all, func(a, b *Account) int {
-		return cmp.Or(cmp.Compare(a.Address.Domain.String(), b.Address.Domain.String()),
-			cmp.Compare(a.Address.Account.String(), b.Address.Account.String()))
-	})
+	slices.SortFunc(all, func(a, b *Account) int { return compareAddresses(a.Address, b.Address) })
 	return all, nil
 }
 
-// Add makes the account that r asks for.
+// Add makes the account that r asks for. An open invitation of its address ends.
 func (s *Store) Add(r Registration) (*Account, error) {
-	key, err := r.check()
+	a, err := s.registered(&r)
 	if err != nil {
-		return nil, err
-	}
-	if base := r.Address.Account.Base(); base != r.Address.Account || strings.HasPrefix(base.String(), "+") {
-		return nil, fmt.Errorf("adding %s: %w: what follows a + is a subaddress of %s", r.Address, ErrReserved, base)
+		return nil, fmt.Errorf("adding %s: %w", r.Address, err)
 	}
 	s.write.Lock()
 	defer s.write.Unlock()
 	if _, err := s.Get(r.Address); err == nil {
 		return nil, fmt.Errorf("adding %s: %w", r.Address, ErrExists)
 	}
-	a := &Account{ID: NewID(), Address: r.Address, Key: key, Xzibit: r.Xzibit, Created: s.now().UTC().Truncate(time.Second)}
 	if err := s.put(a); err != nil {
 		return nil, err
+	}
+	s.used(r.Address, a.ID)
+	return a, nil
+}
+
+// registered returns the account that r asks for.
+func (s *Store) registered(r *Registration) (*Account, error) {
+	first, err := r.check()
+	if err != nil {
+		return nil, err
+	}
+	if err := checkName(r.Address); err != nil {
+		return nil, err
+	}
+	if err := s.checkFirst(&first); err != nil {
+		return nil, err
+	}
+	a := s.newAccount(NewID(), &first, r.Xzibit, r.Copy)
+	if a.seed, err = parseSeed(r.Seed); err != nil {
+		return nil, err
+	}
+	if a.seed == nil && a.XzibitVersion() >= unlocked {
+		return nil, fmt.Errorf("%w: it is of version 3, and its seed is missing", ErrXzibit)
 	}
 	return a, nil
 }
 
-// SetXzibit replaces the xzibit of the account that r names; r proves that the
-// account's key is held, and its key must be the account's.
+// unlocked is the first version of xzibits that opens with the server's help.
+const unlocked = 3
+
+func (s *Store) checkFirst(first *crypt.KeyStatement) error {
+	if !first.IsFirst() {
+		return fmt.Errorf("%w: it names one before it, and there is none", ErrStatement)
+	}
+	return s.checkTime(first.NotBefore)
+}
+
+func (s *Store) newAccount(id ID, first *crypt.KeyStatement, sealed, recovery []byte) *Account {
+	return &Account{ID: id, Address: first.Name, Key: first.Key, Statements: []Statement{{KeyStatement: *first}},
+		Xzibit: sealed, Copy: recovery, Created: s.now().UTC().Truncate(time.Second)}
+}
+
+// SetXzibit replaces the xzibit of the account that r names. r proves that the account's
+// key is held: its statement is the newest of the account. The recovery copy stays,
+// since it holds the same keys.
 func (s *Store) SetXzibit(r Registration) error {
-	key, err := r.check()
+	statement, err := r.check()
 	if err != nil {
-		return err
+		return fmt.Errorf("replacing the xzibit of %s: %w", r.Address, err)
 	}
 	return s.change(r.Address, func(a *Account) error {
-		if a.Key != key {
+		if *a.Statement() != statement {
 			return fmt.Errorf("replacing the xzibit of %s: %w: it is for another key", r.Address, ErrProof)
+		}
+		if digest := a.XzibitDigest(); !bytes.Equal(r.Replaces, digest[:]) {
+			return fmt.Errorf("replacing the xzibit of %s: %w", r.Address, ErrConflict)
+		}
+		if err := a.checkVersion(r.Xzibit); err != nil {
+			return fmt.Errorf("replacing the xzibit of %s: %w", r.Address, err)
 		}
 		a.Xzibit = r.Xzibit
 		return nil
 	})
+}
+
+// Evaluate returns a blinded element under the key that the account of addr has for
+// it, as Account.Evaluate does.
+func (s *Store) Evaluate(addr address.Address, blinded [32]byte) ([32]byte, error) {
+	a, err := s.Get(addr)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	return a.Evaluate(blinded)
+}
+
+// active returns the account with an ID, unless it is disabled.
+func (s *Store) active(id ID) (*Account, error) {
+	s.mu.RLock()
+	a := s.byID[id]
+	s.mu.RUnlock()
+	if a == nil || a.Disabled {
+		return nil, fmt.Errorf("account %v: %w", id, ErrUnknown)
+	}
+	return a, nil
 }
 
 // SetDisabled disables or enables an account.
@@ -218,11 +350,9 @@ func (s *Store) change(addr address.Address, edit func(*Account) error) error {
 	return s.put(&a)
 }
 
-// Remove forgets an account, its xzibit included. Its mail stays in the spool
-// under the account's ID.
-//
-//	unlink  accounts/<id>.json
-//	fsync   accounts/
+// Remove forgets an account, its xzibit included, and an invitation to reset it, which
+// goes first: it must not be there for a later account of that name. The mail stays in
+// the spool under the account's ID.
 func (s *Store) Remove(addr address.Address) error {
 	s.write.Lock()
 	defer s.write.Unlock()
@@ -230,17 +360,18 @@ func (s *Store) Remove(addr address.Address) error {
 	if err != nil {
 		return err
 	}
-	if s.failure != nil {
-		return fmt.Errorf("removing the account %s: %w", addr, s.failure)
+	if inv := s.invitation(addr); inv != nil {
+		if err := s.drop(inv); err != nil {
+			return fmt.Errorf("removing the account %s: %w", addr, err)
+		}
 	}
-	if err := s.fs.Remove(s.path(a.ID)); err != nil {
-		return fmt.Errorf("removing the account %s: %w", addr, s.fail(err))
-	}
-	if err := s.fs.SyncDir(s.dir); err != nil {
-		return fmt.Errorf("removing the account %s: %w", addr, s.fail(err))
+	if err := s.unlink(s.path(a.ID)); err != nil {
+		return fmt.Errorf("removing the account %s: %w", addr, err)
 	}
 	s.mu.Lock()
 	delete(s.users, addr)
+	delete(s.byID, a.ID)
 	s.mu.Unlock()
+	s.onRemove(a.ID)
 	return nil
 }

@@ -76,7 +76,7 @@ func openDirect(cfg *config.Config) (*Users, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := account.Open(cfg.AccountsDir(), durable.OS, key, time.Now)
+	store, err := account.Open(account.Options{Dir: cfg.AccountsDir(), Invitations: cfg.InvitationsDir(), FS: durable.OS, Signer: key, Now: time.Now})
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (u *Users) Create(addr address.Address, password []byte) (*account.Account,
 	if err != nil {
 		return nil, fmt.Errorf("sealing the keys of %s: %w", addr, err)
 	}
-	return u.Add(account.NewRegistration(addr, key, sealed))
+	return u.Add(account.NewRegistration(addr, key, time.Now(), sealed))
 }
 
 // ChangePassword seals the keys of addr, opened with old, under password.
@@ -148,7 +148,7 @@ func (u *Users) ChangePassword(addr address.Address, old, password []byte) error
 	if err != nil {
 		return fmt.Errorf("sealing the keys of %s: %w", addr, err)
 	}
-	return u.SetXzibit(account.NewRegistration(addr, ring.Keys[0].Key, sealed))
+	return u.SetXzibit(account.NewXzibit(a, ring.Keys[0].Key, sealed))
 }
 
 // A UserView is an account as it is shown, and the form of --json.

@@ -74,7 +74,8 @@ func startDaemonWith(tb testing.TB, cfg *config.Config, of control.Spool) (store
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if store, err = account.Open(cfg.AccountsDir(), durable.OS, key, time.Now); err != nil {
+	store, err = account.Open(account.Options{Dir: cfg.AccountsDir(), Invitations: cfg.InvitationsDir(), FS: durable.OS, Signer: key, Now: time.Now})
+	if err != nil {
 		tb.Fatal(err)
 	}
 	l, err := control.Listen(cfg.ControlSocket())

@@ -230,7 +230,7 @@ func copyAccounts(from, to *config.Config, identity *crypt.PrivateKey) (n int, e
 	if err := durable.OS.SyncDir(to.AccountsDir()); err != nil {
 		return 0, err
 	}
-	store, err := account.Open(to.AccountsDir(), durable.OS, identity, time.Now)
+	store, err := account.Open(account.Options{Dir: to.AccountsDir(), FS: durable.OS, Signer: identity, Now: time.Now})
 	if err != nil {
 		return 0, err
 	}

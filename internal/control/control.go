@@ -3,7 +3,9 @@
 //
 // It guarantees that only one process changes the data: whoever holds the
 // directory's lock does, and everybody else asks that one. The socket is for
-// the owner of the directory; the secrets of users never cross it.
+// the owner of the directory. The secrets of users never cross it, and of the server's
+// only those that a command line has made itself or is to show: an account's seed on the way
+// in, an invitation's code on the way out.
 package control
 
 import (
@@ -35,6 +37,10 @@ type Users interface {
 	SetXzibit(r account.Registration) error
 	SetDisabled(addr address.Address, disabled bool) error
 	Remove(addr address.Address) error
+	Evaluate(addr address.Address, blinded [32]byte) ([32]byte, error)
+	Invite(addr address.Address, reset bool, life time.Duration) (*account.Invited, error)
+	Invitations() ([]*account.Invitation, error)
+	Revoke(addr address.Address) error
 }
 
 // Spool is what the command line asks of the running daemon's spool. spool.Spool is one.
@@ -72,6 +78,14 @@ var codes = map[string]error{
 	"reserved": account.ErrReserved,
 	"failed":   account.ErrFailed,
 	"removals": ErrRemovals,
+
+	"statement":   account.ErrStatement,
+	"full":        account.ErrHistoryFull,
+	"conflict":    account.ErrConflict,
+	"seed":        account.ErrNoSeed,
+	"invitation":  account.ErrInvitation,
+	"invitations": account.ErrInvitations,
+	"life":        account.ErrLife,
 }
 
 // failure is an error on the socket.
@@ -108,6 +122,7 @@ func NewServer(users Users, of Spool) *http.Server {
 	mux := http.NewServeMux()
 	handleSpool(mux, of)
 	handleUsers(mux, users)
+	handleInvitations(mux, users)
 	return &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}
 }
 

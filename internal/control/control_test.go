@@ -21,6 +21,8 @@ import (
 	"cmtpd/internal/control"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
+	"cmtpd/internal/invite"
+	"cmtpd/internal/oprf"
 	"cmtpd/internal/spool"
 	"cmtpd/internal/xzibit"
 )
@@ -50,7 +52,7 @@ func register(tb testing.TB, addr string, n byte) account.Registration {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return account.NewRegistration(mustAddress(addr), key, x)
+	return account.NewRegistration(mustAddress(addr), key, time.Now(), x)
 }
 
 // socketPath returns one that is short enough for a socket, whatever the test is called.
@@ -88,7 +90,9 @@ func serve(tb testing.TB, users control.Users) (path string) {
 
 func openStore(tb testing.TB) *account.Store {
 	tb.Helper()
-	s, err := account.Open(tb.TempDir(), durable.OS, newKey(tb, 1), time.Now)
+	dir := tb.TempDir()
+	s, err := account.Open(account.Options{Dir: filepath.Join(dir, "accounts"), Invitations: filepath.Join(dir, "invitations"), FS: durable.OS,
+		Signer: newKey(tb, 1), Now: time.Now})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -191,7 +195,7 @@ func TestClient_Methods(t *testing.T) {
 				t.Errorf("%q: disabled is %v, %v; want %v", name, kept.Disabled, err, disabled)
 			}
 		}
-		fresh := register(t, name+"@example.org", byte(2+i))
+		fresh := account.NewXzibit(got, newKey(t, byte(2+i)), register(t, name+"@example.org", byte(2+i)).Xzibit)
 		if err := c.SetXzibit(fresh); err != nil {
 			t.Fatalf("replacing the xzibit of %q: %v", name, err)
 		}
@@ -199,6 +203,7 @@ func TestClient_Methods(t *testing.T) {
 			t.Errorf("%q: the xzibit was not replaced, %v", name, err)
 		}
 	}
+	checkInvitations(t, c, s, names)
 	all, err := c.List()
 	if err != nil || len(all) != len(names) {
 		t.Fatalf("List: %d accounts, %v; want %d", len(all), err, len(names))
@@ -218,6 +223,88 @@ func TestClient_Methods(t *testing.T) {
 	}
 }
 
+// checkInvitations resets every account, and takes that back.
+func checkInvitations(t *testing.T, c *control.Client, s *account.Store, names []string) {
+	t.Helper()
+	for _, name := range names {
+		made, err := c.Invite(mustAddress(name+"@example.org"), true, time.Hour)
+		if err != nil {
+			t.Fatalf("inviting %q: %v", name, err)
+		}
+		code, err := invite.Parse(made.Code)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Enroll(made.Invitation.Address, code.Secret().Reveal(), blinded(t)); err != nil || !made.Invitation.Reset ||
+			made.Invitation.Expires.Sub(made.Invitation.Created) != time.Hour {
+			t.Errorf("the invitation of %q is %+v, %v", name, made.Invitation, err)
+		}
+	}
+	all, err := c.Invitations()
+	if err != nil || len(all) != len(names) {
+		t.Fatalf("Invitations: %d, %v; want %d", len(all), err, len(names))
+	}
+	kept, err := s.Invitations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, all, kept)
+	for _, i := range all {
+		if err := c.Revoke(i.Address); err != nil {
+			t.Errorf("revoking that of %v: %v", i.Address, err)
+		}
+	}
+	if left, err := s.Invitations(); err != nil || len(left) != 0 {
+		t.Errorf("%d invitations are left, %v", len(left), err)
+	}
+}
+
+func blinded(tb testing.TB) [32]byte {
+	tb.Helper()
+	r, b, err := oprf.Blind([]byte("password"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	r.Wipe()
+	return b
+}
+
+// A seed goes in and does not come out; what it is for does.
+func TestClient_Evaluate(t *testing.T) {
+	s := openStore(t)
+	path := serve(t, s)
+	c := control.Dial(path)
+	seed := bytes.Repeat([]byte{7}, oprf.SeedSize)
+	key, err := oprf.KeyFromSeed(seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := register(t, "alice@example.org", 2)
+	r.Seed = seed
+	added, err := c.Add(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := blinded(t)
+	want, err := key.Evaluate(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.Evaluate(r.Address, b); err != nil || got != want {
+		t.Errorf("got %x, %v, want %x", got, err, want)
+	}
+	got, err := c.Get(r.Address)
+	if err != nil || got.HasSeed() || added.HasSeed() {
+		t.Errorf("the seed came back, %v", err)
+	}
+	if _, err := c.Evaluate(r.Address, [32]byte{}); err == nil {
+		t.Error("no element was evaluated")
+	}
+	if _, err := c.Evaluate(mustAddress("bob@example.org"), b); !errors.Is(err, account.ErrUnknown) {
+		t.Errorf("for nobody: %v", err)
+	}
+}
+
 // refusing answers everything with one error.
 type refusing struct{ err error }
 
@@ -227,12 +314,21 @@ func (r refusing) List() ([]*account.Account, error)                  { return n
 func (r refusing) SetXzibit(account.Registration) error               { return r.err }
 func (r refusing) SetDisabled(address.Address, bool) error            { return r.err }
 func (r refusing) Remove(address.Address) error                       { return r.err }
+func (r refusing) Revoke(address.Address) error                       { return r.err }
+func (r refusing) Invitations() ([]*account.Invitation, error)        { return nil, r.err }
+
+func (r refusing) Evaluate(address.Address, [32]byte) ([32]byte, error) { return [32]byte{1}, r.err }
+
+func (r refusing) Invite(address.Address, bool, time.Duration) (*account.Invited, error) {
+	return nil, r.err
+}
 
 // Every error means on this side of the socket what it means on the other, and
 // reads the same.
 func TestClient_Errors(t *testing.T) {
 	sentinels := []error{account.ErrExists, account.ErrUnknown, account.ErrProof, account.ErrXzibit, account.ErrForeign,
-		account.ErrReserved, account.ErrFailed}
+		account.ErrReserved, account.ErrFailed, account.ErrStatement, account.ErrHistoryFull, account.ErrConflict, account.ErrNoSeed,
+		account.ErrInvitation, account.ErrInvitations, account.ErrLife}
 	r := register(t, "alice@example.org", 2)
 	for _, want := range append(sentinels, errors.New("something else: \"\x1b[2J\" ü")) {
 		wrapped := fmt.Errorf("doing it to alice: %w", want)
@@ -240,11 +336,15 @@ func TestClient_Errors(t *testing.T) {
 		added, add := c.Add(r)
 		got, get := c.Get(r.Address)
 		all, list := c.List()
-		if added != nil || got != nil || all != nil {
+		evaluated, evaluate := c.Evaluate(r.Address, [32]byte{})
+		made, invite := c.Invite(r.Address, false, time.Hour)
+		open, invitations := c.Invitations()
+		if added != nil || got != nil || all != nil || evaluated != [32]byte{} || made != nil || open != nil {
 			t.Errorf("%v: something was returned beside it", want)
 		}
 		for method, err := range map[string]error{"Add": add, "Get": get, "List": list, "SetXzibit": c.SetXzibit(r),
-			"disable": c.SetDisabled(r.Address, true), "enable": c.SetDisabled(r.Address, false), "Remove": c.Remove(r.Address)} {
+			"disable": c.SetDisabled(r.Address, true), "enable": c.SetDisabled(r.Address, false), "Remove": c.Remove(r.Address),
+			"Evaluate": evaluate, "Invite": invite, "Invitations": invitations, "Revoke": c.Revoke(r.Address)} {
 			if err == nil || err.Error() != wrapped.Error() {
 				t.Errorf("%s: %v, want %v", method, err, wrapped)
 			}
@@ -260,7 +360,8 @@ func TestClient_Errors(t *testing.T) {
 // What a real store refuses is told by its reason.
 func TestClient_StoreErrors(t *testing.T) {
 	c := control.Dial(serve(t, openStore(t)))
-	if _, err := c.Add(register(t, "alice@example.org", 2)); err != nil {
+	alice := register(t, "alice@example.org", 2)
+	if _, err := c.Add(alice); err != nil {
 		t.Fatal(err)
 	}
 	bad := register(t, "bob@example.org", 3)
@@ -270,6 +371,8 @@ func TestClient_StoreErrors(t *testing.T) {
 		account.ErrReserved: func() error { _, err := c.Add(register(t, "alice+x@example.org", 3)); return err },
 		account.ErrUnknown:  func() error { return c.Remove(mustAddress("bob@example.org")) },
 		account.ErrProof:    func() error { return c.SetXzibit(register(t, "alice@example.org", 3)) },
+		account.ErrConflict: func() error { return c.SetXzibit(alice) },
+		account.ErrLife:     func() error { _, err := c.Invite(mustAddress("bob@example.org"), false, 0); return err },
 		account.ErrXzibit:   func() error { _, err := c.Add(bad); return err },
 	} {
 		if err := do(); !errors.Is(err, want) {
@@ -351,6 +454,16 @@ func TestServer_BadRequests(t *testing.T) {
 		{"POST", "/users", `{"address":"bob@example.org"}`},
 		{"POST", "/users", string(huge)},
 		{"PUT", "/xzibits", "{}"},
+		{"POST", "/invitations", ""},
+		{"POST", "/invitations", "{}"},
+		{"POST", "/invitations", `{"address":"../../etc","life":3600000000000}`},
+		{"POST", "/invitations", `{"address":"bob@example.org","life":"1h"}`},
+		{"POST", "/invitations", `{"address":"alice@example.org","life":3600000000000}`},
+		{"DELETE", "/invitations/bob", ""},
+		{"DELETE", "/invitations", ""},
+		{"POST", "/users/alice@example.org/evaluations", ""},
+		{"POST", "/users/alice@example.org/evaluations", `{"element":"AAAA"}`},
+		{"POST", "/users/alice/evaluations", `{"element":"AAAA"}`},
 		{"GET", "/users/alice", ""},
 		{"DELETE", "/users/", ""},
 		{"DELETE", "/users/alice%40example.org%2f..", ""},

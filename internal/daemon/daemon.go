@@ -87,7 +87,9 @@ func (d *daemon) open() (err error) {
 	if err != nil {
 		return err
 	}
-	if d.accounts, err = account.Open(d.cfg.AccountsDir(), durable.OS, d.identity, time.Now); err != nil {
+	d.accounts, err = account.Open(account.Options{Dir: d.cfg.AccountsDir(), Invitations: d.cfg.InvitationsDir(), FS: durable.OS,
+		Signer: d.identity, Now: time.Now})
+	if err != nil {
 		return err
 	}
 	d.spool, err = spool.Open(d.cfg.SpoolDir(), spool.Options{

@@ -12,10 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"cmtpd/internal/account"
 	"cmtpd/internal/address"
 	"cmtpd/internal/config"
+	"cmtpd/internal/control"
+	"cmtpd/internal/crypt"
 	"cmtpd/internal/daemon"
 	"cmtpd/internal/durable"
+	"cmtpd/internal/xzibit"
 )
 
 // What a built cmtpd does is tested in cmd/cmtpd; here is what a process cannot
@@ -136,5 +140,35 @@ func TestRun_PortTaken(t *testing.T) {
 			}
 			free(t, &cfg, other.Addr().String())
 		})
+	}
+}
+
+// Whoever asks on the socket, an address of another domain becomes no user and is not invited.
+func TestRun_ForeignUsers(t *testing.T) {
+	cfg := configuration(t)
+	_, stop := run(t, cfg, slog.New(slog.DiscardHandler))
+	users := control.Dial(cfg.ControlSocket())
+	for text, want := range map[string]error{"alice@example.org": nil, "alice@example.com": account.ErrForeign} {
+		addr, err := address.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := users.Invite(addr, false, time.Hour); !errors.Is(err, want) {
+			t.Errorf("inviting %s: %v, want %v", text, err, want)
+		}
+		key, err := crypt.GenerateKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed, err := xzibit.Seal(&xzibit.Keyring{Keys: []xzibit.KeyPair{{Key: key}}}, text, []byte("x"), xzibit.Params{Time: 1, MemoryKiB: 8, Threads: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := users.Add(account.NewRegistration(addr, key, time.Now(), sealed)); !errors.Is(err, want) {
+			t.Errorf("adding %s: %v, want %v", text, err, want)
+		}
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
 	}
 }

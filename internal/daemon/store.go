@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cmtpd/internal/account"
+	"cmtpd/internal/address"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/session"
 	"cmtpd/internal/spool"
@@ -113,4 +114,12 @@ func (u localUsers) Add(r account.Registration) (*account.Account, error) {
 		return nil, fmt.Errorf("adding %s: %w", r.Address, err)
 	}
 	return u.Store.Add(r)
+}
+
+// Invite refuses what the Store cannot know: a foreign domain.
+func (u localUsers) Invite(addr address.Address, reset bool, life time.Duration) (*account.Invited, error) {
+	if _, err := u.directory.Domain(addr.Domain.String()); err != nil {
+		return nil, fmt.Errorf("inviting %s: %w", addr, err)
+	}
+	return u.Store.Invite(addr, reset, life)
 }

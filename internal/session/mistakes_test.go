@@ -45,7 +45,7 @@ func TestMistake2017_UserNamesWalkOutOfTheMailFolder(t *testing.T) {
 	// A name that is allowed and means something to a file system means nothing here.
 	for _, name := range []string{"..", ".ssh", "-rf", "con", "a:b", "%2e%2e%2f", "$home", "*"} {
 		addr := mustAddress(name + "@cref.example")
-		if _, err := s.accounts.Add(account.NewRegistration(addr, vectorKey(t, "bob"), loadVectors().Xzibit.Good[0].Xzibit)); err != nil {
+		if _, err := s.accounts.Add(account.NewRegistration(addr, vectorKey(t, "bob"), time.Now(), loadVectors().Xzibit.Good[0].Xzibit)); err != nil {
 			t.Fatal(err)
 		}
 		for _, size := range []int{100, 300 << 10} {

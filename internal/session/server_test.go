@@ -146,12 +146,12 @@ var users = map[string]string{
 
 func directory(tb testing.TB, dir string, fsys durable.FS, key *crypt.PrivateKey, postmaster address.Address) *account.Directory {
 	tb.Helper()
-	store, err := account.Open(filepath.Join(dir, "accounts"), fsys, key, time.Now)
+	store, err := account.Open(account.Options{Dir: filepath.Join(dir, "accounts"), FS: fsys, Signer: key, Now: time.Now})
 	if err != nil {
 		tb.Fatal(err)
 	}
 	for addr, name := range users {
-		r := account.NewRegistration(mustAddress(addr), vectorKey(tb, name), loadVectors().Xzibit.Good[0].Xzibit)
+		r := account.NewRegistration(mustAddress(addr), vectorKey(tb, name), time.Now(), loadVectors().Xzibit.Good[0].Xzibit)
 		if _, err := store.Add(r); err != nil {
 			tb.Fatal(err)
 		}
