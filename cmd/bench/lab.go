@@ -131,7 +131,7 @@ func (l *lab) site(maxConns int, extra string) (*site, error) {
 	if err := os.WriteFile(s.conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	add := s.command("user", "add", "alice@bench.example", "--password-stdin")
+	add := s.command("user", "add", "alice@bench.example", "--password-stdin", "--version-2")
 	add.Stdin = strings.NewReader("benchmark\n")
 	if out, err := add.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("adding a user: %w\n%s", err, out)

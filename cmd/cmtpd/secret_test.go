@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -48,6 +49,15 @@ func TestServe_Secrets(t *testing.T) {
 		run("", args...)
 	}
 
+	const carol = "carol@" + cmtptest.Domain
+	run(cmtptest.Password+"\n", "user", "add", carol, "--password-stdin")
+	run(cmtptest.Password+"\n"+otherPassword+"\n", "user", "passwd", carol, "--password-stdin")
+	run("", "user", "show", carol, "--json")
+	invited := site.Run(t, "", "user", "invite", "dave@"+cmtptest.Domain) // prints its code, and nothing else does
+	run("", "user", "invite", "--reset", "dave@"+cmtptest.Domain)
+	run("", "user", "invitations", "--json")
+	code := strings.TrimSpace(invited.Out)
+
 	keys := correspond(t, d)
 	for _, args := range [][]string{{"spool", "list"}, {"spool", "list", "--json"}, {"spool", "show", "0000000000000001"}, {"spool", "verify"}} {
 		run("", args...)
@@ -56,7 +66,8 @@ func TestServe_Secrets(t *testing.T) {
 	d.Stop(t)
 
 	onDisk := map[string][]byte{"a password": []byte(cmtptest.Password), "the other password": []byte(otherPassword),
-		"the subject": []byte(secretSubject), "the text": []byte(secretText)}
+		"the subject": []byte(secretSubject), "the text": []byte(secretText),
+		"a code": []byte(code), "a code's secret": []byte(strings.ReplaceAll(code, "-", "")[:12])}
 	for name, secret := range keys {
 		for form, text := range forms(secret[:32]) { // a seed; the rest is public
 			onDisk[name+form] = text
@@ -80,9 +91,39 @@ func TestServe_Secrets(t *testing.T) {
 	for name, text := range onDisk {
 		logged[name] = text
 	}
+	for form, text := range forms(seedOf(t, site.Data, carol)) {
+		logged["a seed"+form] = text
+	}
 	search(t, "the log", []byte(d.Log()), logged)
 	search(t, "what was printed", []byte(printed.String()), logged)
 	searchFiles(t, site.Data, onDisk)
+}
+
+// seedOf returns the server's secret for opening a user's keys.
+func seedOf(t *testing.T, data, addr string) []byte {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(data, "accounts", "*.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var a struct {
+			Address string
+			Seed    []byte
+		}
+		if err := json.Unmarshal(b, &a); err != nil {
+			t.Fatal(err)
+		}
+		if a.Address == addr && len(a.Seed) == 32 {
+			return a.Seed
+		}
+	}
+	t.Fatalf("%s has no seed", addr)
+	return nil
 }
 
 // plaintext is the text of a message of crypto system 0. It lies on disk, as its

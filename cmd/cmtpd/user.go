@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
 	"unicode"
 	"unicode/utf16"
 
@@ -21,7 +22,9 @@ import (
 
 func userCommand() *cobra.Command {
 	return group(&cobra.Command{Use: "user", Short: "Add, list and change the users of this server"},
-		userAdd(), userPasswd(), userList(), userShow(),
+		userAdd(), userInvite(), userInvitations(),
+		userDo("uninvite", "End an invitation", (*admin.Users).Revoke),
+		userPasswd(), userList(), userShow(),
 		userDo("disable", "Answer and receive nothing for a user, and keep everything", func(u *admin.Users, a address.Address) error { return u.SetDisabled(a, true) }),
 		userDo("enable", "Undo disable", func(u *admin.Users, a address.Address) error { return u.SetDisabled(a, false) }),
 		userDo("remove", "Forget a user and the sealed keys; the mail in the spool can be read by nobody then", (*admin.Users).Remove))
@@ -62,21 +65,34 @@ func userDo(use, short string, do func(*admin.Users, address.Address) error) *co
 	return onUser(use, short, func(_ *cobra.Command, u *admin.Users, a address.Address) error { return do(u, a) })
 }
 
+const version2Flag = "version-2"
+
 func userAdd() *cobra.Command {
 	c := onUser("add", "Make keys for a new user, sealed under a password", func(c *cobra.Command, u *admin.Users, a address.Address) error {
+		version2, err := c.Flags().GetBool(version2Flag)
+		if err != nil {
+			return err
+		}
 		password, err := newPassword(c, a)
 		if err != nil {
 			return err
 		}
 		defer clear(password)
-		made, err := u.Create(a, password)
+		create := u.Create
+		if version2 {
+			create = u.CreateVersion2
+		}
+		made, err := create(a, password)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(c.ErrOrStderr(), "The keys of %s were made on this machine, which has seen the password; they are stored sealed under it.\n", a)
+		fmt.Fprintf(c.ErrOrStderr(), "The keys of %s were made on this machine, which has seen the password; they are stored sealed under it. "+
+			"With user invite the user makes them, and this machine does not see the password.\n"+
+			"There is no recovery key: the user's program makes one at the next upload of the keys.\n", a)
 		return showUser(c, made)
 	})
 	c.Flags().Bool(passwordFlag, false, "read the password from the first line of standard input")
+	c.Flags().Bool(version2Flag, false, "let the password alone open the keys, for programs that know no UNLOCK")
 	c.Flags().Bool(jsonFlag, false, "print JSON")
 	return c
 }
@@ -138,9 +154,24 @@ func listUsers(c *cobra.Command, all []*account.Account) error {
 		if v.Disabled {
 			state = "disabled"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\n", v.Address, state, v.Fingerprint)
+		fmt.Fprintf(w, "%s\t%s\t%s\txzibit %d\t%s\n", v.Address, state, keysOf(v), v.XzibitVersion, v.Fingerprint)
 	}
 	return w.Flush()
+}
+
+// keysOf tells what became of a user's keys.
+func keysOf(v admin.UserView) string {
+	text := "1 key"
+	if v.Keys > 1 {
+		text = fmt.Sprintf("%d keys", v.Keys)
+	}
+	if !v.KeySince.IsZero() {
+		text += ", since " + v.KeySince.Format(time.DateOnly)
+	}
+	if v.Reset {
+		text += ", was reset"
+	}
+	return text
 }
 
 func showUser(c *cobra.Command, a *account.Account) error {
@@ -149,9 +180,16 @@ func showUser(c *cobra.Command, a *account.Account) error {
 		return printJSON(c, v)
 	}
 	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "address\t%s\nkey\t%s\nfingerprint\t%s\ncreated\t%s\ndisabled\t%v\nmailbox\t%s\n",
-		v.Address, v.Key, v.Fingerprint, v.Created.Format("2006-01-02 15:04:05 MST"), v.Disabled, v.ID)
+	fmt.Fprintf(w, "address\t%s\nkey\t%s\nfingerprint\t%s\nkeys\t%d\nsince\t%s\nreset\t%v\nxzibit\tversion %d\ncreated\t%s\ndisabled\t%v\nmailbox\t%s\n",
+		v.Address, v.Key, v.Fingerprint, v.Keys, showTime(v.KeySince), v.Reset, v.XzibitVersion, showTime(v.Created), v.Disabled, v.ID)
 	return w.Flush()
+}
+
+func showTime(t time.Time) string {
+	if t.IsZero() {
+		return "unknown"
+	}
+	return t.Format("2006-01-02 15:04:05 MST")
 }
 
 func asJSON(c *cobra.Command) bool {

@@ -82,7 +82,7 @@ func run(ctx context.Context, bin string) (err error) {
 
 func addUsers(s *stage, _ *sink) error {
 	for _, who := range []string{alice, bob} {
-		if _, err := s.cmtpd(password+"\n", "user", "add", who, "--password-stdin"); err != nil {
+		if _, err := s.cmtpd(password+"\n", "user", "add", who, "--password-stdin", "--version-2"); err != nil {
 			return err
 		}
 	}

@@ -8,7 +8,6 @@ package admin
 
 import (
 	"bytes"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -18,13 +17,11 @@ import (
 	"time"
 
 	"cmtpd/internal/account"
-	"cmtpd/internal/address"
 	"cmtpd/internal/config"
 	"cmtpd/internal/control"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
-	"cmtpd/internal/xzibit"
 )
 
 // Errors for the person at the terminal.
@@ -108,66 +105,6 @@ func (u *Users) Close() error {
 		return nil
 	}
 	return u.lock.Close()
-}
-
-// Create makes an account for addr with a new key pair, sealed under password.
-func (u *Users) Create(addr address.Address, password []byte) (*account.Account, error) {
-	if !u.cfg.IsLocal(addr.Domain) {
-		return nil, fmt.Errorf("adding %s: %w; the configuration's domains are %v", addr, account.ErrForeign, u.cfg.Domains)
-	}
-	key, err := crypt.GenerateKey()
-	if err != nil {
-		return nil, err
-	}
-	defer key.Wipe()
-	ring := &xzibit.Keyring{Keys: []xzibit.KeyPair{{Key: key, Made: time.Now()}}, Server: u.server}
-	sealed, err := xzibit.Seal(ring, addr.String(), password, xzibit.DefaultParams())
-	if err != nil {
-		return nil, fmt.Errorf("sealing the keys of %s: %w", addr, err)
-	}
-	return u.Add(account.NewRegistration(addr, key, time.Now(), sealed))
-}
-
-// ChangePassword seals the keys of addr, opened with old, under password.
-func (u *Users) ChangePassword(addr address.Address, old, password []byte) error {
-	a, err := u.Get(addr)
-	if err != nil {
-		return err
-	}
-	ring, err := xzibit.Open(a.Xzibit, addr.String(), old)
-	if errors.Is(err, xzibit.ErrPassword) {
-		return fmt.Errorf("changing the password of %s: %w; without the old one nobody can open the mail that is sealed to the account's key: "+
-			"user remove and user add make a new account of that name", addr, ErrPassword)
-	}
-	if err != nil {
-		return fmt.Errorf("opening the keys of %s: %w", addr, err)
-	}
-	defer ring.Wipe()
-	ring.Server = u.server // it may have another key by now
-	sealed, err := xzibit.Seal(ring, addr.String(), password, xzibit.DefaultParams())
-	if err != nil {
-		return fmt.Errorf("sealing the keys of %s: %w", addr, err)
-	}
-	return u.SetXzibit(account.NewXzibit(a, ring.Keys[0].Key, sealed))
-}
-
-// A UserView is an account as it is shown, and the form of --json.
-type UserView struct {
-	Address     string    `json:"address"`
-	ID          string    `json:"id"`
-	Key         string    `json:"key"` // base64
-	Fingerprint string    `json:"fingerprint"`
-	Created     time.Time `json:"created"`
-	Disabled    bool      `json:"disabled"`
-	XzibitBytes int       `json:"xzibit_bytes"`
-}
-
-// View returns what is shown of an account.
-func View(a *account.Account) UserView {
-	return UserView{
-		Address: a.Address.String(), ID: a.ID.String(), Key: base64.StdEncoding.EncodeToString(a.Key[:]),
-		Fingerprint: a.Key.String(), Created: a.Created, Disabled: a.Disabled, XzibitBytes: len(a.Xzibit),
-	}
 }
 
 // maxPassword bounds a password, in bytes.

@@ -20,6 +20,7 @@ import (
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
+	"cmtpd/internal/oprf"
 	"cmtpd/internal/xzibit"
 )
 
@@ -108,7 +109,7 @@ func TestUsers_Life(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkFresh(t, made, server.Public())
+	checkFresh(t, direct, made, server.Public())
 	if err := direct.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -128,10 +129,10 @@ func TestUsers_Life(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if openRing(t, now, "second").Keys[0].Key.Public() != made.Key || now.ID != made.ID {
+	if openRing(t, store, now, "second").Keys[0].Key.Public() != made.Key || now.ID != made.ID {
 		t.Error("another password made another user")
 	}
-	if _, err := xzibit.Open(now.Xzibit, alice.String(), []byte("first")); !errors.Is(err, xzibit.ErrPassword) {
+	if _, err := xzibit.OpenUnlocked(now.Xzibit, alice.String(), []byte("first"), unlock(t, store, "first")); !errors.Is(err, xzibit.ErrPassword) {
 		t.Errorf("the old password: %v", err)
 	}
 	if err := users.SetDisabled(alice, true); err != nil {
@@ -159,25 +160,83 @@ func TestUsers_Life(t *testing.T) {
 }
 
 // checkFresh expects what Create seals under the password "first": one key, dated,
-// with the server's, at the full cost of the default.
-func checkFresh(t *testing.T, made *account.Account, server crypt.PublicKey) {
+// with the server's, at the full cost of the default, and not without the server.
+func checkFresh(t *testing.T, users control.Users, made *account.Account, server crypt.PublicKey) {
 	t.Helper()
-	ring := openRing(t, made, "first")
+	ring := openRing(t, users, made, "first")
 	if ring.Server != server || ring.Keys[0].Key.Public() != made.Key || len(ring.Keys) != 1 || ring.Keys[0].Made.IsZero() {
 		t.Errorf("the keyring is %+v", ring)
 	}
 	if params := made.Xzibit[44:56]; !bytes.Equal(params, []byte{0, 0, 0, 3, 0, 1, 0, 0, 0, 0, 0, 1}) {
 		t.Errorf("sealed with the parameters %x", params)
 	}
+	if _, err := xzibit.Open(made.Xzibit, alice.String(), []byte("first")); !errors.Is(err, xzibit.ErrLocked) {
+		t.Errorf("without the server: %v", err)
+	}
 }
 
-func openRing(t *testing.T, a *account.Account, password string) *xzibit.Keyring {
+// unlock asks for the server's help with a password, as a client does.
+func unlock(t *testing.T, users control.Users, password string) []byte {
 	t.Helper()
-	ring, err := xzibit.Open(a.Xzibit, a.Address.String(), []byte(password))
+	request, blinded, err := oprf.Blind([]byte(password))
+	if err != nil {
+		t.Fatal(err)
+	}
+	evaluated, err := users.Evaluate(alice, blinded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	output, err := request.Finalize(evaluated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return output
+}
+
+func openRing(t *testing.T, users control.Users, a *account.Account, password string) *xzibit.Keyring {
+	t.Helper()
+	ring, err := xzibit.OpenUnlocked(a.Xzibit, a.Address.String(), []byte(password), unlock(t, users, password))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ring
+}
+
+// Users whose programs know no UNLOCK keep a xzibit that the password alone opens.
+func TestUsers_CreateVersion2(t *testing.T) {
+	u := openUsers(t, newConfig(t))
+	defer u.Close()
+	made, err := u.CreateVersion2(alice, []byte("first"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.ChangePassword(alice, []byte("first"), []byte("second")); err != nil {
+		t.Fatal(err)
+	}
+	now, err := u.Get(alice)
+	if err != nil || now.HasSeed() || now.XzibitVersion() != 2 {
+		t.Errorf("%+v, %v", now, err)
+	}
+	if ring, err := xzibit.Open(now.Xzibit, alice.String(), []byte("second")); err != nil || ring.Keys[0].Key.Public() != made.Key {
+		t.Errorf("with the new password: %v", err)
+	}
+}
+
+// An invitation lasts as long as it is told, and else as long as the configuration says, and is
+// for an address of ours.
+func TestUsers_Invite(t *testing.T) {
+	cfg := newConfig(t)
+	u := openUsers(t, cfg)
+	defer u.Close()
+	for life, want := range map[time.Duration]time.Duration{0: 7 * 24 * time.Hour, time.Hour: time.Hour} {
+		made, err := u.Invite(alice, false, life)
+		if err != nil || made.Invitation.Expires.Sub(made.Invitation.Created) != want {
+			t.Errorf("for %v: %+v, %v", life, made, err)
+		}
+	}
+	if _, err := u.Invite(mustAddress("alice@other.example"), false, 0); !errors.Is(err, account.ErrForeign) {
+		t.Errorf("a foreign domain: %v", err)
+	}
 }
 
 func TestUsers_Create_Refused(t *testing.T) {
@@ -303,11 +362,24 @@ func TestView(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &account.Account{ID: account.ID{1}, Address: alice, Key: key.Public(), Xzibit: make([]byte, 99), Created: time.Unix(1e9, 0), Disabled: true}
+	first := account.Statement{KeyStatement: crypt.KeyStatement{Name: alice, Key: key.Public(), NotBefore: 1e9}}
+	next := account.Statement{KeyStatement: first.Follow(key.Public(), 2e9)}
+	sealed, err := xzibit.Seal(&xzibit.Keyring{Keys: []xzibit.KeyPair{{Key: key}}}, alice.String(), []byte("x"), xzibit.Params{Time: 1, MemoryKiB: 8, Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &account.Account{ID: account.ID{1}, Address: alice, Key: key.Public(), Statements: []account.Statement{first}, Xzibit: sealed, Created: time.Unix(1e9, 0), Disabled: true}
 	want := admin.UserView{
 		Address: "alice@example.org", ID: "01000000000000000000000000000000", Key: "O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik=",
-		Fingerprint: key.Public().String(), Created: time.Unix(1e9, 0), Disabled: true, XzibitBytes: 99,
+		Fingerprint: key.Public().String(), Created: time.Unix(1e9, 0), Disabled: true,
+		Keys: 1, KeySince: time.Unix(1e9, 0).UTC(), XzibitBytes: len(sealed), XzibitVersion: 2,
 	}
+	if got := admin.View(a); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	next.Reset = true
+	a.Statements = append(a.Statements, next)
+	want.Keys, want.KeySince, want.Reset = 2, time.Unix(2e9, 0).UTC(), true
 	if got := admin.View(a); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

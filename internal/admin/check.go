@@ -95,7 +95,8 @@ func (c *checkup) data(context.Context) (found []Finding) {
 		found = problem(fmt.Sprintf("%s is open to others (%v)", dir, mode), "run: chmod 700 "+dir)
 	}
 	owner, ok := ownerOf(info)
-	for _, path := range []string{c.cfg.KeyFile(), c.cfg.SpoolKeyFile(), c.cfg.LockFile(), c.cfg.SpoolDir(), c.cfg.AccountsDir()} {
+	for _, path := range []string{c.cfg.KeyFile(), c.cfg.SpoolKeyFile(), c.cfg.LockFile(), c.cfg.SpoolDir(), c.cfg.AccountsDir(),
+		c.cfg.InvitationsDir()} {
 		info, err := os.Lstat(path)
 		if err != nil {
 			continue // what must be there is for others to say

@@ -107,7 +107,7 @@ func (s *Site) Must(t testing.TB, stdin string, args ...string) string {
 func (s *Site) AddUsers(t testing.TB, accounts ...string) {
 	t.Helper()
 	for _, a := range accounts {
-		s.Must(t, Password+"\n", "user", "add", a+"@"+Domain, "--password-stdin")
+		s.Must(t, Password+"\n", "user", "add", a+"@"+Domain, "--password-stdin", "--version-2")
 	}
 }
 

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cmtpd/internal/address"
+	"cmtpd/internal/admin"
+)
+
+func userInvite() *cobra.Command {
+	var life life
+	c := onUser("invite", "Let somebody make the keys of a new account, or new keys of an old one", func(c *cobra.Command, u *admin.Users, a address.Address) error {
+		reset, err := c.Flags().GetBool("reset")
+		if err != nil {
+			return err
+		}
+		made, err := u.Invite(a, reset, time.Duration(life))
+		if err != nil {
+			return err
+		}
+		v := admin.ViewInvitation(made.Invitation)
+		if v.Code = made.Code; asJSON(c) {
+			return printJSON(c, v)
+		}
+		_, err = fmt.Fprintln(c.OutOrStdout(), v.Code)
+		fmt.Fprintf(c.ErrOrStderr(), "This code is shown only now, and works once, until %s. Give it to the user alone, who runs\n\n"+
+			"\tshorebird register %s\n\nand is asked for it. user uninvite ends it.\n", showTime(v.Expires), a)
+		if reset {
+			fmt.Fprintln(c.ErrOrStderr(), "It replaces the account's key. Whoever knows the old one is told; mail that is sealed to it opens only with the old keyring.")
+		}
+		return err
+	})
+	c.Flags().Bool("reset", false, "for a user who has lost password and recovery key")
+	c.Flags().Var(&life, "life", "how long the code works, such as 7d or 12h (default: accounts.invitation_life)")
+	c.Flags().Bool(jsonFlag, false, "print JSON")
+	return c
+}
+
+// life is a duration that may be given in days.
+type life time.Duration
+
+func (l *life) Set(s string) error {
+	d, err := time.ParseDuration(s)
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		var n uint64
+		n, err = strconv.ParseUint(days, 10, 16) // whatever fits is a duration
+		d = time.Duration(n) * 24 * time.Hour
+	}
+	if err != nil || d <= 0 {
+		return fmt.Errorf(`expected a duration such as "7d" or "12h"`)
+	}
+	*l = life(d)
+	return nil
+}
+
+func (l *life) Type() string { return "DURATION" }
+
+func (l *life) String() string {
+	if *l == 0 {
+		return ""
+	}
+	return time.Duration(*l).String()
+}
+
+func userInvitations() *cobra.Command {
+	c := &cobra.Command{
+		Use: "invitations", Short: "List the open invitations", Args: args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return withUsers(c, func(u *admin.Users) error { return listInvitations(c, u) })
+		},
+	}
+	c.Flags().Bool(jsonFlag, false, "print JSON")
+	return c
+}
+
+func listInvitations(c *cobra.Command, u *admin.Users) error {
+	all, err := u.Invitations()
+	if err != nil {
+		return err
+	}
+	views := make([]admin.InvitationView, 0, len(all))
+	for _, i := range all {
+		views = append(views, admin.ViewInvitation(i))
+	}
+	if asJSON(c) {
+		return printJSON(c, views)
+	}
+	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+	for _, v := range views {
+		what := "new"
+		if v.Reset {
+			what = "reset"
+		}
+		fmt.Fprintf(w, "%s\t%s\tuntil %s\n", v.Address, what, showTime(v.Expires))
+	}
+	return w.Flush()
+}
