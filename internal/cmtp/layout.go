@@ -88,6 +88,21 @@ type Part interface {
 // is not buffered. It writes nothing of what no MessageReader would take, and
 // fails when a part writes more or less than its Size was in the beginning.
 func WriteMessage(w io.Writer, h Header, log []byte, body Part, attachments []Part) error {
+	return writeMessage(w, h, log, body, attachments, nil)
+}
+
+// WriteDigested is WriteMessage, and returns the core digest of what it has written
+// (docs/protocol.md, Core digest).
+func WriteDigested(w io.Writer, h Header, log []byte, body Part, attachments []Part) ([32]byte, error) {
+	var core coreDigest
+	if err := writeMessage(w, h, log, body, attachments, &core); err != nil {
+		return [32]byte{}, err
+	}
+	return core.sum(), nil
+}
+
+// writeMessage writes a message and, unless core is nil, takes its digest on the way.
+func writeMessage(w io.Writer, h Header, log []byte, body Part, attachments []Part, core *coreDigest) error {
 	if len(log) == 0 {
 		log = []byte{0}
 	}
@@ -106,18 +121,30 @@ func WriteMessage(w io.Writer, h Header, log []byte, body Part, attachments []Pa
 			return fmt.Errorf("writing attachment %d: %w", i+1, err)
 		}
 	}
-	if _, err := w.Write(append(h.Append(nil), log...)); err != nil {
+	header := h.Append(nil)
+	parts := w
+	if core != nil {
+		*core = newCoreDigest(header)
+		parts = io.MultiWriter(w, core.part)
+	}
+	if _, err := w.Write(append(header, log...)); err != nil {
 		return fmt.Errorf("writing a message's header: %w", err)
 	}
-	if err := writePart(w, body, h.BodyLength); err != nil {
+	if err := writePart(parts, body, h.BodyLength); err != nil {
 		return fmt.Errorf("writing a message's body: %w", err)
+	}
+	if core != nil {
+		core.endBody()
 	}
 	for i, a := range attachments {
 		if _, err := w.Write(binary.BigEndian.AppendUint64(nil, lengths[i])); err != nil {
 			return fmt.Errorf("writing an attachment's length: %w", err)
 		}
-		if err := writePart(w, a, lengths[i]); err != nil {
+		if err := writePart(parts, a, lengths[i]); err != nil {
 			return fmt.Errorf("writing attachment %d: %w", i+1, err)
+		}
+		if core != nil {
+			core.endAttachment(lengths[i])
 		}
 	}
 	return nil

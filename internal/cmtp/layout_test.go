@@ -197,6 +197,11 @@ func TestWriteMessage_RoundTrip(t *testing.T) {
 		for _, a := range s.attachments {
 			attachments = append(attachments, honest(a))
 		}
+		out.Reset()
+		sum, err = cmtp.WriteDigested(&out, header(s), s.log, honest(s.body), attachments)
+		if err != nil || !bytes.Equal(out.Bytes(), s.bytes()) || sum != s.core() {
+			t.Errorf("WriteDigested writes %x with the digest %x, %v", out.Bytes(), sum, err)
+		}
 		if n := cmtp.MessageSize(header(s), s.log, honest(s.body), attachments); n != int64(out.Len()) {
 			t.Errorf("MessageSize is %d of %d bytes", n, out.Len())
 		}
