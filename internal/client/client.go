@@ -1,10 +1,12 @@
 // Package client speaks CMTP to a server: it connects, waits for the greeting
-// as a guest on an SMTP port must, and exchanges commands for replies.
+// as a guest on an SMTP port must, and exchanges commands for replies: those of
+// CMTP 0.01 on a Conn, those of CMTP 1 on a Channel.
 //
 // It guarantees that nothing is taken for granted that the server did not sign
-// with the key that the caller holds it to, and that a hostile server costs
-// bounded memory and, through the context, bounded time. Its errors say whether
-// trying again can help.
+// with the key that the caller holds it to, or say in a channel bound to that key;
+// that CMTP 1 is not given up for CMTP 0.01 unnoticed where the caller says that it
+// must not be; and that a hostile server costs bounded memory and, through the
+// context, bounded time. Its errors say whether trying again can help.
 package client
 
 import (
@@ -15,7 +17,6 @@ import (
 	"io"
 	"net"
 	"strings"
-	"sync"
 	"time"
 
 	"cmtpd/internal/cmtp"
@@ -55,12 +56,21 @@ type Dialer struct {
 	GreetingWait time.Duration
 }
 
-// A Conn is one connection to a server. It is for one goroutine at a time.
-type Conn struct {
+// A link is what either part of the protocol is spoken over.
+type link struct {
 	conn    net.Conn
+	below   net.Conn // what conn speaks over, or conn itself
 	in      *bufio.Reader
 	timeout time.Duration
-	stop    func() bool
+	stop    func() bool // of the watch over the context
+	closed  bool
+}
+
+// A Conn is one connection to a server, which speaks CMTP 0.01 over it. It is for
+// one goroutine at a time.
+type Conn struct {
+	link
+	moved bool // it has become a Channel
 }
 
 // Connect connects to the server at address, host:port, and waits until it may
@@ -74,7 +84,7 @@ func (d *Dialer) Connect(ctx context.Context, address string) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %s: %w", address, err)
 	}
-	c := &Conn{conn: nc, timeout: d.Timeout}
+	c := &Conn{link: link{conn: nc, below: nc, timeout: d.Timeout}}
 	if c.timeout == 0 {
 		c.timeout = 2 * time.Minute
 	}
@@ -86,13 +96,13 @@ func (d *Dialer) Connect(ctx context.Context, address string) (*Conn, error) {
 	c.stop = context.AfterFunc(ctx, func() { nc.Close() })
 	if err := c.greeting(wait); err != nil {
 		c.close()
-		return nil, fmt.Errorf("connecting to %s: %w", address, c.cause(ctx, err))
+		return nil, fmt.Errorf("connecting to %s: %w", address, cause(ctx, err))
 	}
 	return c, nil
 }
 
 // cause prefers the context's word to that of a connection it has closed.
-func (c *Conn) cause(ctx context.Context, err error) error {
+func cause(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -157,25 +167,38 @@ func (e *GreetingError) Unwrap() error {
 	return ErrNoCMTP
 }
 
-// Close says goodbye and closes the connection.
+// Close says goodbye and closes the connection. It leaves alone what has become a
+// Channel.
 func (c *Conn) Close() error {
+	if c.moved || c.closed {
+		return nil
+	}
 	c.send(&cmtp.Command{Verb: cmtp.Obai})
 	return c.close()
 }
 
-func (c *Conn) close() error {
-	c.stop()
-	return c.conn.Close()
+func (l *link) close() error { return l.shut(l.conn) }
+
+// drop closes the connection without a word, for which a server that has stopped
+// reading would take no time.
+func (l *link) drop() error { return l.shut(l.below) }
+
+func (l *link) shut(c net.Conn) error {
+	if l.closed {
+		return nil
+	}
+	l.closed = true
+	l.stop()
+	return c.Close()
 }
 
-func (c *Conn) send(cmds ...*cmtp.Command) error {
-	var b []byte
-	for _, cmd := range cmds {
-		b = cmd.Append(b)
-	}
-	c.conn.SetDeadline(time.Now().Add(c.timeout))
-	if _, err := c.conn.Write(b); err != nil {
-		return fmt.Errorf("sending %v: %w", cmds[0].Verb, err)
+func (l *link) send(cmd *cmtp.Command) error { return l.write(cmd.Verb, cmd.Append(nil)) }
+
+// write sends b, and begins the time that the exchange may take.
+func (l *link) write(verb cmtp.Verb, b []byte) error {
+	l.conn.SetDeadline(time.Now().Add(l.timeout))
+	if _, err := l.conn.Write(b); err != nil {
+		return fmt.Errorf("sending %v: %w", verb, err)
 	}
 	return nil
 }
@@ -270,131 +293,27 @@ func (c *Conn) Login(user string, server crypt.PublicKey) ([]byte, error) {
 	return x, nil
 }
 
-// Send sends one message and returns when the server has it for good, or
-// ErrRefused. server is the key that must have signed the answer. A server that
-// refuses a message while it is still being sent is heard at once. Unless the
-// whole message was written the connection is closed: whatever followed would be
-// read as the message's rest.
-func (c *Conn) Send(h cmtp.Header, log []byte, body cmtp.Part, attachments []cmtp.Part, server crypt.PublicKey) error {
-	if err := c.send(&cmtp.Command{Verb: cmtp.Mail}); err != nil {
-		return err
-	}
-	out := &interruptible{Conn: c}
-	c.conn.SetReadDeadline(time.Time{})
-	answered := make(chan struct{})
-	go func() {
-		defer close(answered)
-		c.in.Peek(1)
-		out.interrupt()
-	}()
-	buffered := bufio.NewWriterSize(out, 64<<10)
-	err := cmtp.WriteMessage(buffered, h, log, body, attachments)
-	if err == nil {
-		err = buffered.Flush()
-	}
-	if err == nil {
-		c.conn.SetReadDeadline(time.Now().Add(c.timeout))
-		<-answered
-		return c.sent(server)
-	}
-	if !out.failed {
-		c.close() // a part could not be read: the server must not wait for its rest
-	}
-	err = c.cutShort(err, answered, server)
-	c.close()
-	return err
-}
-
-// lastWord is how long the reply of a server that stopped reading is waited for.
-const lastWord = time.Second
-
-// cutShort returns what to say of a message that err kept from being written to
-// its end. A server that refused it may have closed the connection before its
-// reply was read.
-func (c *Conn) cutShort(err error, answered <-chan struct{}, server crypt.PublicKey) error {
-	early := errors.Is(err, errAnswered)
-	wait := lastWord
-	if early {
-		wait = c.timeout
-	}
-	c.conn.SetReadDeadline(time.Now().Add(wait))
-	<-answered
-	reply := c.sent(server)
-	switch {
-	case reply == nil:
-		return fmt.Errorf("sending the message: %w: SUCCESS before the message's end", cmtp.ErrReply)
-	case early, !lost(reply):
-		return reply
-	}
-	return fmt.Errorf("sending the message: %w", err)
-}
-
-// sent reads the reply to MAIL.
-func (c *Conn) sent(server crypt.PublicKey) error {
-	sig, err := cmtp.ReadWord(c.in)
-	if err != nil {
-		return fmt.Errorf("sending the message: %w", c.refusal(err, sig, &server))
-	}
-	if !crypt.Verify(server, []byte(cmtp.Success), sig) {
-		return fmt.Errorf("sending the message: it answered SUCCESS, but %w", ErrSignature)
-	}
-	return nil
-}
-
-// errAnswered ends the sending of a message that was answered before its end.
-var errAnswered = errors.New("the server answered before the message's end")
-
-// interruptible writes with a deadline that moves as bytes do, until it is
-// interrupted.
-type interruptible struct {
-	*Conn
-	failed bool // the writer's: a write failed, so nothing more can be sent
-
-	mu   sync.Mutex
-	done bool // under mu: interrupted
-}
-
-func (w *interruptible) interrupt() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.done = true
-	w.conn.SetWriteDeadline(time.Unix(1, 0))
-}
-
-func (w *interruptible) Write(b []byte) (int, error) {
-	if !w.extend() {
-		w.failed = true
-		return 0, errAnswered
-	}
-	n, err := w.conn.Write(b)
-	if err != nil {
-		w.failed = true
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if w.done {
-			err = errAnswered
-		}
-	}
-	return n, err
-}
-
-// extend moves the deadline, and reports false once interrupted.
-func (w *interruptible) extend() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.done {
-		w.conn.SetWriteDeadline(time.Now().Add(w.timeout))
-	}
-	return !w.done
-}
+// final are errors that a network trouble may be wrapped beside, and that trying again
+// does not mend: somebody has to look at them.
+var final = []error{ErrDowngrade, ErrSwapped, ErrReceipt, ErrSignature}
 
 // Temporary reports whether err may go away by itself: the network's troubles,
-// a server that is busy, and FAILURE, which has no reason and so may be either
-// (protocol.md section 2).
+// a server that is busy or whose status says so, and FAILURE, which has no reason and
+// so may be either (protocol.md section 2). What somebody on the path can do to any
+// connection, to cut it or to alter it, counts among the troubles of the network.
 func Temporary(err error) bool {
+	for _, f := range final {
+		if errors.Is(err, f) {
+			return false
+		}
+	}
 	var greeting *GreetingError
 	if errors.As(err, &greeting) {
 		return greeting.Temporary()
+	}
+	var status *cmtp.StatusError
+	if errors.As(err, &status) {
+		return status.Temporary()
 	}
 	return lost(err) || errors.Is(err, ErrRefused)
 }

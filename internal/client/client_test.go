@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"cmtpd/internal/channel"
 	"cmtpd/internal/client"
 	"cmtpd/internal/client/clienttest"
 	"cmtpd/internal/cmtp"
@@ -501,6 +502,16 @@ func TestTemporary(t *testing.T) {
 		{&client.GreetingError{Line: "421 later"}, true},
 		{&client.GreetingError{Line: "554 never"}, false},
 		{client.ErrSignature, false},
+		{fmt.Errorf("x: %w", &cmtp.StatusError{Status: 450}), true},
+		{&cmtp.StatusError{Status: 550}, false},
+		{channel.ErrTruncated, true},
+		{channel.ErrInjected, false},
+		{fmt.Errorf("%w: %w", client.ErrAltered, &net.OpError{Op: "local error"}), true},
+		{client.ErrVersionStripped, false},
+		{fmt.Errorf("%w (%w)", client.ErrStartTLSStripped, client.ErrRefused), false},
+		{client.ErrSwapped, false},
+		{fmt.Errorf("%w: %w", client.ErrReceipt, io.ErrUnexpectedEOF), false},
+		{client.ErrNotAccepted, false},
 		{&os.PathError{Op: "read", Path: "attachment", Err: syscall.EIO}, false},
 		{client.ErrNoCMTP, false},
 		{bufio.ErrBufferFull, false},

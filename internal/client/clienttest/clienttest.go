@@ -1,6 +1,6 @@
-// Package clienttest is a CMTP server for tests of clients. It guarantees that it
-// keeps to the protocol in everything but what a test tells it to do otherwise, and
-// that it is gone when the test is over.
+// Package clienttest is a CMTP server for tests of clients, of either part of the
+// protocol. It guarantees that it keeps to the protocol in everything but what a test
+// tells it to do otherwise, and that it is gone when the test is over.
 package clienttest
 
 import (
@@ -11,8 +11,10 @@ import (
 	"sync"
 	"testing"
 
+	"cmtpd/internal/channel"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/oprf"
 )
 
 // Greeting is what a server on a shared port says first.
@@ -22,6 +24,12 @@ const Greeting = "220 mx.example.org ESMTP CMTP ready\r\n"
 type User struct {
 	Key    crypt.PublicKey
 	Xzibit []byte
+
+	// For CMTP 1.
+	History  []crypt.SignedKey // nil: one statement of Key; without the server's signatures
+	Seed     [oprf.SeedSize]byte
+	Copy     []byte
+	Recovery crypt.PublicKey // whom Copy is for
 }
 
 // A Server serves every connection by itself. Its fields are set before Start.
@@ -29,11 +37,19 @@ type Server struct {
 	Key      *crypt.PrivateKey
 	Greeting string          // nothing is sent for ""
 	Users    map[string]User // by account@domain
+
+	Private     bool              // CMTP 1 is spoken
+	Certificate *crypt.PrivateKey // shown in the channel; nil: Key
+	Invitations map[string]string // secrets, by account@domain
+
 	// Answer may answer a command in place of the server. It returns false to leave
 	// it to the server, and io.EOF to hang up.
 	Answer func(c *Conn, cmd cmtp.Command) (bool, error)
 
-	mu       sync.Mutex
+	channel *channel.Server
+	conns   sync.WaitGroup
+
+	mu       sync.Mutex // Users and Invitations too, once started
 	verbs    []cmtp.Verb
 	messages [][]byte
 }
@@ -41,8 +57,13 @@ type Server struct {
 // A Conn is one connection to the server.
 type Conn struct {
 	net.Conn
-	In     *bufio.Reader
-	Server *Server
+	In      *bufio.Reader
+	Server  *Server
+	Channel *channel.Conn // nil in the clear; else Conn is the same
+
+	below    net.Conn
+	user     string // whom AUTH has proven
+	enrolled string // what REGISTER may go on with
 }
 
 // NewServer returns a server with a key of its own and without users.
@@ -64,13 +85,20 @@ func Key(t testing.TB) *crypt.PrivateKey {
 // host:port.
 func (s *Server) Start(t testing.TB) string {
 	t.Helper()
+	if s.Private {
+		s.prepare(t)
+	}
 	return Listen(t, func(c net.Conn) {
+		s.conns.Add(1)
+		defer s.conns.Done()
 		if _, err := io.WriteString(c, s.Greeting); err != nil {
 			return
 		}
 		// A client that leaves is every conversation's end; what it did is judged by
 		// what the server noted down.
-		_ = s.serve(&Conn{Conn: c, In: bufio.NewReader(c), Server: s})
+		conn := &Conn{Conn: c, In: bufio.NewReader(c), Server: s, below: c}
+		_ = s.serve(conn)
+		conn.Close()
 	})
 }
 
@@ -112,6 +140,10 @@ func Listen(t testing.TB, do func(net.Conn)) string {
 	return l.Addr().String()
 }
 
+// Wait waits until all connections that were greeted are over. No other may be made
+// meanwhile.
+func (s *Server) Wait() { s.conns.Wait() }
+
 // Verbs returns the commands that came, in their order.
 func (s *Server) Verbs() []cmtp.Verb {
 	s.mu.Lock()
@@ -144,7 +176,11 @@ func (s *Server) serve(c *Conn) error {
 				continue
 			}
 		}
-		if err := s.answer(c, cmd); err != nil {
+		answer := s.answer
+		if c.Channel != nil {
+			answer = s.answer1
+		}
+		if err := answer(c, cmd); err != nil {
 			return err
 		}
 	}
@@ -169,11 +205,16 @@ func readCommand(in *bufio.Reader) (cmtp.Command, error) {
 func (s *Server) answer(c *Conn, cmd cmtp.Command) error {
 	switch cmd.Verb {
 	case cmtp.Ohai:
-		return c.Reply(cmtp.AppendString(nil, "OHAICMTP/0.01 clienttest/1"))
+		return c.Reply(cmtp.AppendString(nil, "OHAI"+s.version()))
+	case cmtp.StartTLS:
+		if !s.Private {
+			return c.Word(cmtp.Failure)
+		}
+		return s.secure(c)
 	case cmtp.KeyRequest:
 		key := s.Key.Public()
 		if len(cmd.User()) > 0 {
-			u, ok := s.Users[string(cmd.User())+"@"+string(cmd.Domain())]
+			u, ok := s.user(string(cmd.User()) + "@" + string(cmd.Domain()))
 			if !ok {
 				return c.Word(cmtp.Failure)
 			}
@@ -181,7 +222,7 @@ func (s *Server) answer(c *Conn, cmd cmtp.Command) error {
 		}
 		return c.Reply(cmtp.AppendKey(nil, key, s.Key.Sign(key[:])))
 	case cmtp.Login:
-		u, ok := s.Users[string(cmd.User())]
+		u, ok := s.user(string(cmd.User()))
 		if !ok {
 			return c.Word(cmtp.Failure)
 		}
@@ -193,18 +234,34 @@ func (s *Server) answer(c *Conn, cmd cmtp.Command) error {
 }
 
 func (s *Server) mail(c *Conn) error {
+	if _, err := s.receive(c); err != nil {
+		return err
+	}
+	return c.Word(cmtp.Success)
+}
+
+// receive reads a message and keeps it.
+func (s *Server) receive(c *Conn) (*cmtp.MessageReader, error) {
 	r, err := cmtp.NewMessageReader(c.In, 1<<30)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m, err := io.ReadAll(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.mu.Lock()
 	s.messages = append(s.messages, m)
 	s.mu.Unlock()
-	return c.Word(cmtp.Success)
+	return r, nil
+}
+
+// user returns an account.
+func (s *Server) user(name string) (User, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u, ok := s.Users[name]
+	return u, ok
 }
 
 // Reply sends b.
