@@ -156,7 +156,12 @@ type Limits struct {
 	GuessBurst               int           `toml:"guess_burst"`
 	GuessNetworkRate         int           `toml:"guess_network_rate"` // per hour and address
 	GuessNetworkBurst        int           `toml:"guess_network_burst"`
-	AcceptPlaintext          bool          `toml:"accept_plaintext"` // crypto system 0
+	StartTLSRate             int           `toml:"starttls_rate"` // per minute and address
+	StartTLSBurst            int           `toml:"starttls_burst"`
+	HandshakeTimeout         time.Duration `toml:"handshake_timeout"`
+	MaxHandshakes            int           `toml:"max_handshakes"`         // computed at once
+	AcceptPlaintext          bool          `toml:"accept_plaintext"`       // crypto system 0
+	AcceptUnprovenSource     bool          `toml:"accept_unproven_source"` // outside of CMTP 1
 }
 
 // Log says what is logged and how.
@@ -236,6 +241,10 @@ func Default() *Config {
 			MinFreeSpace:             256 * MiB,
 			LoginRate:                10,
 			LoginBurst:               20,
+			StartTLSRate:             120,
+			StartTLSBurst:            240,
+			HandshakeTimeout:         10 * time.Second,
+			MaxHandshakes:            4,
 			GuessRate:                10,
 			GuessBurst:               10,
 			GuessNetworkRate:         60,

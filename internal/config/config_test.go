@@ -55,7 +55,7 @@ func TestParse_Defaults(t *testing.T) {
 	// No limit is off by default.
 	limits := reflect.ValueOf(want.Limits)
 	for i := range limits.NumField() {
-		if name := limits.Type().Field(i).Name; name != "AcceptPlaintext" && limits.Field(i).IsZero() {
+		if name := limits.Type().Field(i).Name; name != "AcceptPlaintext" && name != "AcceptUnprovenSource" && limits.Field(i).IsZero() {
 			t.Errorf("the default of Limits.%s is zero", name)
 		}
 	}
@@ -242,6 +242,13 @@ func TestConfig_Validate(t *testing.T) {
 		{"limits.min_free_space", `"1TiB"`, "1099511627777"},
 		{"limits.login_rate", "1", "0"},
 		{"limits.login_burst", "1", "0"},
+		{"limits.starttls_rate", "1", "0"},
+		{"limits.starttls_rate", "1048576", "1048577"},
+		{"limits.starttls_burst", "1", "0"},
+		{"limits.starttls_burst", "1048576", "1048577"},
+		{"limits.handshake_timeout", `"1ns"`, `"0s"`},
+		{"limits.max_handshakes", "1", "0"},
+		{"limits.max_handshakes", "4096", "4097"},
 		{"limits.guess_rate", "1", "0"},
 		{"limits.guess_rate", "1048576", "1048577"},
 		{"limits.guess_burst", "1", "0"},

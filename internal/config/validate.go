@@ -31,6 +31,8 @@ const (
 	minScrubEvery   = time.Second
 	maxScrubEvery   = 366 * 24 * time.Hour
 	maxLoginRate    = 1 << 20
+	// maxHandshakes is more than any machine has processors.
+	maxHandshakes = 1 << 12
 	// maxGuesses is the most attempts in an hour, and at once, that can be meant.
 	maxGuesses = 1 << 20
 	// minInvitationLife is what it takes to hand over a code.
@@ -229,11 +231,15 @@ func (v *validator) limits() {
 	v.positive("limits.session_timeout", l.SessionTimeout)
 	v.size("limits.min_rate", l.MinRate, 1, maxNeededRate)
 	v.positive("limits.message_grace", l.MessageGrace)
+	v.positive("limits.handshake_timeout", l.HandshakeTimeout)
 	v.size("limits.large_message", l.LargeMessage, 1, maxLargeMessage)
 	v.size("limits.message_memory", l.MessageMemory, 1, maxMessageSize)
 	v.size("limits.min_free_space", l.MinFreeSpace, 1, maxMessageSize)
 	v.between("limits.login_rate", l.LoginRate, 1, maxLoginRate)
 	v.between("limits.login_burst", l.LoginBurst, 1, maxLoginRate)
+	v.between("limits.starttls_rate", l.StartTLSRate, 1, maxLoginRate)
+	v.between("limits.starttls_burst", l.StartTLSBurst, 1, maxLoginRate)
+	v.between("limits.max_handshakes", l.MaxHandshakes, 1, maxHandshakes)
 	v.between("limits.guess_rate", l.GuessRate, 1, maxGuesses)
 	v.between("limits.guess_burst", l.GuessBurst, 1, maxGuesses)
 	v.between("limits.guess_network_rate", l.GuessNetworkRate, 1, maxGuesses)
