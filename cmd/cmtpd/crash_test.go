@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -144,6 +145,12 @@ func (c *crashTest) change(segmentSize int64, do func(*spool.Spool) error) {
 	}
 	dir := filepath.Join(c.site.Data, "spool")
 	s, err := spool.Open(dir, o)
+	for end := time.Now().Add(10 * time.Second); errors.Is(err, durable.ErrLocked) && time.Now().Before(end); {
+		// A process that another test has just forked holds this one's files, the last
+		// lock too, until it becomes its own program. There is no signal of that.
+		runtime.Gosched()
+		s, err = spool.Open(dir, o)
+	}
 	if err != nil {
 		c.Fatal(err)
 	}

@@ -104,7 +104,7 @@ func checkSigned(t *testing.T, d *cmtptest.Daemon) crypt.PublicKey {
 	if _, err := c.Login("alice@"+cmtptest.Domain, server); err != nil {
 		t.Errorf("LOGIN: %v", err)
 	}
-	alice, err := address.Parse("alice@" + cmtptest.Domain)
+	stranger, err := address.Parse("stranger@example.net")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func checkSigned(t *testing.T, d *cmtptest.Daemon) crypt.PublicKey {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := (&letter.Draft{Time: time.Now(), Subject: "to the server", Text: []byte("hello")}).Seal(alice, postmaster, server)
+	m, err := (&letter.Draft{Time: time.Now(), Subject: "to the server", Text: []byte("hello")}).Seal(stranger, postmaster, server)
 	if err != nil {
 		t.Fatal(err)
 	}

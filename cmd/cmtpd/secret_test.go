@@ -33,7 +33,7 @@ const (
 // file on its disk shows a password, a secret key or what a letter says.
 func TestServe_Secrets(t *testing.T) {
 	t.Parallel()
-	site := cmtptest.NewSite(t, cmtptest.Settings{"log.level": `"debug"`, "limits.accept_plaintext": "true"})
+	site := cmtptest.NewSite(t, cmtptest.Settings{"log.level": `"debug"`, "limits.accept_plaintext": "true", "limits.accept_unproven_source": "true"})
 	site.AddUsers(t, "alice", "bob")
 	d := site.Start(t)
 	var printed strings.Builder

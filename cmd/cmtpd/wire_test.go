@@ -17,7 +17,7 @@ import (
 const (
 	hostname = "mx." + cmtptest.Domain
 	greeting = "220 " + hostname + " ESMTP CMTP ready\r\n"
-	version  = "CMTP/0.01 cmtpd/"
+	version  = "CMTP/0.01 CMTP/1 cmtpd/"
 )
 
 // A wire is a client that says exactly what a test has it say.

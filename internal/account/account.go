@@ -61,6 +61,10 @@ type ID [16]byte
 // Operator is whose mailbox takes mail for the server itself. NewID never draws it.
 var Operator = ID{15: 1}
 
+// Outgoing is the mailbox of messages that wait to be delivered to other servers. It is
+// nobody's, and NewID never draws it either.
+var Outgoing = ID{15: 2}
+
 // NewID draws an ID.
 func NewID() (id ID) {
 	rand.Read(id[:])

@@ -94,7 +94,7 @@ func (a *Account) UnmarshalJSON(data []byte) error {
 }
 
 func checkID(id ID) error {
-	if id == (ID{}) || id == Operator {
+	if id == (ID{}) || id == Operator || id == Outgoing {
 		return fmt.Errorf("%v is nobody's account ID", id)
 	}
 	return nil

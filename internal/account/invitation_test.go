@@ -254,7 +254,7 @@ func TestOpen_BadInvitations(t *testing.T) {
 	if secret := mustInvite(t, s, alice, false); strings.Contains(string(good), secret) {
 		t.Error("the file shows the code")
 	}
-	other := strings.Repeat("0", 31) + "2"
+	other := strings.Repeat("0", 31) + "9"
 	edit := func(key string, value any) string {
 		var m map[string]any
 		if err := json.Unmarshal(good, &m); err != nil {

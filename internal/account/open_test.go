@@ -22,7 +22,7 @@ func TestOpen_BadFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := strings.Repeat("0", 31) + "2"
+	other := strings.Repeat("0", 31) + "9"
 	edit := func(change func(m map[string]any)) string {
 		var m map[string]any
 		if err := json.Unmarshal(good, &m); err != nil {
@@ -45,6 +45,7 @@ func TestOpen_BadFiles(t *testing.T) {
 		"name in upper case":  {strings.ToUpper(a.ID.String()) + ".json": string(good)},
 		"no ID":               {strings.Repeat("0", 32) + ".json": edit(func(m map[string]any) { delete(m, "id") })},
 		"the operator's ID":   {account.Operator.String() + ".json": edit(func(m map[string]any) { m["id"] = account.Operator.String() })},
+		"the queue's ID":      {account.Outgoing.String() + ".json": edit(func(m map[string]any) { m["id"] = account.Outgoing.String() })},
 		"long ID":             {name: edit(func(m map[string]any) { m["id"] = a.ID.String() + "00" })},
 		"no address":          {name: edit(func(m map[string]any) { delete(m, "address") })},
 		"bad address":         {name: edit(func(m map[string]any) { m["address"] = "../../etc@example.org" })},

@@ -18,12 +18,14 @@ import (
 
 	"cmtpd/internal/account"
 	"cmtpd/internal/admin"
+	"cmtpd/internal/channel"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/config"
 	"cmtpd/internal/control"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/front"
+	"cmtpd/internal/guess"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/limit"
 	"cmtpd/internal/session"
@@ -32,7 +34,7 @@ import (
 )
 
 // wireVersion is what OHAI answers (docs/protocol.md, Version string).
-const wireVersion = "CMTP/0.01 cmtpd/" + version.Number
+const wireVersion = "CMTP/0.01 CMTP/1 cmtpd/" + version.Number
 
 // A daemon is the running server.
 type daemon struct {
@@ -40,6 +42,7 @@ type daemon struct {
 	log      *slog.Logger
 	identity *crypt.PrivateKey
 	lock     interface{ Close() error }
+	guesses  *guess.Budget
 	accounts *account.Store
 	spool    *spool.Spool
 	metrics  *metrics
@@ -87,9 +90,7 @@ func (d *daemon) open() (err error) {
 	if err != nil {
 		return err
 	}
-	d.accounts, err = account.Open(account.Options{Dir: d.cfg.AccountsDir(), Invitations: d.cfg.InvitationsDir(), FS: durable.OS,
-		Signer: d.identity, Now: time.Now})
-	if err != nil {
+	if err := d.openAccounts(); err != nil {
 		return err
 	}
 	d.spool, err = spool.Open(d.cfg.SpoolDir(), spool.Options{
@@ -101,6 +102,25 @@ func (d *daemon) open() (err error) {
 		return fmt.Errorf("opening the spool: %w", err)
 	}
 	return nil
+}
+
+// openAccounts opens what is kept of the users. Of one that is removed, the guesses are
+// forgotten.
+func (d *daemon) openAccounts() (err error) {
+	limits := d.cfg.Limits
+	d.guesses, err = guess.Open(d.cfg.GuessesDir(), guess.Options{FS: durable.OS, Log: d.log, Rate: limits.GuessRate, Burst: limits.GuessBurst,
+		NetworkRate: limits.GuessNetworkRate, NetworkBurst: limits.GuessNetworkBurst})
+	if err != nil {
+		return err
+	}
+	forget := func(id account.ID) {
+		if err := d.guesses.Forget([16]byte(id)); err != nil {
+			d.log.Warn("the guesses at a removed account are still there", "account", id, "err", err)
+		}
+	}
+	d.accounts, err = account.Open(account.Options{Dir: d.cfg.AccountsDir(), Invitations: d.cfg.InvitationsDir(), FS: durable.OS,
+		Signer: d.identity, Now: time.Now, OnRemove: forget})
+	return err
 }
 
 // key loads a key or makes it at the first start.
@@ -129,11 +149,15 @@ func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
+	cmtpHandler, err := d.cmtpHandler()
+	if err != nil {
+		return nil, err
+	}
 	d.front = front.New(front.Config{
 		Hostname: d.cfg.Hostname.String(), MaxConnections: d.cfg.Limits.MaxConnections,
 		MaxPerAddress: d.cfg.Limits.MaxConnectionsPerAddress, FirstCommandTimeout: d.cfg.Limits.CommandTimeout,
 		ProxyFrom: d.cfg.Listen.ProxyFrom, IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) }, Log: d.log,
-	}, smtp, d.cmtpHandler())
+	}, smtp, cmtpHandler)
 	d.metrics.watch(d.front, d.spool, d.cfg.SpoolDir())
 	d.serving = append(d.serving, func(ctx context.Context) error { return d.spool.Scrub(ctx, d.cfg.Spool.ScrubEvery) })
 	addrs, err := d.listenMail(ctx)
@@ -188,15 +212,31 @@ func (d *daemon) directory() *account.Directory {
 	return &account.Directory{Store: d.accounts, Domains: d.cfg.Domains, Aliases: d.cfg.Aliases, Postmaster: d.cfg.Postmaster}
 }
 
-func (d *daemon) cmtpHandler() front.Handler {
-	logins := limit.NewRate(d.cfg.Limits.LoginRate, d.cfg.Limits.LoginBurst, time.Now)
-	return session.New(session.Config{
-		Version: wireVersion, MaxMessage: uint64(d.cfg.Limits.MaxMessageSize), AcceptPlaintext: d.cfg.Limits.AcceptPlaintext,
-		CommandTimeout: d.cfg.Limits.CommandTimeout, SessionTimeout: d.cfg.Limits.SessionTimeout,
-		MinRate: int64(d.cfg.Limits.MinRate), MessageGrace: d.cfg.Limits.MessageGrace, Key: d.identity,
-		Directory: d.directory(), Store: &store{d.spool, newRoom(d.cfg.SpoolDir(), uint64(d.cfg.Limits.MinFreeSpace)), d.broken},
-		AllowLogin: logins.Allow, Observer: d.metrics, Log: d.log, Now: time.Now,
+// cmtpHandler returns what serves CMTP sessions.
+func (d *daemon) cmtpHandler() (front.Handler, error) {
+	limits := d.cfg.Limits
+	former, err := keyfile.Former(d.cfg.KeyFile())
+	if err != nil {
+		return nil, err
+	}
+	channels, err := channel.NewServer(channel.Config{
+		Key: d.identity, Timeout: limits.HandshakeTimeout, MaxHandshakes: limits.MaxHandshakes, Observer: d.metrics,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return session.New(session.Config{
+		Version: wireVersion, MaxMessage: uint64(limits.MaxMessageSize), AcceptPlaintext: limits.AcceptPlaintext,
+		AcceptUnproven: limits.AcceptUnprovenSource, PlainLogin: d.cfg.Accounts.PlainLogin,
+		CommandTimeout: limits.CommandTimeout, SessionTimeout: limits.SessionTimeout,
+		MinRate: int64(limits.MinRate), MessageGrace: limits.MessageGrace,
+		Key: d.identity, Former: former, Domains: d.cfg.Domains, Channel: channels,
+		Directory: d.directory(), Accounts: d.accounts, Guesses: d.guesses,
+		Store:      &store{d.spool, newRoom(d.cfg.SpoolDir(), uint64(limits.MinFreeSpace)), d.broken},
+		AllowLogin: limit.NewRate(limits.LoginRate, limits.LoginBurst, time.Now).Allow,
+		AllowTLS:   limit.NewRate(limits.StartTLSRate, limits.StartTLSBurst, time.Now).Allow,
+		Observer:   d.metrics, Log: d.log, Now: time.Now,
+	}), nil
 }
 
 // serve runs everything that listens until ctx ends or one of them fails, and
@@ -244,6 +284,11 @@ func (d *daemon) close() {
 			d.log.Error("closing the spool", "err", err)
 		} else {
 			d.log.Info("spool closed", "head", head.Number, "hash", fmt.Sprintf("%x", head.Hash))
+		}
+	}
+	if d.guesses != nil {
+		if err := d.guesses.Close(); err != nil {
+			d.log.Warn("closing the guesses", "err", err)
 		}
 	}
 	if d.lock != nil {

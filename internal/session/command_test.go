@@ -68,8 +68,6 @@ func dialogues(tb testing.TB) map[string][2]string {
 		"lower case":             {"NOOP\x00noop\x00NOOP\x00", version + "\x00" + refused + version + "\x00"},
 		"longest verb":           {strings.Repeat("X", 32) + "\x00NOOP\x00", refused + version + "\x00"},
 		"a refusal is no end":    {key("nobody", "") + key("alice", ""), refused + alice},
-		"STARTTLS":               {"STARTTLS\x00NOOP\x00", refused + version + "\x00"},
-		"STARTTLS, often":        {strings.Repeat("STARTTLS\x00", 20) + "NOOP\x00", strings.Repeat(refused, 20) + version + "\x00"},
 		"AUTH in the clear":      {inside(cmtp.Auth) + "NOOP\x00", refused + version + "\x00"},
 		"UNLOCK in the clear":    {inside(cmtp.Unlock) + "NOOP\x00", refused + version + "\x00"},
 		"ENROLL in the clear":    {inside(cmtp.Enroll) + "NOOP\x00", refused + version + "\x00"},

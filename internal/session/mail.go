@@ -36,7 +36,7 @@ func (s *session) mail(ctx context.Context) error {
 		}
 		return s.broken(src, h, err)
 	}
-	box, err := s.envelope(m.Header())
+	to, err := s.envelope(m.Header())
 	if err != nil {
 		return s.refuse(src, m, Refused, err)
 	}
@@ -51,33 +51,37 @@ func (s *session) mail(ctx context.Context) error {
 		}
 		return s.broken(src, m.Header(), err)
 	}
-	return s.store(ctx, src, m, w, box)
+	return s.store(ctx, src, m, w, to)
 }
 
 // store makes a message durable that was read to its end, and only then says so.
 // Even a server that stops waits for the flush: the message may be there already.
-func (s *session) store(ctx context.Context, src *pacedReader, m *cmtp.MessageReader, w Writer, box spool.MailboxID) error {
+func (s *session) store(ctx context.Context, src *pacedReader, m *cmtp.MessageReader, w Writer, to delivery) error {
 	digest, err := m.Digest()
 	if err != nil {
 		return s.refuse(src, m, Failed, err)
 	}
 	stored, err := w.Commit(context.WithoutCancel(ctx), spool.Entry{
-		Mailbox: box, Digest: digest, Received: s.cfg.Now(), From: s.conn.Client.Addr().String(),
+		Mailbox: to.mailbox, Digest: digest, Received: s.cfg.Now(), From: s.conn.Client.Addr().String(),
 	})
 	if err != nil {
 		return s.refuse(src, m, Failed, err)
 	}
 	outcome := Stored
-	if stored.Duplicate {
+	switch {
+	case stored.Duplicate:
 		outcome = Duplicate
+	case to.queued:
+		outcome = Queued
 	}
 	s.fate(slog.LevelInfo, outcome, src, m.Header(), "message", stored.ID)
-	s.reply(s.words.success)
+	out := s.buffer()
+	*out = s.stored(*out, to, digest, stored)
 	s.rearm()
 	return nil
 }
 
-// refuse answers FAILURE at once and then reads the rest of the message, so that
+// refuse answers with a failure at once and then reads the rest of the message, so that
 // the session stays in step; a rest that is too long ends the session.
 func (s *session) refuse(src *pacedReader, m *cmtp.MessageReader, o Outcome, reason error) error {
 	level := slog.LevelInfo
@@ -85,7 +89,7 @@ func (s *session) refuse(src *pacedReader, m *cmtp.MessageReader, o Outcome, rea
 		level = slog.LevelError
 	}
 	s.fate(level, o, src, m.Header(), "err", reason)
-	s.reply(s.words.failure)
+	s.refuseWith(reason)
 	s.rearm()
 	if err := s.flush(); err != nil {
 		return err
@@ -120,7 +124,7 @@ func (s *session) broken(src *pacedReader, h *cmtp.Header, reason error) error {
 	for _, rule := range []error{cmtp.ErrMessage, cmtp.ErrTooLarge, cmtp.ErrSystem} {
 		if errors.Is(reason, rule) {
 			s.fate(slog.LevelInfo, Refused, src, h, "err", reason)
-			s.reply(s.words.failure)
+			s.refuseWith(reason)
 			s.rearm()
 			return fmt.Errorf("%w: %w", errOutOfStep, reason)
 		}

@@ -25,10 +25,12 @@ import (
 
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
+	"cmtpd/internal/channel"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/front"
+	"cmtpd/internal/guess"
 	"cmtpd/internal/netbuf"
 	"cmtpd/internal/session"
 	"cmtpd/internal/spool"
@@ -225,8 +227,20 @@ func (t *tally) fate(tb testing.TB) session.Outcome {
 	}
 }
 
-func sessionConfig(tb testing.TB, key *crypt.PrivateKey, d session.Directory, st session.Store, o session.Observer) session.Config {
+func sessionConfig(tb testing.TB, root string, fsys durable.FS, key *crypt.PrivateKey, d *account.Directory, st session.Store, o session.Observer) session.Config {
+	tb.Helper()
+	channels, err := channel.NewServer(channel.Config{Key: key, Timeout: patience})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	guesses, err := guess.Open(filepath.Join(root, "guesses"), guess.Options{FS: fsys, Rate: 10, Burst: 10, NetworkRate: 60, NetworkBurst: 30})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { guesses.Close() })
 	return session.Config{
+		Domains: d.Domains, Channel: channels, Accounts: d.Store, Guesses: guesses, AllowTLS: func(netip.Addr) bool { return true },
+		PlainLogin: true, AcceptUnproven: true,
 		Version: version, MaxMessage: 1 << 20, CommandTimeout: patience, SessionTimeout: time.Hour, MinRate: 1 << 10,
 		MessageGrace: patience, Key: key, Directory: d, Store: st, AllowLogin: func(netip.Addr) bool { return true },
 		Observer: o, Log: slog.New(slog.DiscardHandler), Now: time.Now,
@@ -259,7 +273,7 @@ func serve(tb testing.TB, o setup) *server {
 	dir := directory(tb, root, o.fs, key, o.postmaster)
 	s.accounts = dir.Store
 	s.spool = openSpool(tb, filepath.Join(root, "spool"), o.fs, key)
-	cfg := sessionConfig(tb, key, dir, store{s.spool}, s.tally)
+	cfg := sessionConfig(tb, root, o.fs, key, dir, store{s.spool}, s.tally)
 	cfg.Log = slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if o.edit != nil {
 		o.edit(&cfg)

@@ -1,9 +1,12 @@
-// Package session serves CMTP 0.01: a state machine that turns commands into
-// replies, and a driver that owns the socket, its deadlines and its limits.
+// Package session serves CMTP: two dialects that turn commands into replies, for
+// CMTP 0.01 and for CMTP 1 inside its channel, and a driver that owns the socket,
+// its deadlines and its limits.
 //
-// It guarantees that SUCCESS is written only after the store has said that the
-// message is durable, that a refused message leaves nothing behind, and that a
-// client, whatever it sends or leaves out, costs bounded memory and time.
+// It guarantees that a message is acknowledged only after the store has said that
+// it is durable, that a refused message leaves nothing behind, that nothing which was
+// sent in the clear counts inside the channel, that nobody but its proven user writes
+// as one of this server's accounts or to another server, and that a client, whatever
+// it sends or leaves out, costs bounded memory and time.
 package session
 
 import (
@@ -13,14 +16,55 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
+	"cmtpd/internal/account"
+	"cmtpd/internal/address"
+	"cmtpd/internal/channel"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/netbuf"
 	"cmtpd/internal/spool"
 )
+
+// A Directory tells whose a name is. account.Directory is one.
+type Directory interface {
+	// Domain returns the server's domain of that name, the first for the empty one.
+	Domain(name string) (address.Domain, error)
+	// Resolve returns the account that takes mail for a name, nil where that is
+	// the server itself, or an error.
+	Resolve(name, domain string) (*account.Account, error)
+	// Login returns the account that LOGIN names.
+	Login(user string) (*account.Account, error)
+}
+
+// Accounts are changed by their users. account.Store is one. What a method returns
+// is on disk.
+type Accounts interface {
+	// InvitationID names what guesses at the invitation of an address are charged to.
+	InvitationID(at address.Address) (account.ID, bool)
+	// Enroll evaluates a blinded element for who has the code of an invitation.
+	Enroll(at address.Address, code string, blinded [32]byte) ([32]byte, error)
+	// Register makes or resets the account of an invitation.
+	Register(at address.Address, code string, form *cmtp.RegisterForm) (*account.Account, error)
+	// Upload replaces an account's keyring, and its key where one comes with it.
+	Upload(id account.ID, form *cmtp.UploadForm) (*account.Account, error)
+	// EnsureSeed gives an account what UNLOCK needs, if it has none.
+	EnsureSeed(id account.ID) (*account.Account, error)
+}
+
+// Guesses bounds the attempts on an account. guess.Budget is one.
+type Guesses interface {
+	// Charge takes an attempt, or fails with a *guess.Exhausted. What it took
+	// survives a restart.
+	Charge(account [16]byte, from netip.Addr) error
+	// ChargeNetwork takes an attempt on an account that does not exist.
+	ChargeNetwork(from netip.Addr) error
+	// Refund gives n attempts back, since from there the account's user was proven.
+	Refund(account [16]byte, from netip.Addr, n int) error
+}
 
 // A Store takes messages in. It is used by many sessions at once.
 type Store interface {
@@ -52,7 +96,8 @@ type Outcome string
 // The fates of a message.
 const (
 	Stored    Outcome = "stored"
-	Duplicate Outcome = "duplicate" // stored before; SUCCESS again
+	Queued    Outcome = "queued"    // stored, for another server
+	Duplicate Outcome = "duplicate" // stored before; acknowledged again
 	Refused   Outcome = "refused"   // against a rule or a limit
 	Failed    Outcome = "failed"    // could not be stored now
 	Broken    Outcome = "broken"    // the client left or stalled before its end
@@ -63,14 +108,22 @@ type Config struct {
 	Version         string // as sent by OHAI and NOOP
 	MaxMessage      uint64 // bytes
 	AcceptPlaintext bool   // crypto system 0
+	AcceptUnproven  bool   // in the clear, sources of this server's own domains
+	PlainLogin      bool   // LOGIN for xzibits that open with the password alone
 	CommandTimeout  time.Duration
 	SessionTimeout  time.Duration
 	MinRate         int64 // bytes a second of a message, after MessageGrace
 	MessageGrace    time.Duration
-	Key             *crypt.PrivateKey // the server's identity
+	Key             *crypt.PrivateKey   // the server's identity
+	Former          []*crypt.PrivateKey // that it had before, and still can sign with
+	Domains         []address.Domain
+	Channel         *channel.Server
 	Directory       Directory
+	Accounts        Accounts
+	Guesses         Guesses
 	Store           Store
 	AllowLogin      func(netip.Addr) bool
+	AllowTLS        func(netip.Addr) bool
 	Observer        Observer // may be nil
 	Log             *slog.Logger
 	Now             func() time.Time // what a message's arrival is dated by
@@ -78,8 +131,9 @@ type Config struct {
 
 // A Server serves sessions. It implements front.Handler.
 type Server struct {
-	cfg     Config
-	replies *words
+	cfg      Config
+	words    *words
+	identity *identity
 }
 
 // New returns a Server.
@@ -87,7 +141,7 @@ func New(cfg Config) *Server {
 	if cfg.Observer == nil {
 		cfg.Observer = nobody{}
 	}
-	return &Server{cfg: cfg, replies: newWords(cfg.Version, cfg.Key)}
+	return &Server{cfg: cfg, words: newWords(cfg.Version, cfg.Key), identity: newIdentity(cfg.Key, cfg.Former, cfg.Domains, cfg.Now())}
 }
 
 type nobody struct{}
@@ -103,11 +157,18 @@ const drainBytes = 1 << 20
 // although more commands have been read.
 const flushAt = 16 << 10
 
+// isLocal reports whether d is one of the server's own domains.
+func (s *Server) isLocal(d address.Domain) bool { return slices.Contains(s.cfg.Domains, d) }
+
+// A client is who is at the other end.
+type client struct{ addr netip.Addr }
+
 // A session is one connection. It belongs to the goroutine that runs Serve.
 type session struct {
 	*Server
-	machine
-	conn  *netbuf.Conn
+	dialect
+	conn  *netbuf.Conn // as it was accepted
+	pipe  *netbuf.Conn // what is spoken through: conn, and later the channel on it
 	in    *netbuf.Reader
 	out   *[]byte   // replies not yet written; nil when there are none
 	ends  time.Time // when the session is over whatever it does
@@ -123,16 +184,12 @@ type session struct {
 func (s *Server) Serve(ctx context.Context, c *netbuf.Conn) {
 	began := time.Now()
 	ses := &session{
-		Server: s,
-		machine: machine{
-			words: s.replies, directory: s.cfg.Directory, plaintextOK: s.cfg.AcceptPlaintext,
-			allowLogin: func() bool { return s.cfg.AllowLogin(c.Client.Addr()) },
-		},
-		conn: c, in: c.In, ends: began.Add(s.cfg.SessionTimeout), fresh: true,
+		Server: s, dialect: &part1{Server: s, client: client{c.Client.Addr()}},
+		conn: c, pipe: c, in: c.In, ends: began.Add(s.cfg.SessionTimeout), fresh: true,
 	}
 	err := ses.run(ctx)
 	ses.in.Release()
-	ses.log().Info("session ended", "protocol", "cmtp", "why", why(err), "commands", ses.commands,
+	ses.log().Info("session ended", "protocol", ses.protocol(), "why", why(err), "commands", ses.commands,
 		"messages", ses.messages, "took", time.Since(began).Round(time.Millisecond))
 }
 
@@ -171,16 +228,21 @@ func (s *session) run(ctx context.Context) error {
 			continue
 		}
 		if err != nil {
-			s.reply(s.words.failure)
+			s.refuseWith(err)
 			return s.goodbye(err)
 		}
 		s.commands++
 		s.fresh = true
 		do, err := s.answer(&cmd)
+		verb := cmd.Verb
 		s.in.Discard(n) // cmd's parameters lie in the buffer until here
 		switch do {
 		case receive:
 			err = s.mail(ctx)
+		case takeForm, skipForm:
+			err = s.takeForm(verb, do == takeForm)
+		case secure:
+			err = s.secure(ctx)
 		case end:
 			return s.goodbye(err)
 		default:
@@ -196,18 +258,40 @@ func (s *session) answer(cmd *cmtp.Command) (action, error) {
 	out := s.buffer()
 	reply, do, err := s.command(cmd, *out)
 	*out = reply
-	if do != receive {
-		s.cfg.Observer.Command(cmd.Verb, err == nil && cmd.Verb != cmtp.Unknown)
+	if do != receive && do != takeForm {
+		s.outcome(cmd.Verb, err)
 	}
-	if err != nil && s.cfg.Log.Enabled(context.Background(), slog.LevelDebug) {
-		s.log().Debug("command failed", "command", cmd.Verb.String(), "err", err)
+	if err != nil {
+		s.refuseWith(err)
 	}
-	if len(reply) >= flushAt {
+	if len(*out) >= flushAt {
 		if err := s.flush(); err != nil {
 			return end, err
 		}
 	}
 	return do, err
+}
+
+// refuseWith answers with a failure.
+func (s *session) refuseWith(err error) {
+	out := s.buffer()
+	*out = s.fail(*out, err)
+}
+
+// outcome tells the log and the observer what became of a command. A trouble of the
+// server's own is for its operator to see.
+func (s *session) outcome(v cmtp.Verb, err error) {
+	s.cfg.Observer.Command(v, err == nil)
+	if err == nil {
+		return
+	}
+	level := slog.LevelDebug
+	if status, _ := explain(err); status == cmtp.StatusTrouble && !errors.Is(err, errInside) {
+		level = slog.LevelError
+	}
+	if s.cfg.Log.Enabled(context.Background(), level) {
+		s.log().Log(context.Background(), level, "command failed", "command", v.String(), "err", err)
+	}
 }
 
 // await blocks until more bytes of a command are there.
@@ -262,7 +346,7 @@ func (s *session) flush() error {
 	s.out = nil
 	var err error
 	if len(*out) > 0 {
-		_, err = s.conn.Write(*out)
+		_, err = s.pipe.Write(*out)
 	}
 	if cap(*out) <= 2*flushAt {
 		*out = (*out)[:0]
@@ -275,7 +359,7 @@ func (s *session) flush() error {
 // written so that no reset overtakes it.
 func (s *session) goodbye(err error) error {
 	if err == nil || errors.Is(err, cmtp.ErrCommand) || errors.Is(err, errOutOfStep) {
-		s.conn.Farewell(*s.buffer())
+		s.pipe.Farewell(*s.buffer())
 		s.out = nil
 	}
 	return err

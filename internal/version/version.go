@@ -2,4 +2,4 @@
 package version
 
 // Number is the version of the software, without a v.
-const Number = "0.1.0"
+const Number = "0.2.0"
