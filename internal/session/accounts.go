@@ -3,6 +3,7 @@ package session
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
@@ -80,12 +81,21 @@ func (p *part2) authUser(proven *crypt.Proof, sig crypt.Signature) ([]byte, erro
 	case !proven.Verify(sig):
 		return nil, errWrongProof
 	case a.Key != proven.Key:
-		return nil, errOldKey
+		return nil, wrongKey(a, proven.Key)
 	}
 	p.user = &proof{a.ID, a.Address, a.Key}
 	p.refund(a.ID)
 	digest := a.XzibitDigest()
 	return digest[:], nil
+}
+
+// wrongKey tells who has an older key of the account, which its history shows to
+// everybody, from who has none.
+func wrongKey(a *account.Account, key crypt.PublicKey) error {
+	if slices.ContainsFunc(a.Statements, func(s account.Statement) bool { return s.Key == key }) {
+		return errOldKey
+	}
+	return errWrongProof
 }
 
 // cmdUnlock helps to open the xzibit of an account. Whoever is not its proven user
@@ -159,7 +169,9 @@ func (p *part2) cmdEnroll(c *cmtp.Command) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.refund(id)
+	if ok { // an invitation may have been made just now
+		p.refund(id)
+	}
 	p.enrolled = &enrollment{at, code}
 	return payload, nil
 }

@@ -35,7 +35,7 @@ const (
 	receive                // read a message, then answer MAIL
 	takeForm               // read a form, then answer its command
 	skipForm               // the command has failed: read its form and forget it
-	secure                 // answer STARTTLS, then start TLS
+	secure                 // answer STARTTLS, then start TLS, if it has not failed
 	end                    // write what is there, close
 )
 

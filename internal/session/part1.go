@@ -57,7 +57,7 @@ func (p *part1) command(c *cmtp.Command, reply []byte) ([]byte, action, error) {
 		return reply, end, nil
 	case cmtp.StartTLS:
 		if !p.cfg.AllowTLS(p.client.addr) {
-			return reply, next, errRate
+			return reply, secure, errRate
 		}
 		return reply, secure, nil
 	}

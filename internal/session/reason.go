@@ -33,6 +33,8 @@ var (
 	errWrongProof     = errors.New("the proof is wrong")
 	errOldKey         = errors.New("the key is not the account's newest")
 	errProvenBefore   = errors.New("this session has proven one already")
+	errLongForm       = errors.New("a form is too long")
+	errEnding         = errors.New("the server ends the session")
 	errNotEnrolled    = errors.New("no ENROLL with this address and code came before")
 )
 
@@ -44,6 +46,7 @@ var reasons = []struct {
 	text   string
 }{
 	{errUnknownCommand, cmtp.StatusUnknownCommand, "This is no command of CMTP 1; HELP lists them."},
+	{errEnding, cmtp.StatusClosing, "The server ends this session: it has waited too long, or is about to stop. Connect again."},
 	{errRate, cmtp.StatusTooOften, "Too many requests came from your network. Try again in a minute."},
 	{errInChannel, cmtp.StatusNotNow, "The channel is encrypted already."},
 	{errProvenBefore, cmtp.StatusNotNow, "This connection has proven who it is already. Open another one."},
@@ -70,6 +73,7 @@ var reasons = []struct {
 	{errParameter, cmtp.StatusBadParameter, "A parameter is not what it must be."},
 	{oprf.ErrElement, cmtp.StatusBadParameter, "The blinded element is no element of the group."},
 	{crypt.ErrStatement, cmtp.StatusBadStatement, "The form holds no well-formed statement."},
+	{errLongForm, cmtp.StatusBadParameter, "The form is longer than any may be."},
 	{cmtp.ErrForm, cmtp.StatusBadParameter, "The form is not well-formed."},
 	{cmtp.ErrCommand, cmtp.StatusBadParameter, "A command or parameter is too long."},
 	{errPlaintext, cmtp.StatusBadSystem, "This server takes no mail that is not encrypted."},

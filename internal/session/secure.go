@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"os"
+	"time"
 
 	"cmtpd/internal/channel"
 	"cmtpd/internal/cmtp"
@@ -14,20 +17,26 @@ import (
 
 // protocol names the dialect for the log.
 func (s *session) protocol() string {
-	if s.pipe != s.conn {
+	if s.isPrivate() {
 		return "cmtp/1"
 	}
 	return "cmtp"
 }
 
-// secure answers STARTTLS and goes on inside the channel. What came behind the
-// command was put there before anybody could agree to it, so the session ends without
-// an answer (docs/protocol.md section 15.2).
-func (s *session) secure(ctx context.Context) error {
+// isPrivate reports whether the session is inside the channel.
+func (s *session) isPrivate() bool { return s.pipe != s.conn }
+
+// secure answers STARTTLS, unless it is refused already, and goes on inside the channel.
+// What came behind the command was put there before anybody could agree to it, so the
+// session ends without an answer (docs/protocol.md section 15.2).
+func (s *session) secure(ctx context.Context, refused error) error {
 	if n := len(s.in.Buffered()); n > 0 {
 		s.out = nil
 		s.log().Warn("bytes were injected behind STARTTLS", "bytes", n)
 		return channel.ErrInjected
+	}
+	if refused != nil {
+		return nil
 	}
 	s.reply(s.words.success)
 	if err := s.flush(); err != nil {
@@ -53,15 +62,16 @@ func (s *session) takeForm(v cmtp.Verb, wanted bool) error {
 	}
 	src := &pacedReader{session: s}
 	if !wanted {
-		if err := discardForm(src); err != nil {
-			return s.badForm(err)
-		}
+		err := discardForm(src)
 		s.rearm()
-		return nil
+		if errors.Is(err, cmtp.ErrTooLarge) { // its command has had its reply
+			return fmt.Errorf("%w: %w", errOutOfStep, err)
+		}
+		return err
 	}
 	form, err := cmtp.ReadForm(src)
 	if err != nil {
-		s.outcome(v, err)
+		s.cfg.Observer.Command(v, false)
 		return s.badForm(err)
 	}
 	out := s.buffer()
@@ -80,7 +90,7 @@ func (s *session) badForm(err error) error {
 	if !errors.Is(err, cmtp.ErrTooLarge) {
 		return err
 	}
-	s.refuseWith(err)
+	s.refuseWith(errLongForm)
 	s.rearm()
 	return fmt.Errorf("%w: %w", errOutOfStep, err)
 }
@@ -99,4 +109,30 @@ func discardForm(r io.Reader) error {
 		return fmt.Errorf("reading a form: %w", err)
 	}
 	return nil
+}
+
+// leaveTime bounds the last word to a client that may not be reading.
+const leaveTime = time.Second
+
+// leaveChannel announces the end of the channel, so that the client can tell it from one
+// that somebody made. Where it is the server that wants to end the session, it says so
+// before (docs/protocol.md section 16.4).
+func (s *session) leaveChannel(err error) {
+	s.conn.SetDeadline(time.Now().Add(leaveTime))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.refuseWith(errEnding)
+		if s.flush() != nil {
+			return
+		}
+	}
+	if c, ok := s.pipe.Conn.(*channel.Conn); ok {
+		c.CloseWrite()
+	}
+}
+
+// isAltered reports whether err says that what came is not what the client sent: this
+// side then tells the other by an alert, which crypto/tls names so.
+func isAltered(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "local error"
 }

@@ -122,6 +122,7 @@ type setup struct {
 	cmtpOnly   bool
 	edit       func(*session.Config)
 	front      front.Config
+	dir        string     // of all data, if not one that goes with the test
 	fs         durable.FS // of all data, if not the real one
 	postmaster address.Address
 }
@@ -148,13 +149,15 @@ var users = map[string]string{
 
 func directory(tb testing.TB, dir string, fsys durable.FS, key *crypt.PrivateKey, postmaster address.Address) *account.Directory {
 	tb.Helper()
-	store, err := account.Open(account.Options{Dir: filepath.Join(dir, "accounts"), FS: fsys, Signer: key, Now: time.Now})
+	store, err := account.Open(account.Options{
+		Dir: filepath.Join(dir, "accounts"), Invitations: filepath.Join(dir, "invitations"), FS: fsys, Signer: key, Now: time.Now,
+	})
 	if err != nil {
 		tb.Fatal(err)
 	}
 	for addr, name := range users {
 		r := account.NewRegistration(mustAddress(addr), vectorKey(tb, name), time.Now(), loadVectors().Xzibit.Good[0].Xzibit)
-		if _, err := store.Add(r); err != nil {
+		if _, err := store.Add(r); err != nil && !errors.Is(err, account.ErrExists) {
 			tb.Fatal(err)
 		}
 	}
@@ -163,7 +166,10 @@ func directory(tb testing.TB, dir string, fsys durable.FS, key *crypt.PrivateKey
 	}
 	return &account.Directory{
 		Store: store, Domains: []address.Domain{mustAddress("x@cref.example").Domain, mustAddress("x@second.example").Domain},
-		Aliases:    map[address.Address]address.Address{mustAddress("sales@cref.example"): mustAddress("alice@cref.example")},
+		Aliases: map[address.Address]address.Address{
+			mustAddress("sales@cref.example"):  mustAddress("alice@cref.example"),
+			mustAddress("team@second.example"): mustAddress("alice@cref.example"),
+		},
 		Postmaster: postmaster,
 	}
 }
@@ -174,13 +180,18 @@ func (s store) NewWriter() (session.Writer, error) { return s.Spool.NewWriter(),
 
 // syncBuffer is a log that many write and the test reads.
 type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
+	mu   sync.Mutex
+	buf  bytes.Buffer
+	more chan struct{} // closed at the next line; nil while nobody waits
 }
 
 func (b *syncBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.more != nil {
+		close(b.more)
+		b.more = nil
+	}
 	return b.buf.Write(p)
 }
 
@@ -264,7 +275,10 @@ func openSpool(tb testing.TB, dir string, fsys durable.FS, identity *crypt.Priva
 func serve(tb testing.TB, o setup) *server {
 	tb.Helper()
 	before := runtime.NumGoroutine()
-	s := &server{tb: tb, dir: tb.TempDir(), tally: newTally(), log: &syncBuffer{}}
+	if o.dir == "" {
+		o.dir = tb.TempDir()
+	}
+	s := &server{tb: tb, dir: o.dir, tally: newTally(), log: &syncBuffer{}}
 	key := vectorKey(tb, "server")
 	root := "/"
 	if o.fs == nil {

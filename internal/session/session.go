@@ -208,6 +208,8 @@ func why(err error) string {
 		return "client left"
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return "timeout"
+	case isAltered(err):
+		return "the channel was altered on the way: " + err.Error()
 	}
 	return err.Error()
 }
@@ -223,7 +225,7 @@ func (s *session) run(ctx context.Context) error {
 				return err
 			}
 			if err := s.await(); err != nil {
-				return err
+				return s.goodbye(err)
 			}
 			continue
 		}
@@ -242,7 +244,7 @@ func (s *session) run(ctx context.Context) error {
 		case takeForm, skipForm:
 			err = s.takeForm(verb, do == takeForm)
 		case secure:
-			err = s.secure(ctx)
+			err = s.secure(ctx, err)
 		case end:
 			return s.goodbye(err)
 		default:
@@ -264,7 +266,7 @@ func (s *session) answer(cmd *cmtp.Command) (action, error) {
 	if err != nil {
 		s.refuseWith(err)
 	}
-	if len(*out) >= flushAt {
+	if len(*out) >= flushAt && do != secure { // which may have to take its answer back
 		if err := s.flush(); err != nil {
 			return end, err
 		}
@@ -358,9 +360,12 @@ func (s *session) flush() error {
 // goodbye ends a session. Where the peer may still be sending, what it is owed is
 // written so that no reset overtakes it.
 func (s *session) goodbye(err error) error {
-	if err == nil || errors.Is(err, cmtp.ErrCommand) || errors.Is(err, errOutOfStep) {
+	switch {
+	case err == nil || errors.Is(err, cmtp.ErrCommand) || errors.Is(err, errOutOfStep):
 		s.pipe.Farewell(*s.buffer())
 		s.out = nil
+	case s.isPrivate():
+		s.leaveChannel(err)
 	}
 	return err
 }
