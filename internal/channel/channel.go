@@ -19,6 +19,7 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -41,7 +42,7 @@ const (
 // whatever their order.
 var keyExchanges = []tls.CurveID{tls.X25519MLKEM768, tls.X25519}
 
-// Errors of a handshake. All but ErrInjected come with ErrHandshake.
+// Errors of a handshake. All but ErrInjected and ErrAltered come with ErrHandshake.
 var (
 	// ErrInjected says that bytes were unread when the handshake was to begin:
 	// they were sent in the clear, by anybody, to be taken for private ones.
@@ -64,6 +65,14 @@ var (
 	ErrCertificate = errors.New("the server does not show one certificate with an Ed25519 identity key")
 	// ErrCertificateRequest says that a server asks for a client's certificate.
 	ErrCertificateRequest = errors.New("the server asks for a client certificate, which nobody has in CMTP")
+	// ErrUnproved says that a server has not signed the handshake with the key that its
+	// certificate has: anybody can show a copy of that.
+	ErrUnproved = errors.New("the server does not hold the key of the certificate that it shows, which may be a copy of another server's")
+	// ErrAltered says that what came is not what the peer sent, or that the peer says so
+	// of what this side sent. Somebody in between has added, taken away, exchanged or
+	// altered something. It comes from Read and Write of a Conn, and without
+	// ErrHandshake, which says that of a handshake.
+	ErrAltered = errors.New("what is sent in the private channel was altered on the way")
 	// ErrBusy says that other handshakes took all the time that this one had.
 	ErrBusy = errors.New("too many handshakes at once: try again later")
 )
@@ -82,6 +91,35 @@ type Conn struct {
 	below    net.Conn
 	server   crypt.PublicKey
 	binding  [BindingSize]byte
+}
+
+// Read reads what the peer has sent. It wraps ErrAltered and ErrTruncated.
+func (c *Conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		err = named(err)
+	}
+	return n, err
+}
+
+// Write sends. It wraps ErrAltered where that has ended the channel.
+func (c *Conn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		err = named(err)
+	}
+	return n, err
+}
+
+// named adds ErrAltered to the errors by which crypto/tls tells it: an alert, of ours or
+// the peer's, and what cannot be the beginning of a record.
+func named(err error) error {
+	var alert *net.OpError
+	var header tls.RecordHeaderError
+	if errors.As(err, &alert) && (alert.Op == "local error" || alert.Op == "remote error") || errors.As(err, &header) {
+		return fmt.Errorf("%w: %w", ErrAltered, err)
+	}
+	return err
 }
 
 // ServerKey returns the server's identity key, which the handshake has proved it
@@ -127,12 +165,18 @@ func shake(ctx context.Context, t *tls.Conn, below net.Conn, end time.Time) erro
 		err = below.SetDeadline(time.Time{})
 	case errors.As(err, &header) && header.Conn != nil: // the first record only
 		err = fmt.Errorf("%w: %w", ErrNotTLS, err)
+	case strings.Contains(err.Error(), unproved):
+		err = fmt.Errorf("%w: %w", ErrUnproved, err)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrHandshake, err)
 	}
 	return nil
 }
+
+// unproved is how crypto/tls says that a CertificateVerify is wrong. It has no error of
+// its own for that; a test notices when the words change.
+const unproved = "invalid signature by the server certificate"
 
 // apart runs f on a goroutine of its own: a handshake needs a deep stack, which one
 // that then waits for commands would keep. A panic comes out where it would have.

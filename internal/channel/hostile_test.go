@@ -219,8 +219,11 @@ func TestConn_Read_Altered(t *testing.T) {
 		if name == "repeated" {
 			want = "NOOP\x00"
 		}
-		if string(got) != want || err == nil || errors.Is(err, channel.ErrTruncated) {
+		if string(got) != want || !errors.Is(err, channel.ErrAltered) || errors.Is(err, channel.ErrTruncated) {
 			t.Errorf("%s: read %q, %v", name, got, err)
+		}
+		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, channel.ErrAltered) {
+			t.Errorf("%s: the client is told %v", name, err)
 		}
 	}
 }

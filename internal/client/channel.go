@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cmtpd/internal/address"
+	"cmtpd/internal/channel"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 )
@@ -18,9 +19,9 @@ var (
 	ErrNotAccepted = errors.New("the server's key has not been accepted yet")
 	// ErrNotProven: what only a user may do was asked for without Auth before.
 	ErrNotProven = errors.New("nobody has proven to be a user of this server in this channel")
-	// ErrAltered: what came is not what the server sent. channel.ErrTruncated says that
-	// the end is missing.
-	ErrAltered = errors.New("the private channel was altered on the way")
+	// ErrAltered: what came is not what the server sent, or it says so of what we sent.
+	// channel.ErrTruncated says that the end is missing.
+	ErrAltered = channel.ErrAltered
 	// ErrUnasked: the server has sent a reply to a command that nobody gave.
 	ErrUnasked = errors.New("the server sent a reply that nobody asked for")
 	// ErrClosed: an error before this one, or Close, has ended the channel.
@@ -209,10 +210,6 @@ func (c *Channel) parting(err error) error {
 // the channel.
 func (c *Channel) reply(limit uint64) (cmtp.Status, []byte, error) {
 	s, payload, err := cmtp.ReadReply(c.in, limit)
-	var tls *net.OpError
-	if errors.As(err, &tls) && tls.Op == "local error" { // an alert of ours, in crypto/tls
-		err = fmt.Errorf("%w: %w", ErrAltered, err)
-	}
 	var status *cmtp.StatusError
 	if err != nil && (!errors.As(err, &status) || status.Status == cmtp.StatusClosing) {
 		c.drop()

@@ -25,11 +25,17 @@ var (
 	ErrGreetingStripped = fmt.Errorf("%w: the greeting does not name CMTP any more", ErrDowngrade)
 	ErrVersionStripped  = fmt.Errorf("%w: the version string does not name "+token+" any more", ErrDowngrade)
 	ErrStartTLSStripped = fmt.Errorf("%w: STARTTLS is not taken any more", ErrDowngrade)
+	// ErrStartTLSUnanswered may also be the network's trouble, as Temporary says.
+	ErrStartTLSUnanswered = fmt.Errorf("%w: STARTTLS is not answered any more", ErrDowngrade)
 )
 
 // ErrSwapped: the key that has signed the answer to STARTTLS is not the one of the
 // certificate, so that two servers had a part in it.
 var ErrSwapped = errors.New("who answered STARTTLS is not who finished the handshake: the certificate may have been swapped by somebody in between")
+
+// errUnanswered: a server that offers STARTTLS, and answers before it, has not answered
+// it. Somebody may have swallowed it, or put bytes behind it, at which a server hangs up.
+var errUnanswered = errors.New("the server does not answer STARTTLS")
 
 // Open connects to the server at address, host:port, and goes into a private channel
 // where the server offers one. It returns either the Channel or, from a server without
@@ -78,6 +84,8 @@ func (c *Conn) upgrade(ctx context.Context, must bool) (*Channel, error) {
 	}
 	ch, err := c.StartTLS(ctx)
 	switch {
+	case must && errors.Is(err, errUnanswered):
+		return nil, fmt.Errorf("%w (%w)", ErrStartTLSUnanswered, err)
 	case must && (errors.Is(err, ErrRefused) || errors.Is(err, cmtp.ErrReply)):
 		return nil, fmt.Errorf("%w (%w)", ErrStartTLSStripped, err)
 	case !must && errors.Is(err, ErrRefused):
@@ -106,6 +114,9 @@ func (c *Conn) startTLS(ctx context.Context) (*Channel, error) {
 		return nil, err
 	}
 	sig, err := cmtp.ReadWord(c.in)
+	if lost(err) {
+		return nil, fmt.Errorf("%w: %w", errUnanswered, err)
+	}
 	if err != nil {
 		return nil, c.refusal(err, sig, nil)
 	}

@@ -92,7 +92,7 @@ func TestDialer_Open(t *testing.T) {
 		"VersionCut":         {answer(cmtp.Ohai, func(*clienttest.Conn) error { return io.EOF }), outcome{err: io.ErrUnexpectedEOF}, outcome{err: io.ErrUnexpectedEOF}},
 		"StartTLSStripped":   {answer(cmtp.StartTLS, failure), outcome{err: client.ErrStartTLSStripped}, conn},
 		"StartTLSOfAnother":  {answer(cmtp.StartTLS, func(c *clienttest.Conn) error { return c.Reply([]byte("502 5.5.1 unknown command\r\n")) }), outcome{err: client.ErrStartTLSStripped}, outcome{err: cmtp.ErrReply}},
-		"StartTLSCut":        {answer(cmtp.StartTLS, func(*clienttest.Conn) error { return io.EOF }), outcome{err: io.ErrUnexpectedEOF}, outcome{err: io.ErrUnexpectedEOF}},
+		"StartTLSCut":        {answer(cmtp.StartTLS, func(*clienttest.Conn) error { return io.EOF }), outcome{err: client.ErrStartTLSUnanswered}, outcome{err: io.ErrUnexpectedEOF}},
 		"CertificateSwapped": {func(s *clienttest.Server) { s.Certificate = clienttest.Key(t) }, outcome{err: client.ErrSwapped}, outcome{err: client.ErrSwapped}},
 		"Injected":           {answer(cmtp.StartTLS, inject), outcome{err: channel.ErrInjected}, outcome{err: channel.ErrInjected}},
 		"InjectedLater":      {answer(cmtp.StartTLS, injectLater), outcome{err: channel.ErrNotTLS}, outcome{err: channel.ErrNotTLS}},

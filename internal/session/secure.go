@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"time"
 
@@ -116,8 +115,13 @@ const leaveTime = time.Second
 
 // leaveChannel announces the end of the channel, so that the client can tell it from one
 // that somebody made. Where it is the server that wants to end the session, it says so
-// before (docs/protocol.md section 16.4).
+// before (docs/protocol.md section 16.4). A client whose bytes were altered on the way has
+// been told so by an alert, which no reset may overtake.
 func (s *session) leaveChannel(err error) {
+	if errors.Is(err, channel.ErrAltered) {
+		s.conn.Farewell(nil)
+		return
+	}
 	s.conn.SetDeadline(time.Now().Add(leaveTime))
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		s.refuseWith(errEnding)
@@ -128,11 +132,4 @@ func (s *session) leaveChannel(err error) {
 	if c, ok := s.pipe.Conn.(*channel.Conn); ok {
 		c.CloseWrite()
 	}
-}
-
-// isAltered reports whether err says that what came is not what the client sent: this
-// side then tells the other by an alert, which crypto/tls names so.
-func isAltered(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "local error"
 }

@@ -208,8 +208,6 @@ func why(err error) string {
 		return "client left"
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return "timeout"
-	case isAltered(err):
-		return "the channel was altered on the way: " + err.Error()
 	}
 	return err.Error()
 }
