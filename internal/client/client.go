@@ -302,6 +302,9 @@ var final = []error{ErrDowngrade, ErrSwapped, ErrReceipt, ErrSignature}
 // so may be either (protocol.md section 2). What somebody on the path can do to any
 // connection, to cut it or to alter it, counts among the troubles of the network.
 func Temporary(err error) bool {
+	if errors.Is(err, ErrStartTLSUnanswered) {
+		return true
+	}
 	for _, f := range final {
 		if errors.Is(err, f) {
 			return false

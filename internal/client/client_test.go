@@ -509,6 +509,7 @@ func TestTemporary(t *testing.T) {
 		{fmt.Errorf("%w: %w", client.ErrAltered, &net.OpError{Op: "local error"}), true},
 		{client.ErrVersionStripped, false},
 		{fmt.Errorf("%w (%w)", client.ErrStartTLSStripped, client.ErrRefused), false},
+		{fmt.Errorf("%w (%w)", client.ErrStartTLSUnanswered, io.ErrUnexpectedEOF), true},
 		{client.ErrSwapped, false},
 		{fmt.Errorf("%w: %w", client.ErrReceipt, io.ErrUnexpectedEOF), false},
 		{client.ErrNotAccepted, false},

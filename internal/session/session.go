@@ -204,6 +204,8 @@ func why(err error) string {
 	switch {
 	case err == nil:
 		return "obai"
+	case errors.Is(err, channel.ErrHandshake):
+		return err.Error()
 	case errors.Is(err, io.EOF):
 		return "client left"
 	case errors.Is(err, os.ErrDeadlineExceeded):
