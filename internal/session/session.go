@@ -183,14 +183,19 @@ type session struct {
 // receives a message ends after its reply.
 func (s *Server) Serve(ctx context.Context, c *netbuf.Conn) {
 	began := time.Now()
-	ses := &session{
-		Server: s, dialect: &part1{Server: s, client: client{c.Client.Addr()}},
-		conn: c, pipe: c, in: c.In, ends: began.Add(s.cfg.SessionTimeout), fresh: true,
-	}
+	ses := s.newSession(c)
 	err := ses.run(ctx)
 	ses.in.Release()
 	ses.log().Info("session ended", "protocol", ses.protocol(), "why", why(err), "commands", ses.commands,
 		"messages", ses.messages, "took", time.Since(began).Round(time.Millisecond))
+}
+
+// newSession returns a session as it begins, in the clear.
+func (s *Server) newSession(c *netbuf.Conn) *session {
+	return &session{
+		Server: s, dialect: &part1{Server: s, client: client{c.Client.Addr()}},
+		conn: c, pipe: c, in: c.In, ends: time.Now().Add(s.cfg.SessionTimeout), fresh: true,
+	}
 }
 
 // log returns a logger that names the connection. It is made when there is something
