@@ -11,6 +11,7 @@ import (
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/guess"
 	"cmtpd/internal/oprf"
+	"cmtpd/internal/spool"
 	"cmtpd/internal/xzibit"
 )
 
@@ -80,6 +81,7 @@ var reasons = []struct {
 	{cmtp.ErrSystem, cmtp.StatusBadSystem, "This server does not know the message's crypto system."},
 	{cmtp.ErrTooLarge, cmtp.StatusTooLarge, "It is larger than this server takes."},
 	{cmtp.ErrMessage, cmtp.StatusBadMessage, "The message is not well-formed."},
+	{spool.ErrNoRoom, cmtp.StatusNoRoom, "The server has no room for mail at present. Try again later."},
 	{ErrNoRoom, cmtp.StatusNoRoom, "The server has no room for mail at present. Try again later."},
 }
 
