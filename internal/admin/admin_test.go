@@ -21,6 +21,7 @@ import (
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/oprf"
+	"cmtpd/internal/trust"
 	"cmtpd/internal/xzibit"
 )
 
@@ -84,6 +85,11 @@ func startDaemonWith(tb testing.TB, cfg *config.Config, of control.Spool) (store
 		tb.Fatal(err)
 	}
 	srv, done := control.NewServer(store, of), make(chan error, 1)
+	known, err := trust.Open(cfg.TrustDir(), trust.Options{FS: durable.OS})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	control.HandleTrust(srv, known)
 	go func() { done <- srv.Serve(l) }()
 	return store, func() {
 		if err := srv.Shutdown(context.Background()); err != nil {

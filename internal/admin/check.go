@@ -56,7 +56,7 @@ func Check(ctx context.Context, path string) []Finding {
 		name string
 		look func(context.Context) []Finding
 	}{
-		{"data", c.data}, {"keys", c.keys}, {"disk", c.disk}, {"daemon", c.daemon}, {"spool", c.spool},
+		{"data", c.data}, {"keys", c.keys}, {"disk", c.disk}, {"daemon", c.daemon}, {"spool", c.spool}, {"trust", c.trust},
 	} {
 		for _, f := range check.look(ctx) {
 			f.Check = check.name
@@ -96,7 +96,7 @@ func (c *checkup) data(context.Context) (found []Finding) {
 	}
 	owner, ok := ownerOf(info)
 	for _, path := range []string{c.cfg.KeyFile(), c.cfg.SpoolKeyFile(), c.cfg.LockFile(), c.cfg.SpoolDir(), c.cfg.AccountsDir(),
-		c.cfg.InvitationsDir()} {
+		c.cfg.InvitationsDir(), c.cfg.TrustDir()} {
 		info, err := os.Lstat(path)
 		if err != nil {
 			continue // what must be there is for others to say

@@ -294,6 +294,9 @@ func (c *Config) GuessesDir() string { return filepath.Join(c.DataDir, "guesses"
 // InvitationsDir is where the open invitations lie.
 func (c *Config) InvitationsDir() string { return filepath.Join(c.DataDir, "invitations") }
 
+// TrustDir is where the keys of other domains' servers are remembered.
+func (c *Config) TrustDir() string { return filepath.Join(c.DataDir, "trust") }
+
 // KeyFile holds the server's Ed25519 identity.
 func (c *Config) KeyFile() string { return filepath.Join(c.DataDir, "server.key") }
 

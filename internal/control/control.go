@@ -26,6 +26,7 @@ import (
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
 	"cmtpd/internal/spool"
+	"cmtpd/internal/trust"
 )
 
 // Users is what the command line does to accounts. account.Store is one, and so
@@ -86,6 +87,11 @@ var codes = map[string]error{
 	"invitation":  account.ErrInvitation,
 	"invitations": account.ErrInvitations,
 	"life":        account.ErrLife,
+
+	"stranger": trust.ErrUnknown,
+	"unheld":   trust.ErrNotHeld,
+	"pins":     trust.ErrKeys,
+	"domains":  trust.ErrFull,
 }
 
 // failure is an error on the socket.

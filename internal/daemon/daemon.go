@@ -30,6 +30,7 @@ import (
 	"cmtpd/internal/limit"
 	"cmtpd/internal/session"
 	"cmtpd/internal/spool"
+	"cmtpd/internal/trust"
 	"cmtpd/internal/version"
 )
 
@@ -44,6 +45,7 @@ type daemon struct {
 	lock     interface{ Close() error }
 	guesses  *guess.Budget
 	accounts *account.Store
+	trust    *trust.Store
 	spool    *spool.Spool
 	metrics  *metrics
 	front    *front.Server
@@ -93,6 +95,10 @@ func (d *daemon) open() (err error) {
 	if err := d.openAccounts(); err != nil {
 		return err
 	}
+	if d.trust, err = trust.Open(d.cfg.TrustDir(), trust.Options{FS: durable.OS, Log: d.log}); err != nil {
+		return err
+	}
+	d.metrics.registry.MustRegister(newTrustCollector(d.trust))
 	d.spool, err = spool.Open(d.cfg.SpoolDir(), spool.Options{
 		FS: durable.OS, Key: spoolKey, Identity: d.identity, Former: d.former, Now: time.Now, Log: d.log,
 		LargeThreshold: int64(d.cfg.Limits.LargeMessage), MemoryBudget: int64(d.cfg.Limits.MessageMemory),
@@ -204,6 +210,7 @@ func (d *daemon) listenControl() error {
 	d.listens = append(d.listens, l)
 	directory := d.directory()
 	srv := control.NewServer(localUsers{d.accounts, directory}, d.spool)
+	control.HandleTrust(srv, d.trust)
 	d.serving = append(d.serving, serveHTTP(srv, l))
 	return nil
 }

@@ -56,9 +56,9 @@ func changes(before, after *State) (all []change) {
 	for _, p := range after.Pending {
 		i := before.findPending(p.Key)
 		if !p.Held.IsZero() && (i < 0 || before.Pending[i].Held.IsZero() || before.Pending[i].Why != p.Why) {
-			add(slog.LevelWarn, "a server's key is held", "key", p.Key.String(), "why", p.Why.Text(), "until", after.until(p))
+			add(slog.LevelWarn, "a server's key is held", append(until(after.until(p)), "key", p.Key.String(), "why", p.Why.Text())...)
 		} else if p.Held.IsZero() && i < 0 {
-			add(slog.LevelInfo, "a server's key is published, and waits", "key", p.Key.String(), "until", after.until(p))
+			add(slog.LevelInfo, "a server's key is published, and waits", append(until(after.until(p)), "key", p.Key.String())...)
 		}
 	}
 	if s := after.Successor; s != nil && !sameSuccessor(before.Successor, s) {
@@ -82,4 +82,12 @@ func changes(before, after *State) (all []change) {
 		add(slog.LevelInfo, "the operator has decided", "action", a.Do)
 	}
 	return all
+}
+
+// until names a time, if there is one.
+func until(t time.Time) []any {
+	if t.IsZero() {
+		return nil
+	}
+	return []any{"until", t}
 }

@@ -72,10 +72,10 @@ type Action struct {
 
 // A Hold is why a domain's mail waits.
 type Hold struct {
-	Key   Public    `json:"key"`
+	Key   Public    `json:"key,omitzero"` // none where the domain is held
 	Why   Reason    `json:"why"`
-	Since time.Time `json:"since"`
-	Last  time.Time `json:"last"`
+	Since time.Time `json:"since,omitzero"`
+	Last  time.Time `json:"last,omitzero"`
 	Until time.Time `json:"until,omitzero"` // as in Verdict
 }
 

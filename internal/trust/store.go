@@ -58,6 +58,7 @@ type Store struct {
 type entry struct {
 	state   *State // nil where damage is not
 	damage  error
+	told    bool      // the log says whose the damaged file is
 	latest  time.Time // of the state on disk
 	enforce time.Time // of the state on disk
 	dirty   bool      // nobody knows what is on disk
@@ -188,6 +189,7 @@ func (s *Store) Judge(ctx context.Context, domain address.Domain, g Sighting) (V
 	before := &State{Domain: domain}
 	if e != nil {
 		if e.damage != nil {
+			s.tell(n, e, domain)
 			return Verdict{Why: Damaged}, nil
 		}
 		before = e.state
@@ -200,6 +202,17 @@ func (s *Store) Judge(ctx context.Context, domain address.Domain, g Sighting) (V
 		return Verdict{}, fmt.Errorf("judging the server of %s: %w", domain, err)
 	}
 	return v, nil
+}
+
+// tell logs once whose a damaged file is: it cannot say so itself. The caller has the domain's lock.
+func (s *Store) tell(n name, e *entry, domain address.Domain) {
+	if e.told {
+		return
+	}
+	s.log.Warn("a domain is held", "domain", domain.String(), "why", Damaged.Text(), "file", filepath.Join(s.dir, n.file()))
+	s.mu.Lock()
+	s.domains[n] = &entry{damage: e.damage, told: true}
+	s.mu.Unlock()
 }
 
 // put makes after the state of a domain. When it cannot be written, it is in memory all

@@ -183,6 +183,9 @@ func TestStore_Damaged(t *testing.T) {
 			if v := s.meet("example.org", 1); v.Trusted || v.Why != trust.Damaged {
 				t.Errorf("%v", v)
 			}
+			if v := s.meet("example.org", 1); v.Trusted || strings.Count(s.log.String(), "domain=example.org") != 1 {
+				t.Errorf("again: %v, and the log says %s", v, s.log.String())
+			}
 			if v := s.meet("example.com", 1); !v.Trusted || v.First {
 				t.Errorf("another domain: %v", v)
 			}

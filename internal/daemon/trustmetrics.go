@@ -1,0 +1,41 @@
+package daemon
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"cmtpd/internal/trust"
+)
+
+// A trustCollector shows what is known of other servers' keys, as it is when somebody asks.
+type trustCollector struct {
+	store *trust.Store
+
+	domains, held, damaged, changes *prometheus.Desc
+}
+
+func newTrustCollector(s *trust.Store) *trustCollector {
+	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
+	return &trustCollector{
+		store:   s,
+		domains: desc("cmtpd_trust_domains", "Domains of which something is remembered."),
+		held:    desc("cmtpd_trust_held", "Domains of which a server is held: see cmtpd trust list --held."),
+		damaged: desc("cmtpd_trust_damaged", "Domains that are held because what was remembered of them is damaged."),
+		changes: desc("cmtpd_trust_changes_total", "Changes of what is remembered of domains, and new holds, since the start."),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *trustCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.domains, c.held, c.damaged, c.changes} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *trustCollector) Collect(ch chan<- prometheus.Metric) {
+	st := c.store.Stats()
+	ch <- prometheus.MustNewConstMetric(c.domains, prometheus.GaugeValue, float64(st.Domains))
+	ch <- prometheus.MustNewConstMetric(c.held, prometheus.GaugeValue, float64(st.Held))
+	ch <- prometheus.MustNewConstMetric(c.damaged, prometheus.GaugeValue, float64(st.Damaged))
+	ch <- prometheus.MustNewConstMetric(c.changes, prometheus.CounterValue, float64(st.Changes))
+}
