@@ -103,9 +103,11 @@ func (p *part2) cmdKeyRequest(user, domain string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	asked, err := parseName(user, own.String())
-	if err != nil {
-		return nil, err
+	asked := address.Address{Domain: own}
+	if user != "" {
+		if asked.Account, err = address.ParseAccount(user); err != nil {
+			return nil, err
+		}
 	}
 	owner, history := address.Address{Domain: own}, []byte(nil)
 	if a == nil {

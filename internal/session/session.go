@@ -222,8 +222,13 @@ func why(err error) string {
 // run answers commands until there is an end to them. A nil error is OBAI.
 func (s *session) run(ctx context.Context) error {
 	s.arm() // the first replies may be written before anything is waited for
+	// One for all, since what is given to a dialect is on the heap. While the session
+	// waits it is empty, so it holds no buffer.
+	var cmd cmtp.Command
 	for {
-		cmd, n, err := cmtp.ParseCommand(s.in.Buffered())
+		var n int
+		var err error
+		cmd, n, err = cmtp.ParseCommand(s.in.Buffered())
 		if errors.Is(err, cmtp.ErrShort) {
 			s.in.Discard(n)
 			if err := s.flush(); err != nil {
