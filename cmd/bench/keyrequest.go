@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -13,7 +14,6 @@ import (
 )
 
 const (
-	keyReply    = 101 // bytes
 	connections = 64
 	askFor      = 2 * time.Second
 )
@@ -39,9 +39,9 @@ func keyRequests(l *lab) (*table, error) {
 	for _, depth := range []int{1, 16} {
 		s, err := l.each(2, func(cell int) (float64, error) {
 			if cell == 0 {
-				return ask(bare, depth)
+				return outside.ask(bare, depth)
 			}
-			return ask(cmtpd, depth)
+			return outside.ask(cmtpd, depth)
 		})
 		if err != nil {
 			return nil, err
@@ -53,10 +53,10 @@ func keyRequests(l *lab) (*table, error) {
 
 // ask keeps depth requests in flight on every connection and returns answers a
 // second.
-func ask(addr string, depth int) (float64, error) {
+func (s side) ask(addr string, depth int) (float64, error) {
 	conns := make([]net.Conn, connections)
 	for i := range conns {
-		c, err := greeted(addr)
+		c, err := s.open(addr)
 		if err != nil {
 			return 0, err
 		}
@@ -69,7 +69,7 @@ func ask(addr string, depth int) (float64, error) {
 	start := time.Now()
 	for _, c := range conns {
 		wg.Go(func() {
-			n, err := askOn(c, depth, start.Add(askFor))
+			n, err := s.askOn(c, depth, start.Add(askFor))
 			total.Add(n)
 			if err != nil {
 				failed <- err
@@ -86,12 +86,13 @@ func ask(addr string, depth int) (float64, error) {
 	return float64(total.Load()) / took.Seconds(), nil
 }
 
-func askOn(c net.Conn, depth int, until time.Time) (answers int64, err error) {
-	var requests []byte
-	for range depth {
-		requests = append(requests, keyRequest...)
+func (s side) askOn(c net.Conn, depth int, until time.Time) (answers int64, err error) {
+	if err := c.SetDeadline(until.Add(20 * time.Second)); err != nil {
+		return 0, err
 	}
-	replies := make([]byte, depth*keyReply)
+	requests := bytes.Repeat(keyRequest, depth)
+	size := s.key.size
+	replies := make([]byte, depth*size)
 	for time.Now().Before(until) {
 		if _, err := c.Write(requests); err != nil {
 			return answers, err
@@ -99,8 +100,8 @@ func askOn(c net.Conn, depth int, until time.Time) (answers int64, err error) {
 		if _, err := io.ReadFull(c, replies); err != nil {
 			return answers, err
 		}
-		if replies[3] != cmtp.KeyVersion || replies[len(replies)-1] != 0 {
-			return answers, fmt.Errorf("a reply is no key: %q", replies[:keyReply])
+		if first, last := replies[:size], replies[len(replies)-size:]; !s.key.is(first) || !s.key.is(last) {
+			return answers, fmt.Errorf("a reply is no key: %q", first)
 		}
 		answers += int64(depth)
 	}
@@ -109,6 +110,39 @@ func askOn(c net.Conn, depth int, until time.Time) (answers int64, err error) {
 
 // serveBare answers every 31 bytes with 101 others.
 func serveBare(addr string) error {
+	reply := make([]byte, keyReply)
+	reply[3] = cmtp.KeyVersion
+	return serveEach(addr, func(c net.Conn) error {
+		if _, err := io.WriteString(c, bareGreeting); err != nil {
+			return err
+		}
+		return answerAll(c, len(keyRequest), reply)
+	})
+}
+
+// answerAll answers every request bytes with a reply, and flushes when its input is
+// empty.
+func answerAll(c net.Conn, request int, reply []byte) error {
+	in, out := bufio.NewReader(c), bufio.NewWriterSize(c, 16<<10)
+	asked := make([]byte, request)
+	for {
+		if _, err := io.ReadFull(in, asked); err != nil {
+			return err
+		}
+		if _, err := out.Write(reply); err != nil {
+			return err
+		}
+		if in.Buffered() < request {
+			if err := out.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// serveEach runs a session on each connection to addr. The error that ends one is
+// nobody's concern: a client may go at any time.
+func serveEach(addr string, session func(net.Conn) error) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
@@ -118,27 +152,9 @@ func serveBare(addr string) error {
 		if err != nil {
 			return err
 		}
-		go bareSession(c)
-	}
-}
-
-func bareSession(c net.Conn) {
-	defer c.Close()
-	if _, err := io.WriteString(c, "220 bare ESMTP CMTP ready\r\n"); err != nil {
-		return
-	}
-	in, out := bufio.NewReader(c), bufio.NewWriter(c)
-	request, reply := make([]byte, len(keyRequest)), make([]byte, keyReply)
-	reply[3] = cmtp.KeyVersion
-	for {
-		if _, err := io.ReadFull(in, request); err != nil {
-			return
-		}
-		if _, err := out.Write(reply); err != nil {
-			return
-		}
-		if in.Buffered() < len(request) && out.Flush() != nil {
-			return
-		}
+		go func() {
+			defer c.Close()
+			session(c)
+		}()
 	}
 }

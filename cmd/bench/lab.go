@@ -127,7 +127,8 @@ func (l *lab) site(maxConns int, extra string) (*site, error) {
 	}
 	s := &site{lab: l, addr: addr, conf: filepath.Join(dir, "cmtpd.toml"), data: filepath.Join(dir, "data")}
 	text := fmt.Sprintf("hostname = \"mail.bench.example\"\ndomains = [\"bench.example\"]\ndata_dir = \"data\"\n[listen]\naddresses = [%q]\n"+
-		"[log]\nlevel = \"warn\"\n[limits]\nmax_connections = %d\nmax_connections_per_address = %[2]d\nmin_free_space = \"1MiB\"\n%s", addr, maxConns, extra)
+		"[log]\nlevel = \"warn\"\n[limits]\nmax_connections = %d\nmax_connections_per_address = %[2]d\nmin_free_space = \"1MiB\"\n"+
+		"starttls_rate = 1048576\nstarttls_burst = 1048576\n%s", addr, maxConns, extra)
 	if err := os.WriteFile(s.conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -195,13 +196,18 @@ func (l *lab) each(cells int, measure func(cell int) (float64, error)) ([]series
 	return all, nil
 }
 
-// greeted connects and reads the SMTP greeting, and not a byte more.
-func greeted(addr string, from ...net.IP) (net.Conn, error) {
+// dial connects, from an address of this host if one is given.
+func dial(addr string, from ...net.IP) (net.Conn, error) {
 	d := net.Dialer{Timeout: 10 * time.Second}
 	for _, ip := range from {
 		d.LocalAddr = &net.TCPAddr{IP: ip}
 	}
-	c, err := d.Dial("tcp", addr)
+	return d.Dial("tcp", addr)
+}
+
+// greeted connects and reads the SMTP greeting, and not a byte more.
+func greeted(addr string, from ...net.IP) (net.Conn, error) {
+	c, err := dial(addr, from...)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -22,10 +21,15 @@ type acceptance struct {
 	p50, p99 time.Duration
 }
 
-// accept sends total messages of size bytes over conns connections, each waiting
+// accept is acceptAt outside.
+func (l *lab) accept(addr string, pid, conns, size, total int) (acceptance, error) {
+	return l.acceptAt(outside, addr, pid, conns, size, total)
+}
+
+// acceptAt sends total messages of size bytes over conns connections, each waiting
 // for its SUCCESS before the next. One thread with blocking calls and epoll in place of
 // goroutines was tried: it costs no less.
-func (l *lab) accept(addr string, pid, conns, size, total int) (a acceptance, err error) {
+func (l *lab) acceptAt(s side, addr string, pid, conns, size, total int) (a acceptance, err error) {
 	before, ownBefore, err := cpuTimes(pid)
 	if err != nil {
 		return a, err
@@ -35,7 +39,7 @@ func (l *lab) accept(addr string, pid, conns, size, total int) (a acceptance, er
 	errs := make([]error, conns)
 	start := time.Now()
 	for i := range conns {
-		wg.Go(func() { results[i], errs[i] = sendMail(addr, l.serial(), size, total/conns) })
+		wg.Go(func() { results[i], errs[i] = s.sendMail(addr, l.serial(), size, total/conns) })
 	}
 	wg.Wait()
 	took := time.Since(start)
@@ -56,8 +60,8 @@ func (l *lab) accept(addr string, pid, conns, size, total int) (a acceptance, er
 
 // sendMail sends messages that only look sealed and returns how long each took
 // to be acknowledged. No two are alike: serial and number stand in each.
-func sendMail(addr string, serial uint64, size, messages int) ([]time.Duration, error) {
-	c, err := greeted(addr)
+func (s side) sendMail(addr string, serial uint64, size, messages int) ([]time.Duration, error) {
+	c, err := s.open(addr)
 	if err != nil {
 		return nil, err
 	}
@@ -69,22 +73,22 @@ func sendMail(addr string, serial uint64, size, messages int) ([]time.Duration, 
 	unique := text[len(text)-16:]
 	binary.BigEndian.PutUint64(unique, serial)
 	latency := make([]time.Duration, 0, messages)
-	var reply [72]byte
+	reply := make([]byte, s.mail.size)
 	for n := range messages {
 		binary.BigEndian.PutUint64(unique[8:], uint64(n))
 		start := time.Now()
 		if _, err := c.Write(text); err != nil {
 			return latency, err
 		}
-		if _, err := io.ReadFull(c, reply[:]); err != nil {
+		if _, err := io.ReadFull(c, reply); err != nil {
 			return latency, err
 		}
-		if string(reply[:7]) != cmtp.Success {
-			return latency, fmt.Errorf("message %d was answered %q", n+1, reply[:7])
+		if !s.mail.is(reply) {
+			return latency, fmt.Errorf("message %d was answered %q", n+1, reply)
 		}
 		latency = append(latency, time.Since(start))
 	}
-	return latency, c.(*net.TCPConn).CloseWrite()
+	return latency, c.(interface{ CloseWrite() error }).CloseWrite()
 }
 
 // cpuTimes returns the processor time of a server, if its pid is not 0, and of this process.

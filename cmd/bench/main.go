@@ -16,12 +16,17 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"cmtpd/internal/cmtp"
 )
 
 // roles are what this program is when it calls itself: the bare peers have to be
 // processes of their own, as cmtpd is.
 var roles = map[string]func(addr string) error{
 	"bare": serveBare, "sink": serveSink, "tls": serveTLS, "channel": serveChannel,
+	"starttls": serveStartTLS(len(noop), cmtp.AppendReply(nil, cmtp.StatusDone, []byte(bareVersion))),
+	"tlskeys":  serveStartTLS(len(keyRequest), cmtp.AppendReply(nil, cmtp.StatusDone, make([]byte, historyReply-replyHead))),
+	"flood":    floodSetUps, "hellos": floodHellos,
 }
 
 func main() {
@@ -63,7 +68,10 @@ func run(l *lab, out, only string) (err error) {
 	for _, m := range []measurement{
 		{"passthrough", passthrough},
 		{"keyrequest", keyRequests},
-		{"tls", tlsSetUps},
+		{"tls-setups", tlsSetUps},
+		{"tls-keyrequest", tlsKeyRequests},
+		{"tls-mail", tlsMail},
+		{"tls-flood", tlsFlood},
 		{"idle", idle},
 		{"durable", acceptances},
 		{"flushes", flushes},

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -14,55 +12,97 @@ import (
 	"time"
 
 	"cmtpd/internal/channel"
-	"cmtpd/internal/crypt"
+	"cmtpd/internal/cmtp"
 )
 
-// tlsSetUps compares the channel with a bare TLS server. Both are asked for one
-// round trip inside, so that a set-up counts when it is complete on both sides.
+// tlsSetUps compares the channel with a bare TLS server, and the daemon with one that
+// agrees on TLS first. All are asked for one round trip inside, so that a set-up
+// counts when it is complete on both sides.
 func tlsSetUps(l *lab) (*table, error) {
-	bare, err := l.self("tls")
+	var loads [4]setUps
+	for i, role := range []string{"tls", "channel", "starttls"} {
+		addr, err := l.self(role)
+		if err != nil {
+			return nil, err
+		}
+		loads[i] = setUps{addr: addr, request: []byte{1}, answer: echoed}
+	}
+	addr, _, err := l.cmtpd(1024, "")
 	if err != nil {
 		return nil, err
 	}
-	ours, err := l.self("channel")
-	if err != nil {
-		return nil, err
-	}
+	loads[2], loads[3] = starts(loads[2].addr), starts(addr)
 	t := &table{
 		title: "TLS set-ups",
-		note: fmt.Sprintf("New connections a second, each with a full handshake and one round trip inside, %d at a time for %v a cell. The bare server is\n"+
-			"crypto/tls with the same Ed25519 certificate, TLS 1.3 and no tickets; the channel is measured alone, without a session before it.\n"+
+		note: fmt.Sprintf("New connections a second, each with a full handshake and one round trip inside, %d at a time for %v a cell. The bare servers are\n"+
+			"crypto/tls with an Ed25519 certificate of the same kind, TLS 1.3 and no tickets. The channel alone has no session before it, and repeats a byte. A\n"+
+			"connection of cmtpd begins with the greeting, STARTTLS and SUCCESS, and ends with NOOP inside; its bare server writes and reads the same bytes.\n"+
 			"The client is the same, and computes about as much as either.",
 			connections, askFor),
-		header: []string{"", "crypto/tls, set-ups/s", "channel, set-ups/s", "channel ÷ crypto/tls"},
+		header: []string{"X25519MLKEM768", "crypto/tls, set-ups/s", "ours, set-ups/s", "ours ÷ crypto/tls"},
 	}
-	s, err := l.each(2, func(cell int) (float64, error) {
-		return setUps{addr: []string{bare, ours}[cell], request: []byte{1}, reply: 1}.rate()
+	s, err := l.each(len(loads), func(cell int) (float64, error) {
+		ctx, cancel := context.WithTimeout(l.ctx, askFor)
+		defer cancel()
+		return loads[cell].rate(ctx)
 	})
 	if err != nil {
 		return nil, err
 	}
-	t.add("X25519MLKEM768", number(s[0].median()), number(s[1].median()), verdict(s[1].over(s[0]).median(), 0.8))
+	t.add("the channel alone", number(s[0].median()), number(s[1].median()), verdict(s[1].over(s[0]).median(), 0.8))
+	t.add("cmtpd, from the greeting on", number(s[2].median()), number(s[3].median()), verdict(s[3].over(s[2]).median(), 0.8))
 	return t, nil
 }
 
 // setUps is a load of connections that each start TLS and end.
 type setUps struct {
 	addr    string
-	begin   func(net.Conn) error // what is said before TLS; nil for nothing
-	request []byte               // what is asked inside
-	reply   int                  // the length of what answers it, in bytes
+	begin   func(net.Conn) error  // what is said before TLS; nil for nothing
+	request []byte                // what is asked inside
+	answer  func(io.Reader) error // reads what answers it
+	hello   []byte                // sent in place of all that TLS is, until it is answered; nil for TLS
 }
 
-// rate returns complete set-ups a second.
-func (s setUps) rate() (float64, error) {
+// starts is the load for a server that agrees on TLS first.
+func starts(addr string) setUps {
+	return setUps{addr: addr, begin: agree, request: noop, answer: replied}
+}
+
+var noop = (&cmtp.Command{Verb: cmtp.Noop}).Append(nil)
+
+func echoed(r io.Reader) error {
+	_, err := io.ReadFull(r, make([]byte, 1))
+	return err
+}
+
+func replied(r io.Reader) error {
+	_, _, err := cmtp.ReadReply(r, 512)
+	return err
+}
+
+// begun reads the first byte of a ServerHello: of a record that is a handshake's, and
+// not an alert's (RFC 8446 section 5.1).
+func begun(r io.Reader) error {
+	const handshake = 22
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(r, first); err != nil {
+		return err
+	}
+	if first[0] != handshake {
+		return fmt.Errorf("a ClientHello was answered by a record of type %d", first[0])
+	}
+	return nil
+}
+
+// rate returns complete set-ups a second until ctx ends.
+func (s setUps) rate(ctx context.Context) (float64, error) {
 	var total atomic.Int64
 	var wg sync.WaitGroup
 	failed := make(chan error, connections)
 	start := time.Now()
 	for range connections {
 		wg.Go(func() {
-			for time.Since(start) < askFor {
+			for ctx.Err() == nil {
 				if err := s.once(); err != nil {
 					failed <- fmt.Errorf("setting TLS up: %w", err)
 					return
@@ -97,81 +137,18 @@ func (s setUps) once() error {
 			return err
 		}
 	}
-	// Whose key it is does not matter here.
-	t := tls.Client(c, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, NextProtos: []string{channel.Protocol}})
+	if s.hello != nil {
+		if _, err := c.Write(s.hello); err != nil {
+			return err
+		}
+		return begun(c)
+	}
+	t := tls.Client(c, clientConfig)
 	if _, err := t.Write(s.request); err != nil {
 		return err
 	}
-	_, err = io.ReadFull(t, make([]byte, s.reply))
-	return err
+	return s.answer(t)
 }
 
-// tlsKey returns the key of both servers.
-func tlsKey() (*crypt.PrivateKey, error) {
-	return crypt.PrivateKeyFromSeed(bytes.Repeat([]byte{7}, crypt.SeedSize))
-}
-
-// serveTLS is the bare server.
-func serveTLS(addr string) error {
-	key, err := tlsKey()
-	if err != nil {
-		return err
-	}
-	der, err := channel.Certificate(key)
-	if err != nil {
-		return err
-	}
-	cfg := &tls.Config{
-		Certificates:           []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: ed25519.PrivateKey(key.Bytes())}},
-		MinVersion:             tls.VersionTLS13,
-		NextProtos:             []string{channel.Protocol},
-		SessionTicketsDisabled: true,
-	}
-	return serveEcho(addr, func(c net.Conn) (net.Conn, error) { return tls.Server(c, cfg), nil })
-}
-
-// serveChannel is our server.
-func serveChannel(addr string) error {
-	key, err := tlsKey()
-	if err != nil {
-		return err
-	}
-	s, err := channel.NewServer(channel.Config{Key: key})
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(context.Background()) // one that can end, as a daemon's
-	defer cancel()
-	return serveEcho(addr, func(c net.Conn) (net.Conn, error) { return s.Handshake(ctx, c, 0) })
-}
-
-// serveEcho repeats what comes inside.
-func serveEcho(addr string, wrap func(net.Conn) (net.Conn, error)) error {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return err
-	}
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return err
-		}
-		go func() {
-			defer c.Close()
-			inside, err := wrap(c)
-			if err != nil {
-				return // one that only looked whether we listen
-			}
-			buf := make([]byte, 512)
-			for {
-				n, err := inside.Read(buf)
-				if err != nil {
-					return
-				}
-				if _, err := inside.Write(buf[:n]); err != nil {
-					return
-				}
-			}
-		}()
-	}
-}
+// clientConfig is that of the load: whose key it is does not matter here.
+var clientConfig = &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, NextProtos: []string{channel.Protocol}}
