@@ -356,7 +356,11 @@ func (p *passage) see(up bool, n int, record []byte) {
 	}
 }
 
-const changeCipherSpec = 20 // a record that means nothing in TLS 1.3 (RFC 8446 appendix D.4)
+// Types of records (RFC 8446 section 5.1).
+const (
+	changeCipherSpec = 20 // means nothing in TLS 1.3 (appendix D.4)
+	applicationData  = 23
+)
 
 // errCut ends a direction.
 var errCut = errors.New("cut")
@@ -445,6 +449,19 @@ func TestAttack_Records(t *testing.T) {
 		}
 	}
 	t.Logf("%d attacks on %d records", tried, len(p.all))
+}
+
+// With much under way behind an altered record, the client still hears why the channel is
+// over: no reset overtakes the alert.
+func TestAttack_AlertArrives(t *testing.T) {
+	s := serve(t, setup{})
+	c := s.inside()
+	c.below.send(strings.Repeat("OBAI\x00", 100<<10))
+	if b, err := io.ReadAll(c.below); err != nil || len(b) == 0 || b[0] != applicationData {
+		t.Errorf("read %x, %v; want an alert, encrypted, and the end", b, err)
+	}
+	c.below.Close()
+	s.ended(1, channel.ErrAltered.Error())
 }
 
 func (s *server) attacked(t *testing.T, name string, r seen, change change) {

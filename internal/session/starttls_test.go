@@ -157,6 +157,21 @@ func TestServer_Inside_Leaves(t *testing.T) {
 	s.ended(1, channel.ErrTruncated.Error(), `"protocol":"cmtp/1"`)
 }
 
+// A client that leaves within a form is no trouble of the server's, for which its operator
+// would be called.
+func TestServer_Inside_LeavesForm(t *testing.T) {
+	s := serve(t, setup{})
+	c := s.inside()
+	c.auth("alice@cref.example", vectorKey(t, "alice"))
+	c.send("UPLOAD\x00" + form(make([]byte, 1000))[:500])
+	c.CloseWrite()
+	c.expectEnd()
+	s.ended(1, `"protocol":"cmtp/1"`)
+	if log := s.log.String(); strings.Contains(log, `"level":"ERROR"`) {
+		t.Errorf("the log has\n%s", log)
+	}
+}
+
 // wireInside is a session on a pipe, inside the channel.
 func wireInside(t *testing.T, edit func(*session.Config)) (*wire, *insider) {
 	t.Helper()
