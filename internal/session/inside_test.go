@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -395,10 +394,4 @@ func holds(line string, words []string) bool {
 		}
 	}
 	return true
-}
-
-// reset reports whether reading failed because the connection is gone.
-func isGone(err error) bool {
-	var op *net.OpError
-	return err == io.EOF || errors.As(err, &op) && !op.Timeout()
 }
