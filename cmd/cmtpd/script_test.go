@@ -25,7 +25,7 @@ import (
 //
 //	exits STATUS COMMAND...   run a command, which has to end with STATUS
 //	serve                     start a daemon with cmtpd.toml; $ADDR is its port
-//	stop                      stop it in order
+//	halt                      stop it in order ("stop" is testscript's own, and ends the script)
 //	keyrequest ADDRESS        ask it for a key; ! for FAILURE
 //	letter ACCOUNT BYTES      deliver a message with a body of so many bytes
 //	meet DOMAIN NUMBER        judge a server of a domain that shows the key of that number

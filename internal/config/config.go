@@ -244,7 +244,7 @@ func Default() *Config {
 			StartTLSRate:             120,
 			StartTLSBurst:            240,
 			HandshakeTimeout:         10 * time.Second,
-			MaxHandshakes:            4,
+			MaxHandshakes:            2,
 			GuessRate:                10,
 			GuessBurst:               10,
 			GuessNetworkRate:         60,

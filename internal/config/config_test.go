@@ -301,14 +301,14 @@ func TestConfig_ValidateBare(t *testing.T) {
 // thing in a place of its own.
 func TestConfig_Paths(t *testing.T) {
 	c := mustParse(t, minimal+"data_dir = \"/srv/cmtpd\"\n")
-	paths := []string{c.SpoolDir(), c.AccountsDir(), c.GuessesDir(), c.TrustDir(), c.KeyFile(), c.SpoolKeyFile(), c.ControlSocket(), c.LockFile()}
+	paths := []string{c.SpoolDir(), c.AccountsDir(), c.GuessesDir(), c.InvitationsDir(), c.TrustDir(), c.KeyFile(), c.SpoolKeyFile(), c.ControlSocket(), c.LockFile()}
 	for _, p := range paths {
 		if filepath.Dir(p) != c.DataDir {
 			t.Errorf("%s does not lie in %s", p, c.DataDir)
 		}
 	}
 	slices.Sort(paths)
-	if len(slices.Compact(paths)) != 8 {
+	if len(slices.Compact(paths)) != 9 {
 		t.Errorf("two things share a place: %q", paths)
 	}
 }
