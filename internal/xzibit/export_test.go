@@ -26,9 +26,6 @@ func ReencodeCopy(b []byte) ([]byte, error) {
 	return c.append(nil), nil
 }
 
-// Encode returns the plaintext of versions 2 and 3.
-func (k *Keyring) Encode() ([]byte, error) { return k.append(nil) }
-
 // SealPlaintext seals what need not be a keyring.
 func SealPlaintext(plaintext []byte, addr string, password []byte, p Params) ([]byte, error) {
 	return sealPlaintext(plaintext, addr, password, p)

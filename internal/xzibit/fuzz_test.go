@@ -81,6 +81,9 @@ func FuzzOpen(f *testing.F) {
 		if again, err := k.Encode(); err != nil || !bytes.Equal(again, plaintext) {
 			t.Fatalf("%x becomes %x, %v", plaintext, again, err)
 		}
+		if clear, err := xzibit.DecodeKeyring(plaintext); err != nil || clear.Keys[0].Key.Public() != k.Keys[0].Key.Public() {
+			t.Fatalf("what is sealed cannot be read in the clear: %v", err)
+		}
 		if _, err := xzibit.Open(x, addr+"x", password); !errors.Is(err, xzibit.ErrPassword) {
 			t.Fatalf("opens for another address: %v", err)
 		}

@@ -146,6 +146,19 @@ func (k *Keyring) checkRecovery() error {
 	return nil
 }
 
+// Encode returns the keyring in the clear, as it stands in versions 2 and 3, for who
+// keeps it where secrets are safe without a password, and for the caller to wipe. It
+// wraps ErrFormat.
+func (k *Keyring) Encode() ([]byte, error) { return k.append(nil) }
+
+// DecodeKeyring reads what Encode returned. It wraps ErrFormat.
+func DecodeKeyring(b []byte) (*Keyring, error) {
+	if len(b) > maxKeyring {
+		return nil, fmt.Errorf("%w: a keyring of %d bytes, at most %d are allowed", ErrFormat, len(b), maxKeyring)
+	}
+	return parseKeyring(b)
+}
+
 // append appends the plaintext of version 2. It wraps ErrFormat.
 func (k *Keyring) append(dst []byte) ([]byte, error) {
 	if len(k.Keys) == 0 {
