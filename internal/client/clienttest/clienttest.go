@@ -256,6 +256,14 @@ func (s *Server) receive(c *Conn) (*cmtp.MessageReader, error) {
 	return r, nil
 }
 
+// With lets do look at and change the Users and Invitations of a server that was
+// started.
+func (s *Server) With(do func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	do()
+}
+
 // user returns an account.
 func (s *Server) user(name string) (User, bool) {
 	s.mu.Lock()

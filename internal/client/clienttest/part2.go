@@ -12,6 +12,7 @@ import (
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/oprf"
+	"cmtpd/internal/xzibit"
 )
 
 func (s *Server) version() string {
@@ -226,14 +227,20 @@ func (s *Server) upload(c *Conn, b []byte) error {
 }
 
 // replace takes new keys for an account, and answers with its history.
-func (s *Server) replace(c *Conn, user string, old, possession crypt.Signature, k *crypt.KeyStatement, xzibit, backup []byte) error {
+func (s *Server) replace(c *Conn, user string, old, possession crypt.Signature, k *crypt.KeyStatement, sealed, backup []byte) error {
 	name, err := address.Parse(user)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	u, exists := s.Users[user]
-	u.Xzibit, u.Copy = xzibit, backup
+	u.Xzibit, u.Copy, u.Recovery = sealed, backup, crypt.PublicKey{}
+	if len(backup) > 0 {
+		if u.Recovery, err = xzibit.CheckCopy(backup); err != nil {
+			s.mu.Unlock()
+			return c.Fail(cmtp.StatusBadStatement, "no recovery copy")
+		}
+	}
 	if k != nil {
 		if !k.IsPossessed(possession) {
 			s.mu.Unlock()
