@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strings"
+	"regexp"
 	"syscall"
 	"testing"
 	"time"
@@ -97,25 +97,33 @@ func (term *Terminal) Answer(t testing.TB, question, line string) {
 // off.
 func (term *Terminal) Asked(t testing.TB, question string) {
 	t.Helper()
+	term.Shows(t, regexp.MustCompile(regexp.QuoteMeta(question)+`$`))
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	for {
-		more, shown := term.shown.after(0)
-		if strings.HasSuffix(shown, question) {
-			break
-		}
-		select {
-		case <-more:
-		case <-ctx.Done():
-			t.Fatalf("%q was not asked, but %q", question, shown)
-		}
-	}
 	// Nothing tells when a terminal's mode changes; who types waits a moment too.
 	for term.Echoes(t) {
 		select {
 		case <-time.After(time.Millisecond):
 		case <-ctx.Done():
 			t.Fatalf("what answers %q would be shown", question)
+		}
+	}
+}
+
+// Shows waits until what is shown matches, and returns the match and its groups.
+func (term *Terminal) Shows(t testing.TB, match *regexp.Regexp) []string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for {
+		more, shown := term.shown.after(0)
+		if m := match.FindStringSubmatch(shown); m != nil {
+			return m
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			t.Fatalf("%v does not match what is shown: %q", match, shown)
 		}
 	}
 }
