@@ -47,11 +47,14 @@ func (r *run) action(do func(context.Context, []string) error) func(*cobra.Comma
 
 func (r *run) keysCommand() *cobra.Command {
 	var forget string
+	var accept bool
 	c := &cobra.Command{
 		Use: "keys ADDRESS", Short: "Ask a server for an address's key, and check it",
 		Long: "keys asks the server of ADDRESS for its own key and for the one of ADDRESS, checks the\n" +
 			"signatures, and prints both with their fingerprints and how far they can be trusted.\n" +
-			"A server that shows another key than before is refused.",
+			"A server that shows another key than before, which that one has not named, is refused;\n" +
+			"so is another key of ADDRESS which the one before has not signed for. Where the owner\n" +
+			"of ADDRESS has told you the new fingerprint, --accept-new-key takes it.",
 		Args: func(c *cobra.Command, args []string) error {
 			if forget != "" {
 				return cobra.NoArgs(c, args)
@@ -62,10 +65,11 @@ func (r *run) keysCommand() *cobra.Command {
 			if forget != "" {
 				return r.forget(ctx, forget)
 			}
-			return r.keys(ctx, args[0])
+			return r.keys(ctx, args[0], accept)
 		}),
 	}
-	c.Flags().StringVar(&forget, "forget", "", "forget the remembered server key of `DOMAIN`: the next contact is a first one")
+	c.Flags().StringVar(&forget, "forget", "", "forget the remembered key of `DOMAIN`'s server, or of an address: the next contact is a first one")
+	c.Flags().BoolVar(&accept, "accept-new-key", false, "remember the key of ADDRESS although it does not follow from the one before")
 	return c
 }
 

@@ -31,7 +31,7 @@ const exitCodes = `shorebird ends with one of these statuses:
     0  done
     1  failed
     2  wrong use
-    3  the server refused; it does not say why
+    3  the server refused; in CMTP 1 it says why
     4  a key or a signature is not what it must be; nothing was sent or saved
     5  the password is wrong or empty
    75  failed for now; trying again later may help
@@ -54,6 +54,9 @@ var (
 	errConfig     = errors.New("the configuration is wrong")
 	errNoKeys     = errors.New("the keys are not on this machine")
 	errUnknown    = errors.New("no key is remembered")
+
+	errContactKey   = kind{"the key has changed, and the one before did not sign for it", errTrust}
+	errContactReset = kind{"the key was reset: nobody but the server vouches for the new one", errTrust}
 )
 
 // A kind is an error of a more general kind that goes unsaid.
@@ -98,6 +101,12 @@ var causes = []struct {
 	{errTrust, exitTrust, ""},
 	{client.ErrSignature, exitTrust, "Somebody may be between you and the server. Nothing was sent; try another network, or ask the server's operator."},
 	{crypt.ErrPublicKey, exitTrust, "The server gave a key that nothing can be sealed to. Nothing was sent; tell its operator."},
+	{client.ErrDowngrade, exitTrust, "This server has spoken a private channel before, and now it, or somebody between you and it, refuses one: perhaps to read along, or to take another's place. Nothing was sent. Try another network, or ask the server's operator."},
+	{client.ErrSwapped, exitTrust, "Somebody may be between you and the server. Nothing was sent; try another network, or ask the server's operator."},
+	{client.ErrReceipt, exitTrust, "It is not known whether the server has the letter. Ask its operator."},
+	{crypt.ErrHistory, exitTrust, "The server, or somebody in its place, tells something about a key that cannot be. Nothing was sent; ask its operator."},
+	{crypt.ErrUnsigned, exitTrust, "The server, or somebody in its place, tells something about a key that cannot be. Nothing was sent; ask its operator."},
+	{crypt.ErrStatement, exitTrust, "The server, or somebody in its place, tells something about a key that cannot be. Nothing was sent; ask its operator."},
 	{errEmptyPassword, exitPassword, "No account has an empty password: check the file or the program that the password comes from."},
 	{xzibit.ErrPassword, exitPassword, "Type it again with care. If it is right, the address may be an alias: use the account's own address."},
 	{client.ErrRefused, exitRefused, "The server does not say why. There may be no such account, the letter may be too large, or the server too busy: check the address, then try again later."},
@@ -126,6 +135,11 @@ func diagnose(err error) diagnosis {
 			break
 		}
 	}
+	var status *cmtp.StatusError
+	if !found && errors.As(err, &status) && !status.Temporary() {
+		found = true
+		d.Code, d.Hint = exitRefused, statusHint(status.Status)
+	}
 	if !found && client.Temporary(err) {
 		d.Code, d.Hint = exitTemporary, "Try again later. If it stays so, check the network and the server's address."
 	}
@@ -137,4 +151,25 @@ func diagnose(err error) diagnosis {
 		d.Hint = h.hint
 	}
 	return d
+}
+
+// statusHint says what a person can do about a refusal.
+func statusHint(s cmtp.Status) string {
+	switch s {
+	case cmtp.StatusNotProven:
+		return "The server takes this only from its own users. Fetch your keys with shorebird recover, and send from your own address."
+	case cmtp.StatusWrongProof:
+		return "The server knows another key for this account. Try shorebird recover."
+	case cmtp.StatusNoAccount:
+		return "Check the address."
+	case cmtp.StatusForeignDomain:
+		return "This is not the server of that domain: check --server, or the configuration file."
+	case cmtp.StatusForeignSource:
+		return "Send from your own address: see --from."
+	case cmtp.StatusBadStatement:
+		return "Check this machine's clock: the server takes no key that is more than an hour off."
+	case cmtp.StatusSwitchedOff:
+		return "The server's operator has switched it off: ask there."
+	}
+	return ""
 }

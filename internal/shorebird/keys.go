@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"cmtpd/internal/address"
+	"cmtpd/internal/crypt"
 )
 
 // KeysReport is what keys prints with --json.
@@ -19,24 +21,66 @@ type KeysReport struct {
 	ServerKey         string `json:"server_key"`
 	ServerFingerprint string `json:"server_fingerprint"`
 	Trust             Trust  `json:"trust"`
+	Protocol          string `json:"protocol"`
+
+	// Of the key's history, which CMTP 0.01 has not.
+	Statements int       `json:"statements,omitempty"` // keys that the account had, with this one
+	Resets     int       `json:"resets,omitempty"`     // of them made anew, not signed for
+	Since      time.Time `json:"since,omitzero"`       // this key
+
+	Change   KeyChange `json:"change,omitempty"`               // since the address was seen last
+	Previous string    `json:"previous_fingerprint,omitempty"` // the key then, where it was another
 }
 
 func (a *answer) report() KeysReport {
-	return KeysReport{
+	v := KeysReport{
 		Address: a.address.String(), Key: base64Key(a.key), Fingerprint: a.key.String(),
 		Server: a.where, ServerKey: base64Key(a.server), ServerFingerprint: a.server.String(), Trust: a.trust,
+		Protocol: protocol(a.history != nil), Change: a.change,
 	}
+	if a.before != (crypt.PublicKey{}) && a.before != a.key {
+		v.Previous = a.before.String()
+	}
+	if a.history != nil {
+		v.Statements, v.Since = len(a.history.Keys), a.history.Current().NotBefore.Time()
+		for _, k := range a.history.Keys {
+			if k.Reset {
+				v.Resets++
+			}
+		}
+	}
+	return v
 }
 
 // words says to a person what a trust means.
 func (t Trust) words() string {
-	if t == FirstContact {
+	switch t {
+	case FirstContact:
 		return "first contact: nobody vouches for this server yet; it is remembered from now on"
+	case Succeeded:
+		return "succeeded: the key that the server had before has named this one"
+	case Invited:
+		return "invited: the code of the invitation names this server"
 	}
 	return "remembered: the server has the key that it had before"
 }
 
-func (r *run) keys(ctx context.Context, arg string) error {
+// story tells the history of a key.
+func (v *KeysReport) story() string {
+	if v.Statements == 0 {
+		return "not known: CMTP 0.01 has none"
+	}
+	s := fmt.Sprintf("key %d of the account", v.Statements)
+	if !v.Since.IsZero() {
+		s += ", since " + v.Since.Format(time.DateOnly)
+	}
+	if v.Resets > 0 {
+		s += fmt.Sprintf("; was reset %d times: nobody but the server vouches for the new key then", v.Resets)
+	}
+	return s
+}
+
+func (r *run) keys(ctx context.Context, arg string, accept bool) error {
 	addr, err := address.Parse(arg)
 	if err != nil {
 		return err
@@ -46,17 +90,21 @@ func (r *run) keys(ctx context.Context, arg string) error {
 		return err
 	}
 	defer n.close()
+	n.accept = accept
 	a, err := n.lookup(ctx, addr)
 	if err != nil {
 		return err
 	}
 	v := a.report()
 	return r.report(v, func(out *bytes.Buffer) {
-		table(out, [][2]string{
-			{"address", v.Address}, {"key", v.Key}, {"fingerprint", v.Fingerprint},
+		rows := [][2]string{{"address", v.Address}, {"key", v.Key}, {"fingerprint", v.Fingerprint}, {"history", v.story()}}
+		if v.Previous != "" {
+			rows = append(rows, [2]string{"before", v.Previous + ", " + changes[v.Change]})
+		}
+		table(out, append(rows, [][2]string{
 			{"server", v.Server}, {"server key", v.ServerKey}, {"server fingerprint", v.ServerFingerprint},
-			{"trust", a.trust.words()},
-		})
+			{"trust", a.trust.words()}, {"protocol", v.Protocol},
+		}...))
 	})
 }
 
@@ -69,31 +117,60 @@ func table(out *bytes.Buffer, rows [][2]string) {
 	w.Flush() // a bytes.Buffer does not fail
 }
 
+// changes say what was done about a key that is another one.
+var changes = map[KeyChange]string{
+	Rotated:    "which has signed for the new one",
+	AcceptedIt: "which has not signed for the new one: it is remembered from now on because you said so",
+}
+
 // ForgetReport is what keys --forget prints with --json.
 type ForgetReport struct {
-	Domain    string    `json:"domain"`
+	Domain    string    `json:"domain,omitempty"`
+	Address   string    `json:"address,omitempty"`
 	Key       string    `json:"key"` // that was remembered
 	FirstSeen time.Time `json:"first_seen"`
 }
 
+// forget makes the next contact with a domain's server, or with an address, a first one.
 func (r *run) forget(ctx context.Context, arg string) error {
-	d, err := address.ParseDomain(arg)
+	h, err := newHome(r.Getenv)
 	if err != nil {
 		return err
 	}
-	h, err := newHome(r.Getenv)
+	if strings.Contains(arg, "@") {
+		return r.forgetContact(ctx, h, arg)
+	}
+	d, err := address.ParseDomain(arg)
 	if err != nil {
 		return err
 	}
 	if err := h.make(); err != nil {
 		return err
 	}
-	known := knownServers{h.data, r.Now}
-	was, err := known.forget(ctx, d)
+	known := newKnownServers(h.data, r.Now)
+	was, err := known.forget(ctx, d.String())
 	if err != nil {
 		return err
 	}
-	return r.report(ForgetReport{d.String(), was.Key, was.FirstSeen}, func(out *bytes.Buffer) {
+	return r.report(ForgetReport{Domain: d.String(), Key: was.Key, FirstSeen: was.FirstSeen}, func(out *bytes.Buffer) {
 		fmt.Fprintf(out, "The key of %s's server is forgotten (%s). The next contact is a first one.\n", d, fingerprint(was.Key))
+	})
+}
+
+func (r *run) forgetContact(ctx context.Context, h home, arg string) error {
+	a, err := address.Parse(arg)
+	if err != nil {
+		return err
+	}
+	if err := h.make(); err != nil {
+		return err
+	}
+	known := newContacts(h.data, r.Now)
+	was, err := known.forget(ctx, a.String())
+	if err != nil {
+		return err
+	}
+	return r.report(ForgetReport{Address: a.String(), Key: was.Key, FirstSeen: was.FirstSeen}, func(out *bytes.Buffer) {
+		fmt.Fprintf(out, "The key of %s is forgotten (%s). The next contact is a first one.\n", a, fingerprint(was.Key))
 	})
 }

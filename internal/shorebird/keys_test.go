@@ -30,6 +30,7 @@ func TestKeys(t *testing.T) {
 	want := shorebird.KeysReport{
 		Address: bob, Key: b64(h.keys[bob].Public()), Fingerprint: fingerprint, Server: where,
 		ServerKey: b64(h.Key.Public()), ServerFingerprint: h.Key.Public().String(), Trust: shorebird.Remembered,
+		Protocol: "CMTP 0.01",
 	}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
@@ -55,7 +56,10 @@ func TestKeys_ChangedServerKey(t *testing.T) {
 	}
 	p.want(ok, "", []string{"keys", "--forget", "example.org"}, "forgotten", h.Key.Public().String())
 	p.want(failure, "", []string{"keys", "--forget", "example.org"}, "no key is remembered")
-	p.want(ok, "", []string{"keys", bob, "--server", impostor}, "first contact")
+	// What is known of bob outlives it.
+	p.want(trust, "", []string{"keys", bob, "--server", impostor}, "the one before did not sign for it", "--accept-new-key")
+	p.want(ok, "", []string{"keys", bob, "--server", impostor, "--accept-new-key"}, h.keys[bob].Public().String(), other.keys[bob].Public().String())
+	p.want(ok, "", []string{"keys", bob, "--server", impostor}, "remembered")
 }
 
 func TestKeys_ForgetJSON(t *testing.T) {

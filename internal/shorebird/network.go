@@ -2,6 +2,7 @@ package shorebird
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -18,15 +19,11 @@ type network struct {
 	flag     string // --server, which outranks the settings
 	settings *settings
 	known    knownServers
+	contacts contacts
+	accept   bool // keys of contacts that do not follow from what is remembered
 	now      func() time.Time
+	note     func(format string, args ...any)
 	peers    map[string]*peer // by host:port
-}
-
-// A peer is a server that was reached.
-type peer struct {
-	*client.Conn
-	key  crypt.PublicKey // its own
-	used time.Time
 }
 
 // maxIdle is after how long without a word a server is called anew: it may have
@@ -52,8 +49,8 @@ func (r *run) network() (*network, home, error) {
 	}
 	return &network{
 		dialer: client.Dialer{Dial: r.Dial, Timeout: r.timeout, GreetingWait: r.GreetingWait},
-		flag:   r.server, settings: s, now: r.Now,
-		known: knownServers{h.data, r.Now},
+		flag:   r.server, settings: s, now: r.Now, note: r.note,
+		known: newKnownServers(h.data, r.Now), contacts: newContacts(h.data, r.Now),
 		peers: map[string]*peer{},
 	}, h, nil
 }
@@ -88,92 +85,133 @@ func (n *network) server(d address.Domain) (string, error) {
 		fmt.Sprintf("Name it with --server HOST:PORT, or in the configuration file under [servers]: %q = \"host:port\".", d.String()))
 }
 
-// peer returns the server at a place, called anew when it was not heard for long.
-func (n *network) peer(ctx context.Context, where string) (*peer, error) {
-	if p, ok := n.peers[where]; ok {
-		if n.now().Sub(p.used) < maxIdle {
-			return p, nil
-		}
-		n.drop(where)
-	}
-	conn, err := n.dialer.Connect(ctx, where)
-	if err != nil {
-		return nil, err
-	}
-	key, err := conn.ServerKey()
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	p := &peer{Conn: conn, key: key, used: n.now()}
-	n.peers[where] = p
-	return p, nil
-}
-
-// drop ends the conversation with a server.
-func (n *network) drop(where string) {
-	if p, ok := n.peers[where]; ok {
-		p.Close()
-		delete(n.peers, where)
-	}
-}
-
-func (n *network) close() {
-	for where := range n.peers {
-		n.drop(where)
-	}
-}
-
 // An answer is a key that a server gave for an address, and who it was.
 type answer struct {
 	address address.Address
 	key     crypt.PublicKey
-	where   string // host:port
+	history *crypt.History // nil from CMTP 0.01, which has none
+	where   string         // host:port
 	server  crypt.PublicKey
 	trust   Trust
+	before  crypt.PublicKey // that was remembered of the address; zero when none was
+	change  KeyChange
 }
 
-// lookup asks the server of a's domain for the key of a. It returns a key only
+// domain returns the server of a domain, accepted.
+func (n *network) domain(ctx context.Context, d address.Domain) (*peer, Trust, error) {
+	p, trust, err := n.reach(ctx, d)
+	if err == nil {
+		p.accept()
+	}
+	return p, trust, err
+}
+
+// reach returns the server of a domain, once its key is the one that is remembered, or
+// that this one has named, or the first.
+func (n *network) reach(ctx context.Context, d address.Domain) (*peer, Trust, error) {
+	where, err := n.server(d)
+	if err != nil {
+		return nil, "", err
+	}
+	known, err := n.known.load()
+	if err != nil {
+		return nil, "", err
+	}
+	p, err := n.peer(ctx, where, known[d.String()].CMTP1)
+	if err != nil {
+		return nil, "", err
+	}
+	trust, err := compare(known, d, p.key)
+	if errors.Is(err, errKeyChanged) && p.channel != nil {
+		trust, err = n.succession(ctx, d, p, known[d.String()].Key, err)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	return p, trust, nil
+}
+
+// succession asks a server with another key than the remembered one whether that one
+// has named it. Else changed is what is wrong.
+func (n *network) succession(ctx context.Context, d address.Domain, p *peer, was string, changed error) (Trust, error) {
+	key, ok := parseKey(was)
+	h, err := p.channel.History(address.Address{Domain: d})
+	if client.Temporary(err) {
+		n.drop(p.where)
+		return "", err
+	}
+	if err != nil || !ok || !h.Follows(key) {
+		return "", changed
+	}
+	if err := n.known.succeed(ctx, d, was, p.key); err != nil {
+		return "", err
+	}
+	n.note("The server of %s has a new key, which the one before has named: %s", d, p.key)
+	return Succeeded, nil
+}
+
+// lookup is inquire for a key that somebody else has: it must follow from what is
+// remembered of a, and is remembered from then on.
+func (n *network) lookup(ctx context.Context, a address.Address) (*answer, error) {
+	found, err := n.inquire(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.contacts.meet(ctx, found, n.accept); err != nil {
+		return nil, err
+	}
+	if found.change == Rotated {
+		n.note("%s has a new key, which the one before has signed for: %s", a, found.key)
+	}
+	return found, nil
+}
+
+// inquire asks the server of a's domain for the key of a. It returns a key only
 // when the server is the one that is remembered or the first one, and signed it;
 // from then on that server's key is remembered for the domain.
-func (n *network) lookup(ctx context.Context, a address.Address) (*answer, error) {
-	where, err := n.server(a.Domain)
+func (n *network) inquire(ctx context.Context, a address.Address) (*answer, error) {
+	p, trust, err := n.domain(ctx, a.Domain)
 	if err != nil {
 		return nil, err
 	}
-	p, err := n.peer(ctx, where)
-	if err != nil {
-		return nil, err
-	}
-	trust, err := n.known.judge(a.Domain, p.key)
-	if err != nil {
-		return nil, err
-	}
-	key, err := p.Key(a.Account.String(), a.Domain.String(), p.key)
-	if err != nil {
-		n.drop(where)
+	found := &answer{address: a, where: p.where, server: p.key, trust: trust}
+	if found.key, found.history, err = p.ask(a); err != nil {
+		if !isStatus(err) {
+			n.drop(p.where)
+		}
 		return nil, err
 	}
 	p.used = n.now()
 	// A server that knows nobody of this domain is not the domain's: nothing is
 	// learnt from it.
-	if trust == FirstContact {
-		if err := n.known.remember(ctx, a.Domain, p.key); err != nil {
-			return nil, err
-		}
+	if err := n.meet(ctx, a.Domain, p, trust); err != nil {
+		return nil, err
 	}
-	return &answer{a, key, where, p.key, trust}, nil
+	return found, nil
+}
+
+// meet remembers a server that has spoken for its domain.
+func (n *network) meet(ctx context.Context, d address.Domain, p *peer, trust Trust) error {
+	known, err := n.known.load()
+	if err != nil {
+		return err
+	}
+	if trust != FirstContact && (p.channel == nil || known[d.String()].CMTP1) {
+		return nil
+	}
+	return n.known.remember(ctx, d, p.key, p.channel != nil)
 }
 
 // again returns the server that gave the answer. Where it had to be called anew it
 // has to be the same one still.
 func (n *network) again(ctx context.Context, a *answer) (*peer, error) {
-	p, err := n.peer(ctx, a.where)
+	p, err := n.peer(ctx, a.where, a.history != nil)
 	if err != nil {
 		return nil, err
 	}
 	if p.key != a.server {
 		return nil, hint(fmt.Errorf("%s: %w while this was running", a.address.Domain, errKeyChanged), "Nothing was sent to it. Ask its operator.")
 	}
+	p.accept()
 	return p, nil
 }

@@ -41,6 +41,9 @@ func (r *run) recover(ctx context.Context, arg string, stdin bool) error {
 	if err := prove(ring, a); err != nil {
 		return err
 	}
+	if err := n.contacts.meet(ctx, a, true); err != nil {
+		return err
+	}
 	v := RecoverReport{KeysReport: a.report(), Keys: len(ring.Keys)}
 	v.Saved, v.Moved, err = h.saveXzibit(addr, x, r.Now().UTC().Format("20060102T150405Z"))
 	if err != nil {
@@ -60,7 +63,7 @@ func (r *run) recover(ctx context.Context, arg string, stdin bool) error {
 
 // fetch returns the key that the server names for addr, and the sealed keyring.
 func (n *network) fetch(ctx context.Context, addr address.Address) (*answer, []byte, error) {
-	a, err := n.lookup(ctx, addr)
+	a, err := n.inquire(ctx, addr) // what is remembered gives way to keys that open
 	if err != nil {
 		return nil, nil, err
 	}
@@ -68,7 +71,7 @@ func (n *network) fetch(ctx context.Context, addr address.Address) (*answer, []b
 	if err != nil {
 		return nil, nil, err
 	}
-	x, err := p.Login(addr.String(), a.server)
+	x, err := p.login(addr)
 	return a, x, err
 }
 

@@ -3,12 +3,15 @@ package shorebird
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"cmtpd/internal/address"
+	"cmtpd/internal/client"
 	"cmtpd/internal/letter"
 )
 
@@ -31,7 +34,30 @@ type SendReport struct {
 // SentReport is a copy that the recipient's server has for good.
 type SentReport struct {
 	KeysReport
-	Bytes int64 `json:"bytes"` // on the wire
+	Bytes  int64 `json:"bytes"`            // on the wire
+	Queued bool  `json:"queued,omitempty"` // it waits there to be delivered to another server
+	// Receipt is what the server has signed, and was checked; CMTP 0.01 has none.
+	Receipt *ReceiptReport `json:"receipt,omitempty"`
+}
+
+// ReceiptReport is a receipt (docs/protocol.md section 17.5).
+type ReceiptReport struct {
+	Digest string    `json:"digest"` // hex, of the message's core
+	Time   time.Time `json:"time"`
+	Commit uint64    `json:"commit"` // its number in the server's spool
+	Hash   string    `json:"hash"`   // hex, of that commit
+}
+
+func newSentReport(a *answer, size int64, sent *client.Sent) SentReport {
+	v := SentReport{KeysReport: a.report(), Bytes: size}
+	if sent != nil {
+		v.Queued = sent.Queued
+		v.Receipt = &ReceiptReport{
+			Digest: hex.EncodeToString(sent.Receipt.Digest[:]), Time: sent.Receipt.When.Time(),
+			Commit: sent.Receipt.Commit, Hash: hex.EncodeToString(sent.Receipt.Hash[:]),
+		}
+	}
+	return v
 }
 
 // FailReport is a copy that was not sent.
@@ -152,10 +178,10 @@ func (r *run) sendAll(ctx context.Context, n *network, from address.Address, d *
 	report := SendReport{From: from.String(), Sent: []SentReport{}, Failed: []FailReport{}}
 	var failed error
 	for _, a := range answers {
-		size, err := n.sendOne(ctx, from, d, a)
+		size, sent, err := n.sendOne(ctx, from, d, a)
 		switch {
 		case err == nil:
-			report.Sent = append(report.Sent, SentReport{a.report(), size})
+			report.Sent = append(report.Sent, newSentReport(a, size, sent))
 			continue
 		case ctx.Err() != nil:
 			err = context.Cause(ctx)
@@ -174,7 +200,11 @@ func (r *run) sendAll(ctx context.Context, n *network, from address.Address, d *
 
 func (s *SendReport) text(out *bytes.Buffer) {
 	for _, a := range s.Sent {
-		fmt.Fprintf(out, "sent to %s: %d bytes, sealed to %s (server: %s)\n", a.Address, a.Bytes, a.Fingerprint, a.Trust)
+		what := "sent to"
+		if a.Queued {
+			what = "queued for"
+		}
+		fmt.Fprintf(out, "%s %s: %d bytes, sealed to %s (server: %s)\n", what, a.Address, a.Bytes, a.Fingerprint, a.Trust)
 	}
 	if len(s.Sent)+len(s.Failed) > 1 {
 		for _, f := range s.Failed {
@@ -185,19 +215,20 @@ func (s *SendReport) text(out *bytes.Buffer) {
 
 // sendOne seals the letter to the key in the answer, no other, and returns once
 // the server has it for good: with its size in bytes.
-func (n *network) sendOne(ctx context.Context, from address.Address, d *letter.Draft, a *answer) (int64, error) {
+func (n *network) sendOne(ctx context.Context, from address.Address, d *letter.Draft, a *answer) (int64, *client.Sent, error) {
 	m, err := d.Seal(from, a.address, a.key)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	p, err := n.again(ctx, a)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	if err := p.Send(m.Header, nil, m.Body, m.Attachments, a.server); err != nil {
+	sent, err := p.send(m)
+	if err != nil {
 		n.drop(a.where)
-		return 0, fmt.Errorf("%s: %w", a.address, err)
+		return 0, nil, fmt.Errorf("%s: %w", a.address, err)
 	}
 	p.used = n.now()
-	return m.Size(), nil
+	return m.Size(), sent, nil
 }

@@ -3,17 +3,11 @@ package shorebird
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"path/filepath"
 	"time"
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/crypt"
-	"cmtpd/internal/durable"
 )
 
 // Trust is how far a server's key can be trusted.
@@ -23,12 +17,13 @@ type Trust string
 const (
 	FirstContact Trust = "first contact" // nobody vouches for it yet
 	Remembered   Trust = "remembered"    // the same as ever
+	Succeeded    Trust = "succeeded"     // the key that was remembered has named it
+	Invited      Trust = "invited"       // the code of an invitation names it
 )
 
-// knownServers are the servers' keys that were seen before, by domain. The file is
-// shared by all that run at once: it is read and written under a lock.
+// knownServers are the servers' keys that were seen before, by domain.
 type knownServers struct {
-	dir string
+	memory[knownServer]
 	now func() time.Time
 }
 
@@ -36,35 +31,13 @@ type knownServers struct {
 type knownServer struct {
 	Key       string    `json:"key"` // base64
 	FirstSeen time.Time `json:"first_seen"`
+	// CMTP1 says that the domain has spoken CMTP 1, without which it is not spoken to
+	// any more (docs/protocol.md section 15.6).
+	CMTP1 bool `json:"cmtp1,omitempty"`
 }
 
-const maxServersFile = 16 << 20 // bytes
-
-func (k *knownServers) path() string { return filepath.Join(k.dir, "servers.json") }
-
-func (k *knownServers) load() (map[string]knownServer, error) {
-	known := map[string]knownServer{}
-	b, err := durable.ReadFile(durable.OS, k.path(), maxServersFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return known, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &known)
-	}
-	if err != nil {
-		return nil, hint(fmt.Errorf("reading the remembered servers in %s: %w", k.path(), err),
-			"Restore the file from a backup. Without it every server is a first contact again.")
-	}
-	return known, nil
-}
-
-// judge compares a server's key with the one that is remembered for the domain.
-func (k *knownServers) judge(d address.Domain, key crypt.PublicKey) (Trust, error) {
-	known, err := k.load()
-	if err != nil {
-		return "", err
-	}
-	return compare(known, d, key)
+func newKnownServers(dir string, now func() time.Time) knownServers {
+	return knownServers{memory[knownServer]{dir, "servers", "servers", "every server is a first contact again"}, now}
 }
 
 func compare(known map[string]knownServer, d address.Domain, key crypt.PublicKey) (Trust, error) {
@@ -81,76 +54,52 @@ func compare(known map[string]knownServer, d address.Domain, key crypt.PublicKey
 			"If the new one is right: shorebird keys --forget %s, and then again.", d))
 }
 
-// fingerprint returns that of a key in base64.
-func fingerprint(key string) string {
+// parseKey reads a key in base64.
+func parseKey(key string) (crypt.PublicKey, bool) {
 	b, err := base64.StdEncoding.DecodeString(key)
 	if err != nil || len(b) != crypt.PublicKeySize {
+		return crypt.PublicKey{}, false
+	}
+	return crypt.PublicKey(b), true
+}
+
+// fingerprint returns that of a key in base64.
+func fingerprint(key string) string {
+	k, ok := parseKey(key)
+	if !ok {
 		return "(not readable)"
 	}
-	return crypt.PublicKey(b).String()
+	return k.String()
 }
 
-// remember keeps the key of a domain's server, unless another one is there by now.
-func (k *knownServers) remember(ctx context.Context, d address.Domain, key crypt.PublicKey) error {
+// remember keeps the key of a domain's server, unless another one is there by now, and
+// that it has spoken CMTP 1.
+func (k *knownServers) remember(ctx context.Context, d address.Domain, key crypt.PublicKey, cmtp1 bool) error {
 	return k.change(ctx, func(known map[string]knownServer) error {
 		trust, err := compare(known, d, key)
+		if err != nil {
+			return err
+		}
+		s := known[d.String()]
 		if trust == FirstContact {
-			known[d.String()] = knownServer{base64Key(key), k.now().UTC().Truncate(time.Second)}
+			s = knownServer{Key: base64Key(key), FirstSeen: k.today()}
 		}
-		return err
-	})
-}
-
-// forget makes the next contact with a domain's server a first one.
-func (k *knownServers) forget(ctx context.Context, d address.Domain) (knownServer, error) {
-	var was knownServer
-	err := k.change(ctx, func(known map[string]knownServer) error {
-		var ok bool
-		if was, ok = known[d.String()]; !ok {
-			return fmt.Errorf("forgetting the server of %s: %w", d, errUnknown)
-		}
-		delete(known, d.String())
+		s.CMTP1 = s.CMTP1 || cmtp1
+		known[d.String()] = s
 		return nil
 	})
-	return was, err
 }
 
-func (k *knownServers) change(ctx context.Context, do func(map[string]knownServer) error) error {
-	lock, err := k.lock(ctx)
-	if err != nil {
-		return fmt.Errorf("locking the remembered servers: %w", err)
-	}
-	defer lock.Close()
-	known, err := k.load()
-	if err != nil {
-		return err
-	}
-	if err := do(known); err != nil {
-		return err
-	}
-	b, err := json.MarshalIndent(known, "", "  ")
-	if err != nil {
-		return fmt.Errorf("remembering servers: %w", err)
-	}
-	if err := durable.WriteFile(durable.OS, k.path(), append(b, '\n'), 0o600); err != nil {
-		return fmt.Errorf("remembering servers: %w", err)
-	}
-	return nil
+// succeed keeps the key that was has named as the one that follows it.
+func (k *knownServers) succeed(ctx context.Context, d address.Domain, was string, key crypt.PublicKey) error {
+	return k.change(ctx, func(known map[string]knownServer) error {
+		if known[d.String()].Key != was {
+			_, err := compare(known, d, key) // by another process, meanwhile
+			return err
+		}
+		known[d.String()] = knownServer{base64Key(key), k.today(), true}
+		return nil
+	})
 }
 
-// lock waits for its turn; the others hold it for one flush each.
-func (k *knownServers) lock(ctx context.Context) (io.Closer, error) {
-	poll := time.NewTicker(10 * time.Millisecond)
-	defer poll.Stop()
-	for {
-		lock, err := durable.OS.Lock(filepath.Join(k.dir, "servers.lock"))
-		if !errors.Is(err, durable.ErrLocked) {
-			return lock, err
-		}
-		select {
-		case <-poll.C:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-}
+func (k *knownServers) today() time.Time { return k.now().UTC().Truncate(time.Second) }

@@ -1,0 +1,152 @@
+package shorebird
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"time"
+
+	"cmtpd/internal/address"
+	"cmtpd/internal/crypt"
+)
+
+// KeyChange is what became of an address's key since it was seen last.
+type KeyChange string
+
+// What may have become of a key.
+const (
+	NoChange   KeyChange = ""
+	Rotated    KeyChange = "rotated"  // the key before has signed for it
+	AcceptedIt KeyChange = "accepted" // the user has, by --accept-new-key or by keys that opened
+)
+
+// contacts are the keys of addresses that were seen before, by address.
+type contacts struct {
+	memory[contact]
+	now func() time.Time
+}
+
+// A contact is what is remembered of an address.
+type contact struct {
+	Key       string    `json:"key"`                 // base64
+	Statement string    `json:"statement,omitempty"` // base64, digest of the newest; empty when seen in CMTP 0.01 alone
+	FirstSeen time.Time `json:"first_seen"`          // the key
+}
+
+func newContacts(dir string, now func() time.Time) contacts {
+	return contacts{memory[contact]{dir, "contacts", "keys of contacts", "every address is a first contact again"}, now}
+}
+
+// whose returns whom the answer's key is remembered for. It is the server's own key,
+// as a postmaster's may be, when ok is false: what is known of servers decides then.
+func (a *answer) whose() (name address.Address, ok bool) {
+	name = a.address
+	switch h := a.history; {
+	case a.key == a.server:
+		return name, false
+	case h == nil:
+		name.Account = name.Account.Base()
+	case h.Alias == nil:
+		name = h.Current().Name
+	}
+	return name, true
+}
+
+// contact returns what is to be remembered of an answer.
+func (c *contacts) contact(a *answer) contact {
+	n := contact{Key: base64Key(a.key), FirstSeen: c.now().UTC().Truncate(time.Second)}
+	if a.history != nil {
+		digest := a.history.Current().Digest()
+		n.Statement = base64.StdEncoding.EncodeToString(digest[:])
+	}
+	return n
+}
+
+// judge holds an answer against what is remembered of its address: a history must go
+// on from there, by keys that sign for the next one (docs/protocol.md section 17.3). It
+// returns what to remember from now on.
+func (c *contacts) judge(known map[string]contact, name address.Address, a *answer) (contact, KeyChange, error) {
+	now := c.contact(a)
+	was, ok := known[name.String()]
+	if !ok {
+		return now, NoChange, nil
+	}
+	if was.Key == now.Key {
+		now.FirstSeen = was.FirstSeen
+	}
+	if a.history == nil {
+		if was.Key != now.Key {
+			return was, NoChange, was.differs(name, a, errContactKey)
+		}
+		return was, NoChange, nil
+	}
+	later, ok := was.since(a.history)
+	switch {
+	case !ok:
+		return was, NoChange, was.differs(name, a, errContactKey)
+	case slices.ContainsFunc(later, func(k crypt.SignedKey) bool { return k.Reset }):
+		return was, NoChange, was.differs(name, a, errContactReset)
+	case len(later) > 0:
+		return now, Rotated, nil
+	}
+	return now, NoChange, nil
+}
+
+// since returns what a history says after what is remembered, and whether that is a
+// part of it.
+func (c *contact) since(h *crypt.History) ([]crypt.SignedKey, bool) {
+	if c.Statement != "" {
+		digest, err := base64.StdEncoding.DecodeString(c.Statement)
+		if err != nil || len(digest) != 32 {
+			return nil, false
+		}
+		return h.Since([32]byte(digest))
+	}
+	for i := len(h.Keys) - 1; i >= 0; i-- {
+		if base64Key(h.Keys[i].Key) == c.Key {
+			return h.Keys[i+1:], true
+		}
+	}
+	return nil, false
+}
+
+func (c *contact) differs(name address.Address, a *answer, why error) error {
+	return hint(fmt.Errorf("%s: %w\n  remembered  %s  since %s\n  now         %s", name, why,
+		fingerprint(c.Key), c.FirstSeen.Format(time.DateOnly), a.key),
+		fmt.Sprintf("Either the keys of %[1]s were lost and made anew, or the server gives you somebody else's. Nothing was sent. Ask %[1]s, by other means, for the fingerprint. "+
+			"If the new one is right: shorebird keys %[1]s --accept-new-key, and then again.", name))
+}
+
+// meet judges the answer and remembers its key. With accept, what is remembered gives
+// way.
+func (c *contacts) meet(ctx context.Context, a *answer, accept bool) error {
+	name, ok := a.whose()
+	if !ok {
+		return nil
+	}
+	known, err := c.load()
+	if err != nil {
+		return err
+	}
+	if was, ok := known[name.String()]; ok {
+		a.before, _ = parseKey(was.Key)
+	}
+	next, change, err := c.judge(known, name, a)
+	if err != nil && accept {
+		next, change, err = c.contact(a), AcceptedIt, nil
+	}
+	a.change = change
+	if err != nil || known[name.String()] == next {
+		return err
+	}
+	return c.change(ctx, func(known map[string]contact) error {
+		if !accept { // another process may have met it meanwhile
+			if next, _, err = c.judge(known, name, a); err != nil {
+				return err
+			}
+		}
+		known[name.String()] = next
+		return nil
+	})
+}
