@@ -62,8 +62,9 @@ func run(ctx context.Context, bin string) (err error) {
 		title string
 		do    func(*stage, *sink) error
 	}{
-		{"The administrator adds two users; their keys are sealed under their passwords", addUsers},
+		{"The administrator adds Bob, and invites Alice", addUsers},
 		{"cmtpd starts: one port for two protocols, an ordinary mail server behind it", start},
+		{"Alice registers: her keys are made on her machine, and the server never sees her password", register},
 		{"Bob recovers his keys on a new machine, with nothing but his password", recoverKeys},
 		{"Alice looks up Bob's key", lookUp},
 		{"Alice sends Bob a letter with a file, sealed to his key", send},
@@ -81,17 +82,26 @@ func run(ctx context.Context, bin string) (err error) {
 }
 
 func addUsers(s *stage, _ *sink) error {
-	for _, who := range []string{alice, bob} {
-		if _, err := s.cmtpd(password+"\n", "user", "add", who, "--password-stdin", "--version-2"); err != nil {
-			return err
-		}
+	if _, err := s.cmtpd(password+"\n", "user", "add", bob, "--password-stdin"); err != nil {
+		return err
 	}
+	var err error
+	if s.code, err = s.cmtpd("", "user", "invite", alice); err != nil {
+		return err
+	}
+	s.show(s.code)
 	list, err := s.cmtpd("", "user", "list")
 	if err != nil {
 		return err
 	}
 	s.show(list)
-	return s.expect(list, alice, bob)
+	return s.expect(list, bob)
+}
+
+func register(s *stage, _ *sink) error {
+	out, err := s.shorebird("alice", s.code, "register", alice, "--code-stdin", "--no-recovery")
+	s.show(out)
+	return err
 }
 
 func start(s *stage, _ *sink) error {

@@ -25,6 +25,7 @@ type stage struct {
 	port string // host:port that cmtpd serves
 	conf string
 	file string // what Alice attaches: a real file
+	code string // of Alice's invitation
 
 	daemon *exec.Cmd
 	logs   chan string // everything the daemon logged, when it has ended
@@ -95,10 +96,15 @@ func (s *stage) cmtpd(stdin string, args ...string) (string, error) {
 	return s.run(nil, stdin, "cmtpd", append(args, "--config", s.conf)...)
 }
 
-// shorebird runs the client on the machine of who: a home of its own.
+// shorebird runs the client on the machine of who: a home of its own, and a file with
+// the password, since there is nobody to ask.
 func (s *stage) shorebird(who, stdin string, args ...string) (string, error) {
-	home := filepath.Join(s.dir, "home-"+who)
-	env := []string{"HOME=" + home, "XDG_CONFIG_HOME=" + home + "/config", "XDG_DATA_HOME=" + home + "/data"}
+	home, secret := filepath.Join(s.dir, "home-"+who), filepath.Join(s.dir, "password")
+	if err := os.WriteFile(secret, []byte(password+"\n"), 0o600); err != nil {
+		return "", err
+	}
+	env := []string{"HOME=" + home, "XDG_CONFIG_HOME=" + home + "/config", "XDG_DATA_HOME=" + home + "/data",
+		"SHOREBIRD_NO_KEYRING=1", "SHOREBIRD_PASSWORD_FILE=" + secret}
 	return s.run(env, stdin, "shorebird", append(args, "--server", s.port)...)
 }
 

@@ -1,5 +1,5 @@
-// Command shorebird is the client: it finds keys, recovers its user's own, and
-// sends and opens mail that only its reader can read.
+// Command shorebird is the client: it makes and keeps its user's keys, finds those of
+// others, and sends and opens mail that only its reader can read.
 package main
 
 import (
@@ -13,11 +13,13 @@ import (
 	"cmtpd/internal/shorebird"
 )
 
-func main() {
+func main() { run(shorebird.System()) }
+
+func run(app *shorebird.App) {
 	if err := keyfile.ForbidCoreDumps(); err != nil {
 		fmt.Fprintln(os.Stderr, "shorebird: warning:", err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
-	os.Exit(shorebird.System().Run(ctx, os.Args[1:]))
+	os.Exit(app.Run(ctx, os.Args[1:]))
 }

@@ -12,10 +12,20 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"cmtpd/internal/client/clienttest"
+	"cmtpd/internal/shorebird"
 	"cmtpd/internal/xzibit"
 )
 
-func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"shorebird": main}) }
+func TestMain(m *testing.M) { testscript.Main(suite{m}, map[string]func(){"shorebird": frugal}) }
+
+// frugal is main, but that sealing under a password costs a test little.
+func frugal() {
+	app := shorebird.System()
+	app.Params = cheap
+	run(app)
+}
+
+var cheap = xzibit.Params{Time: 1, MemoryKiB: 8, Threads: 1}
 
 const (
 	user     = "bob@example.org"
@@ -37,7 +47,7 @@ func TestScript(t *testing.T) {
 			w := &world{clienttest.NewServer(t), make(chan struct{}, 1)}
 			key := clienttest.Key(t)
 			ring := &xzibit.Keyring{Keys: []xzibit.KeyPair{{Key: key}}, Server: w.server.Key.Public()}
-			x, err := xzibit.Seal(ring, user, []byte(password), xzibit.Params{Time: 1, MemoryKiB: 8, Threads: 1})
+			x, err := xzibit.Seal(ring, user, []byte(password), cheap)
 			if err != nil {
 				return err
 			}

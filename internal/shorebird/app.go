@@ -14,6 +14,7 @@ import (
 
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/letter"
+	"cmtpd/internal/xzibit"
 )
 
 // An App is the program with all that it needs of the world.
@@ -26,17 +27,26 @@ type App struct {
 	// GreetingWait is how long a server's silence is listened to; zero means what
 	// package client thinks right.
 	GreetingWait time.Duration
+	// Desktop is the desktop's keyring; nil where there is none.
+	Desktop Desktop
+	// DesktopWait bounds what a call of it may take. Zero means a minute, or three
+	// seconds where there is nobody to ask.
+	DesktopWait time.Duration
+	// Params is what sealing under a password costs; zero means what package xzibit
+	// thinks right.
+	Params xzibit.Params
 }
 
 // System returns the program in this process.
 func System() *App {
-	return &App{Terminal: systemTerminal(), Getenv: os.Getenv, Now: time.Now}
+	return &App{Terminal: systemTerminal(), Getenv: os.Getenv, Now: time.Now, Desktop: systemDesktop()}
 }
 
 // Run runs the command line args, without the program's name, and returns the exit
 // status.
 func (a *App) Run(ctx context.Context, args []string) int {
 	r := &run{App: a}
+	defer r.told.wipe()
 	root := r.command()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -60,6 +70,10 @@ type run struct {
 	server  string
 	timeout time.Duration
 	started bool // arguments and flags were in order
+
+	stdin     bool // --password-stdin
+	noKeyring bool // --no-keyring, or the desktop keyring has failed
+	told      secrets
 }
 
 // complain tells what went wrong, and what to do about it.

@@ -16,8 +16,14 @@ It finds a domain's server by --server, or by $XDG_CONFIG_HOME/shorebird/config.
     [servers]
     "example.net" = "mx.example.net:25"
 
-A password is asked for at the terminal, or comes from --password-stdin or the file
-that $SHOREBIRD_PASSWORD_FILE names; never from an argument.`
+A password is asked for at the terminal. For scripts it is the first line of standard
+input with --password-stdin, of the file that $SHOREBIRD_PASSWORD_FILE names, or of the
+open descriptor whose number is in $SHOREBIRD_PASSWORD_FD; passwd takes the new one from
+the second line. Nothing secret is ever an argument, and a script is never asked.
+
+Your keys are kept in a file, sealed under your password, and where there is one in the
+desktop keyring, so that the password is asked for seldom. --no-keyring, or
+SHOREBIRD_NO_KEYRING=1, leaves the desktop keyring alone.`
 
 // command returns the command line's grammar.
 func (r *run) command() *cobra.Command {
@@ -32,7 +38,9 @@ func (r *run) command() *cobra.Command {
 	flags.BoolVar(&r.json, "json", false, "print JSON, for scripts")
 	flags.StringVar(&r.server, "server", "", "the `HOST:PORT` of the server to ask")
 	flags.DurationVar(&r.timeout, "timeout", 2*time.Minute, "how long to wait for a server's answer, or for any progress")
-	root.AddCommand(r.keysCommand(), r.recoverCommand(), r.sendCommand(), r.openCommand(), r.versionCommand(),
+	flags.BoolVar(&r.noKeyring, "no-keyring", false, "do not use the desktop keyring")
+	root.AddCommand(r.registerCommand(), r.keysCommand(), r.sendCommand(), r.openCommand(),
+		r.passwdCommand(), r.rotateCommand(), r.recoverCommand(), r.versionCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit statuses mean", Long: exitCodes})
 	return root
 }
@@ -73,26 +81,13 @@ func (r *run) keysCommand() *cobra.Command {
 	return c
 }
 
-func (r *run) recoverCommand() *cobra.Command {
-	var stdin bool
-	c := &cobra.Command{
-		Use: "recover ADDRESS", Short: "Fetch your keys from your server, to use them on this machine",
-		Long: "recover fetches the sealed keys of ADDRESS from its server, opens them with your password,\n" +
-			"proves that they are the ones that others seal their letters to, and keeps them on this\n" +
-			"machine, still sealed under the password.",
-		Args: cobra.ExactArgs(1),
-		RunE: r.action(func(ctx context.Context, args []string) error { return r.recover(ctx, args[0], stdin) }),
-	}
-	c.Flags().BoolVar(&stdin, "password-stdin", false, "read the password from the first line of standard input")
-	return c
-}
-
 func (r *run) sendCommand() *cobra.Command {
 	var o sendOptions
 	c := &cobra.Command{
 		Use: "send ADDRESS...", Short: "Send a letter, its text from standard input",
 		Long: "send seals a letter to each ADDRESS and sends each its own copy. All keys are asked for\n" +
-			"and checked first: if one is not to be had, nothing is sent to anybody.",
+			"and checked first: if one is not to be had, nothing is sent to anybody. Your own server\n" +
+			"wants to see proven who you are, by your keys, before it takes your letter.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: r.action(func(ctx context.Context, args []string) error { return r.send(ctx, args, o) }),
 	}
@@ -109,15 +104,15 @@ func (r *run) openCommand() *cobra.Command {
 	var o openOptions
 	c := &cobra.Command{
 		Use: "open FILE", Short: "Open a letter that was exported from a server",
-		Long: "open decrypts the message in FILE, or on standard input for -, with the keys that recover\n" +
-			"saved. Nothing is shown or saved before all of it was found unaltered.",
+		Long: "open decrypts the message in FILE, or on standard input for -, with your keys on this\n" +
+			"machine. Nothing is shown or saved before all of it was found unaltered.",
 		Args: cobra.ExactArgs(1),
 		RunE: r.action(func(ctx context.Context, args []string) error { return r.open(ctx, args[0], o) }),
 	}
 	f := c.Flags()
 	f.StringVar(&o.save, "save", "", "save the attachments in `DIR`; no file is ever replaced")
 	f.StringVar(&o.account, "account", "", "the `ADDRESS` whose keys to use, instead of the letter's destination")
-	f.BoolVar(&o.stdin, "password-stdin", false, "read the password from the first line of standard input")
+	r.passwordFlag(c)
 	return c
 }
 

@@ -6,18 +6,40 @@
 // is sent to anybody after any look-up failed; that a server that shows another key
 // than the one remembered, which that one has not named, stops everything, and so does
 // an address's key that does not follow from the one remembered, and a domain that has
-// spoken CMTP 1 and does not any more; that no password comes from an argument or is
-// ever empty; and that nothing a stranger wrote steers the terminal.
+// spoken CMTP 1 and does not any more; that no key of the user's is lost, whenever the
+// program or the network breaks off; that no secret comes from an argument, that no
+// password is ever empty, and that a script is never asked; and that nothing a stranger
+// wrote steers the terminal.
 //
 // # Files
 //
-//	$XDG_CONFIG_HOME/shorebird/config.toml   account, server, [servers]; optional
-//	$XDG_DATA_HOME/shorebird/servers.json    by domain: the server's key, as first seen, and whether it spoke CMTP 1
-//	$XDG_DATA_HOME/shorebird/contacts.json   by address: the key, as first seen, and the digest of the newest statement
-//	$XDG_DATA_HOME/shorebird/ADDRESS.xzibit  an account's keys, sealed under its password
+//	$XDG_CONFIG_HOME/shorebird/config.toml           account, server, [servers]; optional
+//	$XDG_DATA_HOME/shorebird/servers.json            by domain: the server's key, as first seen, and whether it spoke CMTP 1
+//	$XDG_DATA_HOME/shorebird/contacts.json           by address: the key, as first seen, and the digest of the newest statement
+//	$XDG_DATA_HOME/shorebird/accounts.json           by the user's own addresses: digests of the server's xzibit
+//	$XDG_DATA_HOME/shorebird/ADDRESS.xzibit          an account's keys, sealed under its password
+//	$XDG_DATA_HOME/shorebird/ADDRESS.xzibit.pending  such that were sent to the server, until it has answered
 //
 // An account name is only data, so in the file's name what is not a lower-case
-// letter, a digit or one of .-_+@ stands as its UTF-8 bytes in %XX.
+// letter, a digit or one of .-_+@ stands as its UTF-8 bytes in %XX. Keys that are in the
+// way of others are moved to the name with the time behind it, never removed.
+//
+// ADDRESS.xzibit is of version 2, which opens without the server; what the server has is
+// of version 3. Where the desktop has a keyring it has the opened keys, too: service
+// "shorebird", the address for the user, and for the secret the base64 of the digest of
+// the server's xzibit that they came from and of the keyring (protocol.md section 8.2).
+// An entry that came from another xzibit than the file is not used.
+//
+// # Secrets
+//
+// The password is the first line of what --password-stdin, SHOREBIRD_PASSWORD_FILE (a
+// file, or /dev/fd/N) or SHOREBIRD_PASSWORD_FD (the number of an open descriptor, 3 or
+// more) leads to; for passwd the new one is the second line, and for register and
+// recover --words the new one is the first. An invitation's code comes from --code-stdin
+// or SHOREBIRD_CODE_FILE, a recovery key's words from --words-stdin or
+// SHOREBIRD_WORDS_FILE. Otherwise a person is asked at the terminal, and where there is
+// none the command fails. --no-keyring, or SHOREBIRD_NO_KEYRING with any value, keeps the
+// desktop keyring out; it gets a minute at a terminal and three seconds without.
 //
 // # Exit statuses
 //
@@ -28,7 +50,7 @@
 //	2    wrong use
 //	3    the server refused; in CMTP 1 it says why
 //	4    a key or a signature is not what it must be; nothing was sent or saved
-//	5    the password is wrong or empty
+//	5    the password, or a recovery key's words, are wrong or missing
 //	75   failed for now; trying again later may help
 //	130  interrupted
 //
@@ -37,6 +59,7 @@
 // With --json each command prints one object on standard output, and an error is one
 // object on standard error, with the fields error, hint (may be absent) and code, the
 // exit status. Keys are base64, times RFC 3339 in UTC. Fields may be added, none is
-// renamed. See the types KeysReport, ForgetReport, RecoverReport, SendReport,
-// OpenReport and VersionReport.
+// renamed. See the types KeysReport, ForgetReport, AccountReport, RecoverReport,
+// SendReport, OpenReport and VersionReport. AccountReport may have the words of a
+// recovery key: they are secret, and nowhere else.
 package shorebird

@@ -11,6 +11,7 @@ import (
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/letter"
+	"cmtpd/internal/recovery"
 	"cmtpd/internal/xzibit"
 )
 
@@ -33,7 +34,7 @@ const exitCodes = `shorebird ends with one of these statuses:
     2  wrong use
     3  the server refused; in CMTP 1 it says why
     4  a key or a signature is not what it must be; nothing was sent or saved
-    5  the password is wrong or empty
+    5  the password, or a recovery key's words, are wrong or missing
    75  failed for now; trying again later may help
   130  interrupted
 
@@ -57,6 +58,7 @@ var (
 
 	errContactKey   = kind{"the key has changed, and the one before did not sign for it", errTrust}
 	errContactReset = kind{"the key was reset: nobody but the server vouches for the new one", errTrust}
+	errWords        = errors.New("the words are not this account's recovery key")
 )
 
 // A kind is an error of a more general kind that goes unsaid.
@@ -107,6 +109,11 @@ var causes = []struct {
 	{crypt.ErrHistory, exitTrust, "The server, or somebody in its place, tells something about a key that cannot be. Nothing was sent; ask its operator."},
 	{crypt.ErrUnsigned, exitTrust, "The server, or somebody in its place, tells something about a key that cannot be. Nothing was sent; ask its operator."},
 	{crypt.ErrStatement, exitTrust, "The server, or somebody in its place, tells something about a key that cannot be. Nothing was sent; ask its operator."},
+	{xzibit.ErrForged, exitTrust, "The recovery copy was not made by who has your keys. Nothing was saved. Ask the server's operator by other means."},
+	{errWords, exitPassword, "Compare them with the paper. If they are right, the account has another recovery key by now."},
+	{recovery.ErrCount, exitPassword, "Type all 12, with a space between them."},
+	{recovery.ErrWord, exitPassword, "Compare it with the paper."},
+	{recovery.ErrChecksum, exitPassword, "Compare them with the paper."},
 	{errEmptyPassword, exitPassword, "No account has an empty password: check the file or the program that the password comes from."},
 	{xzibit.ErrPassword, exitPassword, "Type it again with care. If it is right, the address may be an alias: use the account's own address."},
 	{client.ErrRefused, exitRefused, "The server does not say why. There may be no such account, the letter may be too large, or the server too busy: check the address, then try again later."},
@@ -166,6 +173,8 @@ func statusHint(s cmtp.Status) string {
 		return "This is not the server of that domain: check --server, or the configuration file."
 	case cmtp.StatusForeignSource:
 		return "Send from your own address: see --from."
+	case cmtp.StatusBadInvitation:
+		return "Compare the code with what you were given. A code works once, and not for ever: ask the server's operator for a new one."
 	case cmtp.StatusBadStatement:
 		return "Check this machine's clock: the server takes no key that is more than an hour off."
 	case cmtp.StatusSwitchedOff:

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/BurntSushi/toml"
 
@@ -75,9 +76,10 @@ func fileName(addr string) string {
 	return s
 }
 
-// loadXzibit returns the keys of a, still sealed.
-func (h home) loadXzibit(a address.Address) ([]byte, error) {
-	x, err := durable.ReadFile(durable.OS, h.xzibit(a), xzibit.MaxSize)
+// loadXzibit returns the keys of a in a file, still sealed. It wraps errNoKeys where
+// there are none.
+func (h home) loadXzibit(a address.Address, path string) ([]byte, error) {
+	x, err := durable.ReadFile(durable.OS, path, xzibit.MaxSize)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, hint(fmt.Errorf("opening the keys of %s: %w", a, errNoKeys), fmt.Sprintf("Fetch them first: shorebird recover %s", a))
 	}
@@ -87,25 +89,55 @@ func (h home) loadXzibit(a address.Address) ([]byte, error) {
 	return x, nil
 }
 
-// saveXzibit keeps the sealed keys of a and returns where. Other ones that were
-// kept before may be all that still opens old mail, so they are moved aside; old
-// says where to, or is empty.
-func (h home) saveXzibit(a address.Address, x []byte, stamp string) (path, old string, err error) {
-	path = h.xzibit(a)
-	before, err := durable.ReadFile(durable.OS, path, xzibit.MaxSize)
-	switch {
-	case err == nil && string(before) != string(x):
-		old = path + "." + stamp
-		if err := durable.WriteFile(durable.OS, old, before, 0o600); err != nil {
-			return "", "", fmt.Errorf("keeping the old keys of %s: %w", a, err)
+// hasKeys reports whether there are keys of a on this machine.
+func (h home) hasKeys(a address.Address) bool {
+	_, err := h.loadXzibit(a, h.xzibit(a))
+	_, perr := h.loadXzibit(a, h.pending(a))
+	return !errors.Is(err, errNoKeys) || !errors.Is(perr, errNoKeys)
+}
+
+// pending returns the file of keys whose upload was not answered yet.
+func (h home) pending(a address.Address) string { return h.xzibit(a) + ".pending" }
+
+// aside returns the name that a file of keys has from now on that is not the account's.
+func aside(path string, now time.Time) string {
+	return path + "." + now.UTC().Format("20060102T150405Z")
+}
+
+// putAside moves aside the keys of a that are on this machine, which may be all that
+// still opens old mail, unless they are among those of ring, or sealed alike in x. It
+// returns where they are now, or "".
+func (h home) putAside(a address.Address, x, password []byte, ring *xzibit.Keyring, now time.Time) (string, error) {
+	before, err := h.loadXzibit(a, h.xzibit(a))
+	if errors.Is(err, errNoKeys) || err == nil && string(before) == string(x) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if old, err := xzibit.Open(before, a.String(), password); err == nil {
+		defer old.Wipe()
+		if has(ring, old.Keys) {
+			return "", nil
 		}
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return "", "", fmt.Errorf("looking at the old keys of %s: %w", a, err)
 	}
-	if err := durable.WriteFile(durable.OS, path, x, 0o600); err != nil {
-		return "", "", fmt.Errorf("saving the keys of %s: %w", a, err)
+	path := aside(h.xzibit(a), now)
+	if err := durable.WriteFile(durable.OS, path, before, 0o600); err != nil {
+		return "", fmt.Errorf("keeping the old keys of %s: %w", a, err)
 	}
-	return path, old, nil
+	return path, nil
+}
+
+// remove removes a file that may be missing.
+func (h home) remove(path string) error {
+	err := durable.OS.Remove(path)
+	if err == nil {
+		err = durable.OS.SyncDir(filepath.Dir(path))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing %s: %w", path, err)
+	}
+	return nil
 }
 
 // settings are what the configuration file says.

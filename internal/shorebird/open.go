@@ -19,7 +19,6 @@ import (
 
 type openOptions struct {
 	save, account string
-	stdin         bool // password
 }
 
 // OpenReport is what open prints with --json. All but Sealed, Proof and the names
@@ -45,7 +44,7 @@ type AttachReport struct {
 }
 
 func (r *run) open(ctx context.Context, path string, o openOptions) error {
-	if path == "-" && o.stdin {
+	if path == "-" && r.stdin {
 		return usage(errors.New("standard input cannot be both the message and the password"))
 	}
 	h, err := newHome(r.Getenv)
@@ -61,14 +60,15 @@ func (r *run) open(ctx context.Context, path string, o openOptions) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w: %w", path, errNoMessage, err)
 	}
-	addr, x, err := h.reader(layout.Header, o.account)
+	addr, err := h.reader(layout.Header, o.account)
 	if err != nil {
 		return err
 	}
-	ring, err := r.unlock(ctx, addr, x, o.stdin)
+	held, err := r.held(ctx, h, addr)
 	if err != nil {
 		return err
 	}
+	ring := held.ring
 	defer ring.Wipe()
 	work := size
 	if o.save != "" {
@@ -134,38 +134,35 @@ func (r *run) spoolInput(ctx context.Context) (*os.File, error) {
 	return f, nil
 }
 
-// reader returns whose keys open a message, and those keys: the account given, or
-// the one that the message is for, or else, since that may be an alias, the
+// reader returns whose keys, which are on this machine, open a message: the account
+// given, or the one that the message is for, or else, since that may be an alias, the
 // configuration's.
-func (h home) reader(env cmtp.Header, account string) (address.Address, []byte, error) {
+func (h home) reader(env cmtp.Header, account string) (address.Address, error) {
 	if account != "" {
 		a, err := address.Parse(account)
 		if err != nil {
-			return a, nil, fmt.Errorf("--account: %w", err)
+			return a, fmt.Errorf("--account: %w", err)
 		}
-		x, err := h.loadXzibit(a)
-		return a, x, err
+		return a, nil
 	}
-	var x []byte
 	a, err := address.Parse(env.DestinationAccount + "@" + env.DestinationDomain)
 	if err == nil {
 		a.Account = a.Account.Base()
-		x, err = h.loadXzibit(a)
-	}
-	if err == nil {
-		return a, x, nil
+		if h.hasKeys(a) {
+			return a, nil
+		}
 	}
 	s, serr := h.settings()
 	if serr != nil {
-		return a, nil, serr
+		return a, serr
+	}
+	if !s.Account.IsZero() && h.hasKeys(s.Account) {
+		return s.Account, nil
 	}
 	if errors.Is(err, address.ErrInvalid) {
 		err = hint(fmt.Errorf("the message is for no account: %w", err), "Say whose keys to use with --account ADDRESS.")
 	}
-	if own, oerr := h.loadXzibit(s.Account); !s.Account.IsZero() && oerr == nil {
-		return s.Account, own, nil
-	}
-	return a, nil, err
+	return a, err
 }
 
 func newOpenReport(l *letter.Letter) *OpenReport {

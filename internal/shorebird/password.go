@@ -7,75 +7,224 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/xzibit"
 )
 
-// passwordFileVariable names a file, or a descriptor by /dev/fd/N, whose first line
-// is the password.
-const passwordFileVariable = "SHOREBIRD_PASSWORD_FILE"
+// Where secrets come from when there is nobody to ask, or nobody is to be asked.
+const (
+	// passwordFileVariable names a file, or a descriptor by /dev/fd/N.
+	passwordFileVariable = "SHOREBIRD_PASSWORD_FILE"
+	// passwordFDVariable is the number of an open descriptor.
+	passwordFDVariable = "SHOREBIRD_PASSWORD_FD"
+	codeFileVariable   = "SHOREBIRD_CODE_FILE"
+	wordsFileVariable  = "SHOREBIRD_WORDS_FILE"
+)
 
 // maxPassword bounds a password, in bytes.
 const maxPassword = 1024
 
-// password returns the password of a: from standard input, the file that the
-// environment names, or the person at the terminal. It is never empty.
-func (r *run) password(ctx context.Context, a address.Address, stdin bool) ([]byte, error) {
-	if stdin {
-		return firstLine(ctx, r.In)
+// secrets are what a run was told, so that nothing is read or asked for twice.
+type secrets struct {
+	lines   []byte // of passwords, from whatever file; nil when not read yet
+	present []byte
+	fresh   []byte
+}
+
+func (s *secrets) wipe() {
+	clear(s.lines)
+	clear(s.present)
+	clear(s.fresh)
+}
+
+// password returns the present password of a: from standard input, the file that the
+// environment names, or the person at the terminal. It is never empty. The run wipes
+// it.
+func (r *run) password(ctx context.Context, a address.Address) ([]byte, error) {
+	if r.told.present != nil {
+		return r.told.present, nil
 	}
-	if path := r.Getenv(passwordFileVariable); path != "" {
-		f, err := os.Open(path)
+	p, err := r.givenPassword(ctx, 0)
+	if p == nil && err == nil {
+		p, err = r.askPassword(ctx, fmt.Sprintf("Password of %s: ", a))
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.told.present = p
+	return p, nil
+}
+
+// anotherPassword asks a person for the present password, after one that was right
+// before is not any more, or opens nothing.
+func (r *run) anotherPassword(ctx context.Context, a address.Address) ([]byte, error) {
+	if given, err := r.givenPassword(ctx, 0); err != nil || given != nil || r.ReadPassword == nil {
+		return nil, errors.Join(err, xzibit.ErrPassword)
+	}
+	p, err := r.askPassword(ctx, fmt.Sprintf("Password of %s, as it is now: ", a))
+	if err != nil {
+		return nil, err
+	}
+	clear(r.told.present)
+	r.told.present = p
+	return p, nil
+}
+
+// newPassword returns the password that a shall have. Where passwords come from a file
+// it is the line with this number, from 0; a person types it twice.
+func (r *run) newPassword(ctx context.Context, a address.Address, line int) ([]byte, error) {
+	p, err := r.givenPassword(ctx, line)
+	if p == nil && err == nil {
+		p, err = r.askTwice(ctx, a)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.told.fresh = p
+	return p, nil
+}
+
+func (r *run) askTwice(ctx context.Context, a address.Address) ([]byte, error) {
+	p, err := r.askPassword(ctx, fmt.Sprintf("New password for %s: ", a))
+	if err != nil {
+		return nil, err
+	}
+	again, err := r.askPassword(ctx, "Once more: ")
+	if err != nil {
+		return nil, err
+	}
+	defer clear(again)
+	if !bytes.Equal(p, again) {
+		clear(p)
+		return nil, hint(errPasswordsDiffer, "Nothing was changed. Try again.")
+	}
+	return p, nil
+}
+
+func (r *run) askPassword(ctx context.Context, prompt string) ([]byte, error) {
+	if r.ReadPassword == nil {
+		return nil, hint(errors.New("there is no terminal to ask for the password"),
+			"Use --password-stdin, or name a file in "+passwordFileVariable+" or an open descriptor in "+passwordFDVariable+".")
+	}
+	p, err := r.ReadPassword(ctx, prompt)
+	if err != nil {
+		return nil, fmt.Errorf("reading the password: %w", err)
+	}
+	return cutPassword(p, 0)
+}
+
+// givenPassword returns a line, counted from 0, of the file that passwords come from;
+// nil when they come from a person.
+func (r *run) givenPassword(ctx context.Context, line int) ([]byte, error) {
+	if r.told.lines == nil {
+		in, err := r.passwordSource()
+		if in == nil || err != nil {
+			return nil, err
+		}
+		defer in.Close()
+		if r.told.lines, err = readSecret(ctx, in, 2*(maxPassword+2)); err != nil {
+			return nil, fmt.Errorf("reading the password: %w", err)
+		}
+	}
+	return cutPassword(r.told.lines, line)
+}
+
+// passwordSource opens what passwords are read from; nil is a person.
+func (r *run) passwordSource() (io.ReadCloser, error) {
+	file, fd := r.Getenv(passwordFileVariable), r.Getenv(passwordFDVariable)
+	switch {
+	case r.stdin:
+		return io.NopCloser(r.In), nil
+	case file != "" && fd != "":
+		return nil, usage(errors.New(passwordFileVariable + " and " + passwordFDVariable + " are both set"))
+	case file != "":
+		f, err := os.Open(file)
 		if err != nil {
 			return nil, fmt.Errorf("opening the file of %s: %w", passwordFileVariable, err)
 		}
-		defer f.Close()
-		return firstLine(ctx, f)
+		return f, nil
+	case fd != "":
+		n, err := strconv.ParseUint(fd, 10, 16)
+		if err != nil || n < 3 {
+			return nil, usage(fmt.Errorf("%s: not the number of a descriptor behind the standard streams", passwordFDVariable))
+		}
+		return os.NewFile(uintptr(n), passwordFDVariable), nil
 	}
-	if r.ReadPassword == nil {
-		return nil, hint(errors.New("there is no terminal to ask for the password"),
-			"Use --password-stdin, or name a file in "+passwordFileVariable+".")
-	}
-	p, err := r.ReadPassword(ctx, fmt.Sprintf("Password of %s: ", a))
-	if err != nil {
-		return nil, fmt.Errorf("reading the password: %w", err)
-	}
-	return cutPassword(p)
+	return nil, nil
 }
 
-func firstLine(ctx context.Context, in io.Reader) ([]byte, error) {
-	p, err := interruptible(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(in, maxPassword+2)) })
-	if err != nil {
-		return nil, fmt.Errorf("reading the password: %w", err)
+// readSecret reads all of in, or one byte more than most. Not a nil slice.
+func readSecret(ctx context.Context, in io.Reader, most int64) ([]byte, error) {
+	b, err := interruptible(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(in, most+1)) })
+	if b == nil {
+		b = []byte{}
 	}
-	return cutPassword(p)
+	return b, err
 }
 
-// cutPassword returns the first line of what was read. An empty password is
-// refused: it comes from a file that somebody forgot to fill.
-func cutPassword(p []byte) ([]byte, error) {
+// cutPassword returns a copy of a line of what was read. An empty password is refused:
+// it comes from a file that somebody forgot to fill.
+func cutPassword(p []byte, line int) ([]byte, error) {
+	for range line {
+		_, p, _ = bytes.Cut(p, []byte("\n"))
+	}
 	p, _, _ = bytes.Cut(p, []byte("\n"))
 	p = bytes.TrimSuffix(p, []byte("\r"))
 	switch {
+	case len(p) == 0 && line > 0:
+		return nil, hint(errEmptyPassword, "The new password stands on the second line, behind the present one.")
 	case len(p) == 0:
 		return nil, errEmptyPassword
 	case len(p) > maxPassword:
 		return nil, fmt.Errorf("the password is longer than %d bytes", maxPassword)
 	}
-	return p, nil
+	return bytes.Clone(p), nil
 }
 
-// unlock asks for the password of a and opens its keys with it.
-func (r *run) unlock(ctx context.Context, a address.Address, x []byte, stdin bool) (*xzibit.Keyring, error) {
-	p, err := r.password(ctx, a, stdin)
-	if err != nil {
-		return nil, err
+// A question is a secret of another kind, which a person may see being typed.
+type question struct {
+	what, prompt string
+	stdin        bool
+	flag         string
+	variable     string
+}
+
+// maxAnswer bounds the answer to a question, in bytes.
+const maxAnswer = 1024
+
+// answer returns the answer to a question: all that is in the file that it comes from,
+// or a line from a person.
+func (r *run) answer(ctx context.Context, q question) (string, error) {
+	b, err := r.readAnswer(ctx, q)
+	defer clear(b)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("reading %s: %w", q.what, err)
+	case len(b) > maxAnswer:
+		return "", fmt.Errorf("reading %s: it has more than %d bytes", q.what, maxAnswer)
 	}
-	defer clear(p)
-	ring, err := xzibit.Open(x, a.String(), p)
-	if err != nil {
-		return nil, fmt.Errorf("opening the keys of %s: %w", a, err)
+	return string(bytes.TrimSpace(b)), nil
+}
+
+func (r *run) readAnswer(ctx context.Context, q question) ([]byte, error) {
+	if q.stdin && r.stdin {
+		return nil, usage(errors.New("standard input cannot be the password too"))
 	}
-	return ring, nil
+	if q.stdin {
+		return readSecret(ctx, r.In, maxAnswer)
+	}
+	if path := r.Getenv(q.variable); path != "" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, fmt.Errorf("opening the file of %s: %w", q.variable, err)
+		}
+		defer f.Close()
+		return readSecret(ctx, f, maxAnswer)
+	}
+	if r.ReadLine == nil {
+		return nil, hint(errors.New("there is no terminal to ask for it"), fmt.Sprintf("Use --%s, or name a file in %s.", q.flag, q.variable))
+	}
+	return r.ReadLine(ctx, q.prompt)
 }

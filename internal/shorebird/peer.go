@@ -19,6 +19,7 @@ type peer struct {
 	channel *client.Channel
 	key     crypt.PublicKey // its own
 	used    time.Time
+	user    address.Address // whom AUTH has proven; zero: nobody
 }
 
 // peer returns the server at a place, called anew when it was not heard for long. With
@@ -121,4 +122,18 @@ func (p *peer) send(m *letter.Message) (*client.Sent, error) {
 func isStatus(err error) bool {
 	var status *cmtp.StatusError
 	return errors.As(err, &status) && status.Status != cmtp.StatusClosing
+}
+
+// hasStatus reports whether err is the server's refusal with one of these.
+func hasStatus(err error, any ...cmtp.Status) bool {
+	var status *cmtp.StatusError
+	if !errors.As(err, &status) {
+		return false
+	}
+	for _, s := range any {
+		if status.Status == s {
+			return true
+		}
+	}
+	return false
 }

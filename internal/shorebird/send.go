@@ -67,7 +67,7 @@ type FailReport struct {
 }
 
 func (r *run) send(ctx context.Context, args []string, o sendOptions) error {
-	n, _, err := r.network()
+	n, h, err := r.network()
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,47 @@ func (r *run) send(ctx context.Context, args []string, o sendOptions) error {
 	if err != nil {
 		return err
 	}
-	return r.sendAll(ctx, n, from, draft, files, answers)
+	s := &sender{network: n, from: from}
+	if s.account, err = r.submitter(ctx, n, h, from, answers); err != nil {
+		return fmt.Errorf("nothing was sent: %w", err)
+	}
+	return r.sendAll(ctx, s, draft, files, answers)
+}
+
+// A sender sends letters from one address.
+type sender struct {
+	*network
+	from    address.Address
+	account *desk // whom from's own server wants to see proven; nil when that is not asked for
+}
+
+// submitter returns the account that proves to be the source where a letter goes to
+// from's own server, which takes its domains' names from nobody else (docs/protocol.md
+// section 19.7). Every other server takes the source for a claim.
+func (r *run) submitter(ctx context.Context, n *network, h home, from address.Address, answers []*answer) (*desk, error) {
+	known, err := n.known.load()
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(answers, func(a *answer) bool { return a.isHome(from, known) }) {
+		return nil, nil
+	}
+	account := from
+	account.Account = from.Account.Base()
+	if own := n.settings.Account; !h.hasKeys(account) && !own.IsZero() && h.hasKeys(own) {
+		account = own // from may be an alias
+	}
+	d, err := r.desk(ctx, n, h, account)
+	if err != nil {
+		return nil, err
+	}
+	_, _, err = d.signIn(ctx)
+	return d, err
+}
+
+// isHome reports whether the answer is from the server of an address, in CMTP 1.
+func (a *answer) isHome(of address.Address, known map[string]knownServer) bool {
+	return a.history != nil && known[of.Domain.String()].Key == base64Key(a.server)
 }
 
 // envelope returns whom a letter is from and, each once, whom it is to.
@@ -164,7 +204,7 @@ func (n *network) lookupAll(ctx context.Context, to []address.Address) ([]*answe
 }
 
 // sendAll sends everybody a copy, and goes on where one was not taken.
-func (r *run) sendAll(ctx context.Context, n *network, from address.Address, d *letter.Draft, files []*letter.File, answers []*answer) error {
+func (r *run) sendAll(ctx context.Context, s *sender, d *letter.Draft, files []*letter.File, answers []*answer) error {
 	total := int64(0)
 	for _, f := range files {
 		total += 2 * f.Attachment().Size * int64(len(answers)) // sealing reads a file twice
@@ -175,10 +215,10 @@ func (r *run) sendAll(ctx context.Context, n *network, from address.Address, d *
 		a.Data = bar.watch(a.Data)
 		d.Attachments = append(d.Attachments, a)
 	}
-	report := SendReport{From: from.String(), Sent: []SentReport{}, Failed: []FailReport{}}
+	report := SendReport{From: s.from.String(), Sent: []SentReport{}, Failed: []FailReport{}}
 	var failed error
 	for _, a := range answers {
-		size, sent, err := n.sendOne(ctx, from, d, a)
+		size, sent, err := s.sendOne(ctx, d, a)
 		switch {
 		case err == nil:
 			report.Sent = append(report.Sent, newSentReport(a, size, sent))
@@ -215,20 +255,37 @@ func (s *SendReport) text(out *bytes.Buffer) {
 
 // sendOne seals the letter to the key in the answer, no other, and returns once
 // the server has it for good: with its size in bytes.
-func (n *network) sendOne(ctx context.Context, from address.Address, d *letter.Draft, a *answer) (int64, *client.Sent, error) {
-	m, err := d.Seal(from, a.address, a.key)
+func (s *sender) sendOne(ctx context.Context, d *letter.Draft, a *answer) (int64, *client.Sent, error) {
+	m, err := d.Seal(s.from, a.address, a.key)
 	if err != nil {
 		return 0, nil, err
 	}
-	p, err := n.again(ctx, a)
+	p, err := s.submitTo(ctx, a)
 	if err != nil {
 		return 0, nil, err
 	}
 	sent, err := p.send(m)
 	if err != nil {
-		n.drop(a.where)
+		s.drop(a.where)
 		return 0, nil, fmt.Errorf("%s: %w", a.address, err)
 	}
-	p.used = n.now()
+	p.used = s.now()
 	return m.Size(), sent, nil
+}
+
+// submitTo returns the server that gave the answer, in a channel in which the source's
+// account is proven where it has to be.
+func (s *sender) submitTo(ctx context.Context, a *answer) (*peer, error) {
+	p, err := s.again(ctx, a)
+	if err != nil || s.account == nil || !p.user.IsZero() {
+		return p, err
+	}
+	known, err := s.known.load()
+	if err != nil || !a.isHome(s.from, known) {
+		return p, err
+	}
+	if _, _, err = s.account.signIn(ctx); err != nil {
+		return nil, err
+	}
+	return s.again(ctx, a)
 }

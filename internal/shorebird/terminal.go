@@ -1,6 +1,7 @@
 package shorebird
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"os"
@@ -18,6 +19,8 @@ type Terminal struct {
 	// ReadPassword asks for a password without showing it. It is nil where there is
 	// nobody to ask.
 	ReadPassword func(ctx context.Context, prompt string) ([]byte, error)
+	// ReadLine asks for a line that may be seen. It is nil where there is nobody to ask.
+	ReadLine func(ctx context.Context, prompt string) ([]byte, error)
 }
 
 // systemTerminal returns the process's own.
@@ -29,13 +32,16 @@ func systemTerminal() Terminal {
 	}
 	// Standard input may be a letter; the person is still at the terminal.
 	if tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0); err == nil {
-		t.ReadPassword = func(ctx context.Context, prompt string) ([]byte, error) { return ask(ctx, tty, tty, prompt) }
+		t.asks(tty, tty)
 	} else if t.InIsTerminal {
-		t.ReadPassword = func(ctx context.Context, prompt string) ([]byte, error) {
-			return ask(ctx, os.Stdin, os.Stderr, prompt)
-		}
+		t.asks(os.Stdin, os.Stderr)
 	}
 	return t
+}
+
+func (t *Terminal) asks(in *os.File, out io.Writer) {
+	t.ReadPassword = func(ctx context.Context, prompt string) ([]byte, error) { return ask(ctx, in, out, prompt) }
+	t.ReadLine = func(ctx context.Context, prompt string) ([]byte, error) { return askLine(ctx, in, out, prompt) }
 }
 
 // ask reads a line from the terminal in without echo, which is on again when it
@@ -52,6 +58,29 @@ func ask(ctx context.Context, in *os.File, out io.Writer, prompt string) ([]byte
 	}
 	defer io.WriteString(out, "\n")
 	return interruptible(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
+}
+
+// askLine reads a line of at most maxAnswer bytes from the terminal in, which gives out
+// what was typed a line at a time.
+func askLine(ctx context.Context, in io.Reader, out io.Writer, prompt string) ([]byte, error) {
+	if _, err := io.WriteString(out, prompt); err != nil {
+		return nil, err
+	}
+	return interruptible(ctx, func() ([]byte, error) {
+		var line []byte
+		b := make([]byte, 1)
+		for len(line) <= maxAnswer {
+			n, err := in.Read(b)
+			if n > 0 && b[0] == '\n' {
+				break
+			}
+			line = append(line, b[:n]...)
+			if err != nil {
+				return line, err
+			}
+		}
+		return bytes.TrimSuffix(line, []byte("\r")), nil
+	})
 }
 
 // interruptible returns what read does, or the context's error when that ends

@@ -2,9 +2,13 @@ package shorebird_test
 
 import (
 	"encoding/json"
+	"io"
 	"os"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/client/clienttest"
@@ -13,6 +17,7 @@ import (
 	"cmtpd/internal/shorebird"
 )
 
+// known returns what is remembered of the servers.
 func (p *person) known() map[string]map[string]any {
 	p.t.Helper()
 	b, err := os.ReadFile(p.data("servers.json"))
@@ -26,6 +31,7 @@ func (p *person) known() map[string]map[string]any {
 	return all
 }
 
+// twin is another server with the same key and users, of CMTP 0.01.
 func (h *house) twin(t *testing.T) *house {
 	w := &house{clienttest.NewServer(t), h.keys}
 	w.Key, w.Users = h.Key, h.Users
@@ -46,6 +52,48 @@ func TestKeys_Private(t *testing.T) {
 	}
 }
 
+// A domain that has spoken CMTP 1 is not spoken to without it any more.
+func TestKeys_Downgrade(t *testing.T) {
+	h := privateHouse(t, bob, alice)
+	p := h.device(t, h.Start(t))
+	p.want(ok, "", []string{"keys", bob})
+	strip := map[string]func(*house){
+		"Version":  func(*house) {},
+		"Greeting": func(h *house) { h.Greeting = "220 mx.example.org ESMTP ready\r\n" },
+		"StartTLS": func(h *house) {
+			h.Private = true
+			h.Answer = func(c *clienttest.Conn, cmd cmtp.Command) (bool, error) {
+				if cmd.Verb != cmtp.StartTLS {
+					return false, nil
+				}
+				return true, c.Word(cmtp.Failure)
+			}
+		},
+	}
+	for name, do := range strip {
+		t.Run(name, func(t *testing.T) {
+			w := h.twin(t)
+			do(w)
+			where := w.Start(t)
+			for _, args := range [][]string{{"keys", bob}, {"send", bob}, {"recover", alice}, {"passwd"}, {"register", carol, "--code-stdin"}} {
+				p.want(trust, h.invites(carol), append(args, "--server", where), "has spoken CMTP 1 before", "Try another network")
+			}
+			for _, v := range w.Verbs() {
+				if v != cmtp.Ohai && v != cmtp.StartTLS && v != cmtp.Obai {
+					t.Errorf("%v was sent", v)
+				}
+			}
+		})
+	}
+	// Another domain of the same server has not.
+	w := h.twin(t)
+	w.Users["bob@example.net"] = w.Users[bob]
+	where := w.Start(t)
+	p.want(ok, "", []string{"keys", "bob@example.net", "--server", where}, "CMTP 0.01")
+	p.want(trust, "x", []string{"send", "bob@example.net", bob, "--from", "alice@example.com", "--server", where}, "has spoken CMTP 1 before", "nothing was sent")
+}
+
+// From CMTP 0.01 to CMTP 1 nothing is asked: key and server are the same.
 func TestKeys_Upgrade(t *testing.T) {
 	h := privateHouse(t, bob)
 	p := newPerson(t)
@@ -56,6 +104,23 @@ func TestKeys_Upgrade(t *testing.T) {
 	}
 }
 
+// An impostor is asked for the history of its key and for nothing else.
+func TestKeys_PrivateImpostor(t *testing.T) {
+	h, other := privateHouse(t, bob, alice), privateHouse(t, bob, alice)
+	p := h.device(t, h.Start(t))
+	p.want(ok, "", []string{"keys", bob})
+	where := other.Start(t)
+	for _, args := range [][]string{{"keys", bob}, {"send", bob}, {"recover", alice}, {"register", carol, "--code-stdin"}} {
+		p.want(trust, h.invites(carol), append(args, "--server", where), "the server's key has changed", "--forget example.org")
+	}
+	for _, v := range other.Verbs() {
+		if v != cmtp.Ohai && v != cmtp.StartTLS && v != cmtp.KeyRequest {
+			t.Errorf("%v was sent", v)
+		}
+	}
+}
+
+// successor answers for a server whose key was changed, with these rotations.
 func (h *house) successor(t *testing.T, rotations ...crypt.SignedRotation) {
 	h.Answer = func(c *clienttest.Conn, cmd cmtp.Command) (bool, error) {
 		if cmd.Verb != cmtp.KeyRequest || c.Channel == nil || len(cmd.User()) > 0 {
@@ -87,6 +152,22 @@ func TestKeys_ServerRotation(t *testing.T) {
 	other := crypt.Rotation{Domain: domain, Old: before.Key.Public(), New: stranger.Key.Public(), When: 1}
 	stranger.successor(t, other.Sign(before.Key, stranger.Key))
 	p.want(trust, "", []string{"keys", bob, "--server", stranger.Start(t)}, "the server's key has changed")
+}
+
+// Keys that name a server that has another key by now belong to it all the same.
+func TestRecover_ServerRotation(t *testing.T) {
+	before := privateHouse(t, alice)
+	after := before.twin(t)
+	after.Private, after.Key = true, clienttest.Key(t)
+	r := crypt.Rotation{Domain: parse(t, alice).Domain, Old: before.Key.Public(), New: after.Key.Public(), When: 1}
+	after.successor(t, r.Sign(before.Key, after.Key))
+	where := after.Start(t)
+	p := before.device(t, where)
+	p.want(ok, "", []string{"recover", alice})
+	p.want(ok, "", []string{"rotate"})
+	if ring := p.ring(secret); ring.Server != after.Key.Public() {
+		t.Error("the keys still name the server that was")
+	}
 }
 
 func TestContacts(t *testing.T) {
@@ -131,6 +212,7 @@ func TestContacts(t *testing.T) {
 	}
 }
 
+// metTwice meets bob with one history, and then with another.
 func metTwice(t *testing.T, before, now []crypt.SignedKey, part1 bool, code int, word string) {
 	h := privateHouse(t)
 	set := func(keys []crypt.SignedKey) { h.set(bob, clienttest.User{History: keys, Key: keys[len(keys)-1].Key}) }
@@ -179,12 +261,15 @@ func TestContacts_Forget(t *testing.T) {
 	}
 }
 
+// twinOf also answers for another name of bob's.
 func (h *house) twinOf(t *testing.T, name string) *house {
 	w := h.twin(t)
 	w.Users[name] = w.Users[bob]
 	return w
 }
 
+// A name that leads to the server's own key, as a postmaster's may, is the server's
+// affair: its key may change as the server's may.
 func TestContacts_ServersOwnKey(t *testing.T) {
 	const postmaster = "postmaster@example.org"
 	h, other := newHouse(t), newHouse(t)
@@ -197,6 +282,118 @@ func TestContacts_ServersOwnKey(t *testing.T) {
 	p.want(ok, "", []string{"keys", postmaster, "--server", other.Start(t)}, "first contact")
 }
 
+func TestSend_Receipt(t *testing.T) {
+	h := privateHouse(t, bob, alice)
+	p := h.recovered(t, h.Start(t))
+	p.want(ok, "x", []string{"send", bob, "--json"})
+	var v shorebird.SendReport
+	p.json(&v)
+	if len(v.Sent) != 1 || v.Sent[0].Receipt == nil {
+		t.Fatalf("got %+v", v)
+	}
+	r := v.Sent[0].Receipt
+	if len(r.Digest) != 64 || len(r.Hash) != 64 || r.Commit != 1 || time.Since(r.Time) > time.Hour || v.Sent[0].Queued || v.Sent[0].Protocol != "CMTP 1" {
+		t.Errorf("got %+v", r)
+	}
+	verbs := h.Verbs()
+	if mail, auth := slices.Index(verbs, cmtp.Mail), slices.Index(verbs, cmtp.Auth); auth < 0 || auth > mail {
+		t.Errorf("the user was not proven before: %v", verbs)
+	}
+}
+
+// Other servers are not shown who we are.
+func TestSend_Guest(t *testing.T) {
+	h := privateHouse(t, bob, alice)
+	p := h.recovered(t, h.Start(t))
+	before := h.sent(cmtp.Auth)
+	p.want(ok, "x", []string{"send", bob, "--from", "alice@example.net"})
+	if n := h.sent(cmtp.Auth) - before; n > 0 {
+		t.Errorf("%d AUTH", n)
+	}
+	// A server that answers for both domains is the own one.
+	h.set("bob@example.net", h.user(bob))
+	p.want(ok, "x", []string{"send", "bob@example.net"})
+	if n := h.sent(cmtp.Auth) - before; n != 1 {
+		t.Errorf("%d AUTH, want 1", n)
+	}
+	q := newPerson(t)
+	q.want(failure, "x", []string{"send", bob, "--from", alice, "--server", h.Start(t)}, "the keys are not on this machine", "shorebird recover "+alice, "nothing was sent")
+}
+
+func TestSend_Answers(t *testing.T) {
+	fail := func(s cmtp.Status, reason string) func(*clienttest.Conn, *cmtp.MessageReader) error {
+		return func(c *clienttest.Conn, _ *cmtp.MessageReader) error { return c.Fail(s, reason) }
+	}
+	receipt := func(change func(*crypt.Receipt, *clienttest.Conn) *crypt.PrivateKey, status cmtp.Status) func(*clienttest.Conn, *cmtp.MessageReader) error {
+		return func(c *clienttest.Conn, m *cmtp.MessageReader) error {
+			r, err := clienttest.Receipt(m)
+			if err != nil {
+				return err
+			}
+			return c.Reply(cmtp.AppendReply(nil, status, r.AppendSigned(nil, change(r, c))))
+		}
+	}
+	own := func(_ *crypt.Receipt, c *clienttest.Conn) *crypt.PrivateKey { return c.Server.Key }
+	tests := map[string]struct {
+		answer func(*clienttest.Conn, *cmtp.MessageReader) error
+		code   int
+		word   string
+	}{
+		"Queued":        {receipt(own, cmtp.StatusQueued), ok, "queued for " + bob},
+		"OtherDigest":   {receipt(func(r *crypt.Receipt, c *clienttest.Conn) *crypt.PrivateKey { r.Digest[0]++; return c.Server.Key }, cmtp.StatusDone), trust, "not known whether"},
+		"OtherSigner":   {receipt(func(*crypt.Receipt, *clienttest.Conn) *crypt.PrivateKey { return clienttest.Key(t) }, cmtp.StatusDone), trust, "receipt"},
+		"NoRoom":        {fail(cmtp.StatusNoRoom, "the disk is full"), temporary, "the disk is full"},
+		"TooOften":      {fail(cmtp.StatusTooOften, "after 12:30 UTC"), temporary, "after 12:30 UTC"},
+		"ForeignSource": {fail(cmtp.StatusForeignSource, "not yours"), refused, "--from"},
+		"TooLarge":      {fail(cmtp.StatusTooLarge, "at most 1 byte"), refused, "at most 1 byte"},
+		"Unknown":       {fail(599, "for reasons \u202e of its own"), refused, `for reasons \u202e of its own`},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			h := privateHouse(t, bob, alice)
+			h.Answer = func(c *clienttest.Conn, cmd cmtp.Command) (bool, error) {
+				if cmd.Verb != cmtp.Mail {
+					return false, nil
+				}
+				m, err := cmtp.NewMessageReader(c.In, 1<<20)
+				if err == nil {
+					_, err = io.Copy(io.Discard, m)
+				}
+				if err != nil {
+					return true, err
+				}
+				return true, tt.answer(c, m)
+			}
+			p := h.recovered(t, h.Start(t))
+			p.want(tt.code, "x", []string{"send", bob}, tt.word)
+		})
+	}
+}
+
+// A channel that was left alone for long is made anew, and the user proven anew.
+func TestSend_PrivateAgain(t *testing.T) {
+	h := privateHouse(t, bob, carol, alice)
+	p := h.recovered(t, h.Start(t))
+	now := p.app.Now()
+	var pause atomic.Bool
+	p.app.Now = func() time.Time {
+		if pause.Load() {
+			now = now.Add(2 * time.Minute)
+		}
+		return now
+	}
+	pause.Store(true)
+	before := h.sent(cmtp.Auth)
+	p.want(ok, "x", []string{"send", bob, carol})
+	if n := h.sent(cmtp.Auth) - before; n < 2 {
+		t.Errorf("%d AUTH", n)
+	}
+	if n := len(h.Messages()); n != 2 {
+		t.Errorf("%d letters came", n)
+	}
+}
+
+// What a server says in a refusal does not steer the terminal.
 func TestStatus_Hints(t *testing.T) {
 	for status, want := range map[cmtp.Status]struct {
 		code int

@@ -1,0 +1,165 @@
+package shorebird
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"cmtpd/internal/address"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/letter"
+)
+
+// AccountReport is what register, passwd, rotate and recover --words print with --json.
+type AccountReport struct {
+	KeysReport
+	Keys     int    `json:"keys"`            // how many, old ones included
+	Saved    string `json:"saved"`           // file
+	Moved    string `json:"moved,omitempty"` // where other keys that were there before are now
+	Keyring  bool   `json:"keyring"`         // whether the desktop keyring has the keys, too
+	Recovery bool   `json:"recovery"`        // whether there is a recovery key
+	Reset    bool   `json:"reset,omitempty"` // whether the account existed, and was given other keys
+	// RecoveryWords are secret, and never printed again.
+	RecoveryWords string `json:"recovery_words,omitempty"`
+}
+
+// reportAccount tells what was done to the account at the desk.
+func (d *desk) reportAccount(a *answer, v AccountReport, done string) error {
+	v.KeysReport = a.report()
+	v.Keys, v.Saved = len(d.held.ring.Keys), d.home.xzibit(d.held.address)
+	v.Recovery = d.held.ring.Recovery != crypt.PublicKey{}
+	if v.Moved != "" {
+		d.note("Other keys of %s were on this machine; they are kept in %s.", d.held.address, v.Moved)
+	}
+	return d.report(v, func(out *bytes.Buffer) {
+		rows := [][2]string{
+			{done, v.Address}, {"key", v.Key}, {"fingerprint", v.Fingerprint},
+			{"keys", fmt.Sprintf("%d, old ones included", v.Keys)},
+			{"server", letter.Line(v.Server)}, {"server fingerprint", v.ServerFingerprint}, {"trust", a.trust.words()},
+			{"saved", v.place()}, {"recovery key", map[bool]string{true: "yes", false: "none: a forgotten password is the end of all mail"}[v.Recovery]},
+		}
+		table(out, rows)
+	})
+}
+
+func (v *AccountReport) place() string {
+	s := fmt.Sprintf("%s, sealed under your password", v.Saved)
+	if v.Keyring {
+		s += "; and in the desktop keyring"
+	}
+	return s
+}
+
+// ownAccount returns the account that a command on one's own keys is about.
+func (r *run) ownAccount(args []string, s *settings) (address.Address, error) {
+	addr := s.Account
+	if len(args) > 0 {
+		var err error
+		if addr, err = address.Parse(args[0]); err != nil {
+			return addr, err
+		}
+	}
+	if addr.IsZero() {
+		return addr, hint(errNoAccount, "Name it, or set account in the configuration file.")
+	}
+	addr.Account = addr.Account.Base()
+	return addr, nil
+}
+
+// ownDesk returns the desk of an account: with the keys on this machine, or where there
+// are none with those that the server has.
+func (r *run) ownDesk(ctx context.Context, n *network, h home, addr address.Address) (*desk, error) {
+	if h.hasKeys(addr) {
+		return r.desk(ctx, n, h, addr)
+	}
+	d := &desk{run: r, network: n, home: h}
+	_, _, err := d.fetch(ctx, addr)
+	return d, err
+}
+
+// passwd gives the account another password. It also brings what is older up to date:
+// an xzibit of an older version, and a keyring without a recovery key.
+func (r *run) passwd(ctx context.Context, args []string, noRecovery bool) error {
+	n, h, err := r.network()
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	addr, err := r.ownAccount(args, n.settings)
+	if err != nil {
+		return err
+	}
+	d, err := r.ownDesk(ctx, n, h, addr)
+	if err != nil {
+		return err
+	}
+	defer d.held.ring.Wipe()
+	_, a, err := d.signIn(ctx)
+	if err != nil {
+		return err
+	}
+	n.drop(a.where) // before a person is asked, who may take any time
+	var rev revision
+	if rev.password, err = r.newPassword(ctx, addr, 1); err != nil {
+		return err
+	}
+	var v AccountReport
+	if d.held.ring.Recovery == (crypt.PublicKey{}) && !noRecovery {
+		if rev.recovery, v.RecoveryWords, err = r.recoveryKey(ctx); err != nil {
+			return err
+		}
+	}
+	if a, v.Keyring, err = d.upload(ctx, rev); err != nil {
+		return worthless(err, rev)
+	}
+	return d.reportAccount(a, v, "new password for")
+}
+
+// worthless says of words that were shown that they open nothing.
+func worthless(err error, rev revision) error {
+	if rev.recovery != nil && isStatus(err) {
+		return fmt.Errorf("the words above open nothing: %w", err)
+	}
+	return err
+}
+
+// rotate gives the account a new key, which the one before signs for.
+func (r *run) rotate(ctx context.Context, args []string) error {
+	n, h, err := r.network()
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	addr, err := r.ownAccount(args, n.settings)
+	if err != nil {
+		return err
+	}
+	d, err := r.ownDesk(ctx, n, h, addr)
+	if err != nil {
+		return err
+	}
+	defer d.held.ring.Wipe()
+	p, _, err := d.signIn(ctx)
+	if err != nil {
+		return err
+	}
+	// The keys are sealed anew, so the password has to be the right one.
+	ring, password, _, err := d.unseal(ctx, p)
+	if err != nil {
+		return err
+	}
+	ring.Wipe()
+	rev := revision{password: password}
+	if rev.key, err = newKey(r.Now()); err != nil {
+		return err
+	}
+	p.used = n.now()
+	a, desktop, err := d.upload(ctx, rev)
+	if err != nil {
+		return err
+	}
+	return d.reportAccount(a, AccountReport{Keyring: desktop}, "new key for")
+}
+
+var errPasswordsDiffer = errors.New("the two passwords differ")

@@ -1,0 +1,455 @@
+package shorebird_test
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"cmtpd/internal/client/clienttest"
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/xzibit"
+)
+
+const fresh = "battery staple"
+
+// ring opens the file of alice's keys.
+func (p *person) ring(password string) *xzibit.Keyring {
+	p.t.Helper()
+	x, err := os.ReadFile(p.data(alice + ".xzibit"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	ring, err := xzibit.Open(x, alice, []byte(password))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return ring
+}
+
+func TestPasswd(t *testing.T) {
+	h := privateHouse(t, bob)
+	where := h.Start(t)
+	p, v := h.registered(t, where)
+	q := h.recovered(t, where)
+
+	p.passwordFile(secret)
+	p.want(password, "", []string{"passwd"}, "the password is empty", "second line")
+	p.passwordFile(secret + "\n" + fresh + "\n")
+	p.want(ok, "", []string{"passwd"}, "new password for", v.Fingerprint)
+	if strings.Contains(p.out.String()+p.err.String(), "12 words") {
+		t.Error("there is another recovery key")
+	}
+	p.ring(fresh)
+	p.passwordFile(fresh)
+	p.want(ok, "x", []string{"send", bob})
+
+	// The other device needs the new password, once.
+	q.want(password, "x", []string{"send", bob}, "another device has changed it", "give the one that it has now")
+	q.answers(map[string]string{"Password of " + alice + ": ": secret, "Password of " + alice + ", as it is now: ": fresh})
+	q.want(ok, "x", []string{"send", bob}, "another device has changed it")
+	q.answers(map[string]string{"Password of " + alice + ": ": fresh})
+	q.want(ok, "x", []string{"send", bob})
+	q.ring(fresh)
+}
+
+// A version 2 account gets what is new, and so does one whose machine has no keys.
+func TestPasswd_Version2(t *testing.T) {
+	h := newHouse(t, bob, alice)
+	h.Private = true
+	where := h.Start(t)
+	p := h.device(t, where)
+	p.passwordFile(secret + "\n" + fresh + "\n")
+	p.want(ok, "", []string{"passwd", "--json"})
+	v, u := p.account(), h.user(alice)
+	if version, _ := xzibit.Version(u.Xzibit); version != 3 || !v.Recovery || v.RecoveryWords == "" || len(u.Copy) == 0 {
+		t.Errorf("version %d, %+v", version, v)
+	}
+	p.ring(fresh)
+	p.passwordFile(fresh + "\n" + secret + "\n")
+	p.want(ok, "", []string{"passwd", "--json"})
+	if v := p.account(); !v.Recovery || v.RecoveryWords != "" || len(h.user(alice).Copy) == 0 {
+		t.Errorf("got %+v", v)
+	}
+}
+
+func TestRotate(t *testing.T) {
+	h := privateHouse(t, bob)
+	where := h.Start(t)
+	p, before := h.registered(t, where)
+	q := h.recovered(t, where)
+	carols := h.device(t, where)
+	carols.want(ok, "", []string{"keys", alice})
+	old := p.letterFor(before.Key)
+
+	p.want(ok, "", []string{"rotate", "--json"})
+	after := p.account()
+	if after.Key == before.Key || after.Keys != 2 || after.Statements != 2 || after.Resets != 0 || !after.Recovery {
+		t.Fatalf("got %+v", after)
+	}
+	p.want(ok, "", []string{"open", old}, "Hello Alice")
+	p.want(ok, "", []string{"open", p.letterFor(after.Key)}, "Hello Alice")
+	p.want(ok, "x", []string{"send", bob})
+
+	// Others are told, and trust it; the other device follows.
+	carols.want(ok, "x", []string{"send", alice, "--from", "carol@example.net"}, "has a new key, which the one before has signed for")
+	carols.want(ok, "", []string{"keys", alice}, "key 2 of the account")
+	q.want(ok, "x", []string{"send", bob}, "has a newer key")
+	q.want(ok, "", []string{"open", q.letterFor(after.Key)}, "Hello Alice")
+	q.want(ok, "x", []string{"send", bob})
+	if strings.Contains(q.err.String(), "newer") {
+		t.Error("it follows twice")
+	}
+}
+
+// A typed password that is not the account's is not made the account's.
+func TestRotate_WrongPassword(t *testing.T) {
+	h := privateHouse(t, bob)
+	where := h.Start(t)
+	p, _ := h.registered(t, where)
+	p.app.Desktop = newDesktop()
+	p.want(ok, "x", []string{"send", bob}) // fills the desktop keyring
+	p.passwordFile("incorrect")
+	p.want(ok, "x", []string{"send", bob})
+	p.want(password, "", []string{"rotate"}, "wrong password")
+	if n := h.sent(cmtp.Upload); n > 0 {
+		t.Errorf("%d uploads", n)
+	}
+}
+
+// Two devices at once: the slower one takes in what the faster one did.
+func TestRotate_AnotherDeviceWasFirst(t *testing.T) {
+	for _, theirs := range []string{"rotate", "passwd"} {
+		t.Run(theirs, func(t *testing.T) {
+			h := privateHouse(t, bob)
+			var armed atomic.Bool
+			var q *person
+			h.Answer = func(_ *clienttest.Conn, cmd cmtp.Command) (bool, error) {
+				if cmd.Verb == cmtp.Upload && armed.Swap(false) {
+					q.want(ok, "", []string{theirs})
+				}
+				return false, nil
+			}
+			where := h.Start(t)
+			p, _ := h.registered(t, where)
+			q = h.recovered(t, where)
+			armed.Store(true)
+			p.want(ok, "", []string{"rotate", "--json"})
+			v := p.account()
+			want := map[string]int{"rotate": 3, "passwd": 2}[theirs]
+			if v.Keys != want || v.Statements != want || v.Key != b64(h.user(alice).Key) {
+				t.Errorf("got %+v", v)
+			}
+			for _, k := range q.ring(secret).Keys {
+				p.want(ok, "", []string{"open", p.letterFor(b64(k.Key.Public()))}, "Hello Alice")
+			}
+			q.want(ok, "x", []string{"send", bob}, "another device has changed it")
+			q.want(ok, "", []string{"open", q.letterFor(v.Key)}, "Hello Alice")
+			p.files(alice+".xzibit", "accounts.json", "accounts.lock", "contacts.json", "contacts.lock", "servers.json", "servers.lock")
+		})
+	}
+}
+
+func TestRotate_AlwaysSecond(t *testing.T) {
+	h := privateHouse(t)
+	h.Answer = func(c *clienttest.Conn, cmd cmtp.Command) (bool, error) {
+		if cmd.Verb != cmtp.Upload {
+			return false, nil
+		}
+		_, err := cmtp.ReadForm(c.In)
+		return true, errors.Join(err, c.Fail(cmtp.StatusStale, "you are late"))
+	}
+	where := h.Start(t)
+	p, before := h.registered(t, where)
+	p.want(refused, "", []string{"rotate"}, "you are late", "faster 5 times")
+	if n := h.sent(cmtp.Upload); n != 5 {
+		t.Errorf("%d uploads, want 5", n)
+	}
+	if ring := p.ring(secret); len(ring.Keys) != 1 || b64(ring.Keys[0].Key.Public()) != before.Key {
+		t.Errorf("%d keys are kept", len(ring.Keys))
+	}
+	p.files(alice+".xzibit", "accounts.json", "accounts.lock", "contacts.json", "contacts.lock", "servers.json", "servers.lock")
+}
+
+// cut makes the server hang up on an upload, which takes place or not.
+func (h *house) cut(t *testing.T, verb cmtp.Verb) (again func(takesPlace bool)) {
+	forms := make(chan []byte, 1)
+	var armed atomic.Bool
+	armed.Store(true)
+	h.Answer = func(c *clienttest.Conn, cmd cmtp.Command) (bool, error) {
+		if cmd.Verb != verb || !armed.Swap(false) {
+			return false, nil
+		}
+		form, err := cmtp.ReadForm(c.In)
+		forms <- form
+		return true, errors.Join(err, io.EOF)
+	}
+	return func(takesPlace bool) {
+		form := <-forms
+		if !takesPlace {
+			return
+		}
+		u := h.user(alice)
+		if verb == cmtp.Register {
+			f, err := cmtp.ParseRegisterForm(form)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.Xzibit, u.Copy, u.Key = f.Xzibit, f.Copy, f.Statement.Key
+			u.History = []crypt.SignedKey{{KeyStatement: f.Statement}}
+		} else {
+			f, err := cmtp.ParseUploadForm(form)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.Xzibit, u.Copy = f.Xzibit, f.Copy
+			if f.Statement != nil {
+				u.Key = f.Statement.Key
+				u.History = append(u.History, crypt.SignedKey{KeyStatement: *f.Statement, Old: f.OldSignature})
+			}
+		}
+		h.set(alice, u)
+	}
+}
+
+// The answer to an upload does not come: no key is lost, whatever the server did.
+func TestUpload_CutShort(t *testing.T) {
+	for _, verb := range []cmtp.Verb{cmtp.Register, cmtp.Upload} {
+		for _, takesPlace := range []bool{true, false} {
+			for _, command := range []string{"rotate", "passwd"} {
+				t.Run(verb.String()+command+map[bool]string{true: "Taken", false: "Lost"}[takesPlace], func(t *testing.T) {
+					uploadCutShort(t, verb, takesPlace, command)
+				})
+			}
+		}
+	}
+}
+
+func uploadCutShort(t *testing.T, verb cmtp.Verb, takesPlace bool, command string) {
+	h := privateHouse(t, bob)
+	after := h.cut(t, verb)
+	where := h.Start(t)
+	p := h.device(t, where)
+	p.passwordFile(secret + "\n" + fresh + "\n")
+	code := h.invites(alice)
+	now := secret
+	if verb == cmtp.Register {
+		p.want(temporary, code, []string{"register", alice, "--code-stdin"}, "the next command finds out")
+		after(takesPlace)
+		if !takesPlace { // and so it is done again
+			p.want(ok, code, []string{"register", alice, "--code-stdin"})
+		}
+	} else {
+		p.want(ok, code, []string{"register", alice, "--code-stdin"})
+		p.want(temporary, "", []string{command}, "the next command finds out")
+		after(takesPlace)
+		if takesPlace && command == "passwd" {
+			now = fresh
+		}
+	}
+	newest := h.user(alice).Key
+	p.passwordFile(now)
+	p.want(ok, "", []string{"open", p.letterFor(b64(newest))}, "Hello Alice") // before it is known, too
+	p.want(ok, "x", []string{"send", bob})
+	p.want(ok, "", []string{"open", p.letterFor(b64(newest))}, "Hello Alice")
+	if left, _ := filepath.Glob(p.data("*.pending")); len(left) > 0 {
+		t.Errorf("%q is left", left)
+	}
+	p.want(ok, "x", []string{"send", bob})
+	if strings.Contains(p.err.String(), "cut short") {
+		t.Errorf("told twice: %s", p.err.String())
+	}
+	ring := p.ring(now)
+	if find := ring.Keys[0].Key.Public(); find != newest {
+		t.Errorf("the first key is not the newest")
+	}
+	p.passwordFile(now + "\n" + now + "\n")
+	p.want(ok, "", []string{"rotate"})
+}
+
+// A key whose upload did not take place is kept all the same: the server may have been
+// slow. Nothing that is fetched later drives it out.
+func TestUpload_LostKeyIsKept(t *testing.T) {
+	h := privateHouse(t, bob)
+	after := h.cut(t, cmtp.Upload)
+	where := h.Start(t)
+	p, v := h.registered(t, where)
+	q := h.recovered(t, where)
+	p.want(temporary, "", []string{"rotate"})
+	after(false)
+	p.want(ok, "x", []string{"send", bob})
+	ring := p.ring(secret)
+	if len(ring.Keys) != 2 || b64(ring.Keys[0].Key.Public()) != v.Key {
+		t.Fatalf("%d keys are kept", len(ring.Keys))
+	}
+	lost := b64(ring.Keys[1].Key.Public())
+	q.want(ok, "", []string{"rotate"})
+	p.want(ok, "x", []string{"send", bob}, "has a newer key")
+	if ring := p.ring(secret); len(ring.Keys) != 3 || ring.Keys[0].Key.Public() != h.user(alice).Key {
+		t.Errorf("%d keys are kept", len(ring.Keys))
+	}
+	p.want(ok, "", []string{"open", p.letterFor(lost)}, "Hello Alice")
+}
+
+// The desktop keyring does not hide what is pending.
+func TestUpload_CutShortWithDesktop(t *testing.T) {
+	h := privateHouse(t, bob)
+	after := h.cut(t, cmtp.Upload)
+	p := h.device(t, h.Start(t))
+	p.app.Desktop = newDesktop()
+	p.want(ok, h.invites(alice), []string{"register", alice, "--code-stdin"})
+	p.want(temporary, "", []string{"rotate"})
+	after(true)
+	newest := b64(h.user(alice).Key)
+	p.want(ok, "", []string{"open", p.letterFor(newest)}, "Hello Alice")
+	p.want(ok, "x", []string{"send", bob}, "has taken place")
+	p.want(ok, "x", []string{"send", bob})
+	p.mute()
+	p.want(ok, "", []string{"open", p.letterFor(newest)}, "Hello Alice")
+}
+
+// What the password does not open is kept aside.
+func TestUpload_CutShortUnderAnotherPassword(t *testing.T) {
+	h := privateHouse(t, bob)
+	after := h.cut(t, cmtp.Upload)
+	p, _ := h.registered(t, h.Start(t))
+	p.passwordFile(secret + "\n" + fresh + "\n")
+	p.want(temporary, "", []string{"passwd"})
+	after(false)
+	p.want(ok, "x", []string{"send", bob}, "did not take place", "they are kept in")
+	kept, _ := filepath.Glob(p.data(alice + ".xzibit.pending.*"))
+	if len(kept) != 1 {
+		t.Errorf("kept %q", kept)
+	}
+}
+
+// The old password is given although the upload took place: the keys are the same.
+func TestUpload_TakenAndOldPassword(t *testing.T) {
+	h := privateHouse(t, bob)
+	after := h.cut(t, cmtp.Upload)
+	p, _ := h.registered(t, h.Start(t))
+	p.passwordFile(secret + "\n" + fresh + "\n")
+	p.want(temporary, "", []string{"passwd"})
+	after(true)
+	p.want(ok, "x", []string{"send", bob}, "has taken place")
+	p.ring(fresh)
+}
+
+func TestRecover_Words(t *testing.T) {
+	h := privateHouse(t, bob)
+	where := h.Start(t)
+	p, v := h.registered(t, where)
+	old := p.letterFor(v.Key)
+	q := h.device(t, where)
+	q.passwordFile(fresh)
+	words := strings.ToUpper(v.RecoveryWords)
+	q.want(ok, words, []string{"recover", alice, "--words-stdin"}, "recovered", v.Fingerprint)
+	q.want(ok, "", []string{"open", old}, "Hello Alice")
+	q.want(ok, "x", []string{"send", bob})
+	q.ring(fresh)
+
+	// The words are good for another time, from a file or a person.
+	q = h.device(t, where)
+	q.passwordFile(secret)
+	q.env["SHOREBIRD_WORDS_FILE"] = q.write(filepath.Join(q.dir, "words"), strings.ReplaceAll(v.RecoveryWords, " ", "\n"))
+	q.want(ok, "", []string{"recover", alice, "--words", "--json"})
+	if got := q.account(); !got.Recovery || got.RecoveryWords != "" || got.Keys != 1 {
+		t.Errorf("got %+v", got)
+	}
+	q = h.device(t, where)
+	q.answers(map[string]string{"The 12 words": v.RecoveryWords, "New password": "third", "Once more": "third"})
+	q.want(ok, "", []string{"recover", alice, "--words"})
+	q.ring("third")
+}
+
+// Keys that are among the new ones are not put aside.
+func TestRecover_Again(t *testing.T) {
+	h := privateHouse(t, bob)
+	where := h.Start(t)
+	p, _ := h.registered(t, where)
+	q := h.recovered(t, where)
+	p.want(ok, "", []string{"rotate"})
+	for range 2 {
+		q.want(ok, "", []string{"recover", alice})
+	}
+	if kept, _ := filepath.Glob(q.data(alice + ".xzibit.*")); len(kept) > 0 {
+		t.Errorf("kept %q", kept)
+	}
+	if ring := q.ring(secret); len(ring.Keys) != 2 {
+		t.Errorf("%d keys", len(ring.Keys))
+	}
+}
+
+func TestRecover_WrongWords(t *testing.T) {
+	h := privateHouse(t)
+	where := h.Start(t)
+	_, v := h.registered(t, where)
+	list := strings.Fields(v.RecoveryWords)
+	tests := map[string]struct{ words, want string }{
+		"Others":   {"legal winner thank year wave sausage worth useful legal winner thank yellow", "not this account's recovery key"},
+		"Eleven":   {strings.Join(list[1:], " "), "12 words"},
+		"Order":    {"zoo zoo zoo zoo zoo zoo zoo zoo zoo zoo zoo zoo", "no recovery key"},
+		"Mistyped": {strings.Join(list[:11], " ") + " shorebird", "word 12"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := h.device(t, where)
+			p.want(password, tt.words, []string{"recover", alice, "--words-stdin"}, tt.want)
+			if strings.Contains(p.err.String(), "winner") || strings.Contains(p.err.String(), "shorebird\"") {
+				t.Errorf("the words were printed: %s", p.err.String())
+			}
+			p.notSaved()
+		})
+	}
+	if n := h.sent(cmtp.Upload); n > 0 {
+		t.Errorf("%d uploads", n)
+	}
+}
+
+// A server that gives a device a keyring without one of its keys, or one that does not
+// go on from them, is not believed.
+func TestRefresh_Hostile(t *testing.T) {
+	tests := map[string]struct {
+		change func(t *testing.T, h *house, ring *xzibit.Keyring, u *clienttest.User)
+		word   string
+	}{
+		"LacksAKey": {func(_ *testing.T, _ *house, ring *xzibit.Keyring, _ *clienttest.User) {
+			ring.Keys = ring.Keys[:1]
+		}, "lack one that is on this machine"},
+		"AnotherKey": {func(t *testing.T, _ *house, ring *xzibit.Keyring, _ *clienttest.User) {
+			ring.Keys[0].Key = clienttest.Key(t)
+		}, "a key that is not yours"},
+		"AnotherServer": {func(t *testing.T, _ *house, ring *xzibit.Keyring, _ *clienttest.User) {
+			ring.Server = clienttest.Key(t).Public()
+		}, "not your server"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			h := privateHouse(t, bob)
+			where := h.Start(t)
+			p, _ := h.registered(t, where)
+			q := h.recovered(t, where)
+			p.want(ok, "", []string{"rotate"})
+			u := h.user(alice)
+			ring := p.ring(secret)
+			tt.change(t, h, ring, &u)
+			x, err := xzibit.Seal(ring, alice, []byte(secret), cheap)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.Xzibit = x
+			h.set(alice, u)
+			q.want(trust, "x", []string{"send", bob}, tt.word)
+			if ring := q.ring(secret); len(ring.Keys) != 1 {
+				t.Errorf("%d keys are saved", len(ring.Keys))
+			}
+			if n := h.sent(cmtp.Mail); n > 0 {
+				t.Errorf("%d letters were sent", n)
+			}
+		})
+	}
+}

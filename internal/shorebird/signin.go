@@ -1,0 +1,200 @@
+package shorebird
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+
+	"cmtpd/internal/address"
+	"cmtpd/internal/client"
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/xzibit"
+)
+
+// maxTries is how often a command begins again because another device was first.
+const maxTries = 5
+
+// A desk is where a command works on an account's keys: the keys on this machine, and
+// the server of the account.
+type desk struct {
+	*run
+	*network
+	home home
+	held *holding
+}
+
+// note is the run's; both have one.
+func (d *desk) note(format string, args ...any) { d.run.note(format, args...) }
+
+// signIn returns the server of the account, in a channel in which AUTH has proven that
+// the account's newest key is held here. Where another device has changed keys or
+// password, the keys are fetched anew first.
+func (d *desk) signIn(ctx context.Context) (*peer, *answer, error) {
+	var a *answer
+	var err error
+	for range maxTries {
+		a, err = d.lookup(ctx, d.held.address)
+		if err != nil {
+			return nil, nil, err
+		}
+		if a.history == nil {
+			return nil, nil, hint(fmt.Errorf("%s: %w", a.where, errNoCMTP1), "Nothing can be proven to this server. Ask its operator for a newer one.")
+		}
+		p, err := d.again(ctx, a)
+		if err != nil {
+			return nil, nil, err
+		}
+		if p.user == d.held.address {
+			return p, a, nil
+		}
+		if err = d.prove(ctx, p, a); err == nil {
+			return p, a, nil
+		}
+		if !hasStatus(err, cmtp.StatusWrongProof) {
+			return nil, nil, err
+		}
+		d.drop(a.where) // the key was changed between two answers
+	}
+	return nil, nil, err
+}
+
+// prove proves to be the account's user, with keys that are fetched anew where those
+// on this machine are old.
+func (d *desk) prove(ctx context.Context, p *peer, a *answer) error {
+	if key := find(d.held.ring, a.key); key != nil {
+		from, err := p.channel.Auth(d.held.address, key)
+		if err != nil {
+			return err
+		}
+		p.user = d.held.address
+		return d.follow(ctx, p, a, digest(from).String())
+	}
+	if err := d.refresh(ctx, p, a, "has a newer key"); err != nil {
+		return err
+	}
+	if _, err := p.channel.Auth(d.held.address, d.held.ring.Keys[0].Key); err != nil {
+		return err
+	}
+	p.user = d.held.address
+	return nil
+}
+
+// follow brings the keys on this machine up to the xzibit that the server has.
+func (d *desk) follow(ctx context.Context, p *peer, a *answer, from string) error {
+	switch {
+	case d.held.adrift:
+		d.held.from = from
+		return nil
+	case d.held.pending != "" && d.held.pending == from:
+		d.note("An upload of keys of %s that was cut short has taken place.", d.held.address)
+		return d.adopted(ctx, from)
+	case from == d.held.from && d.held.pending != "":
+		// With the key that was made for it, should the server be slow to do it.
+		if _, err := d.save(ctx, d.home, d.held, d.held.password); err != nil {
+			return err
+		}
+		return d.settle(ctx, d.home, d.held)
+	case from == d.held.from:
+		return nil
+	case d.held.from == "" && d.held.pending == "" && d.same(from):
+		d.held.from = from
+		_, err := d.record(ctx, d.home, d.held)
+		return err
+	}
+	return d.refresh(ctx, p, a, "has other keys or another password")
+}
+
+// adopted adopts what was pending. It may have been opened only in part: its file may be
+// under another password than the one that was given.
+func (d *desk) adopted(ctx context.Context, from string) error {
+	_, err := d.adopt(ctx, d.home, d.held, from)
+	if err == nil {
+		d.dropEntry(ctx, d.held.address)
+	}
+	return err
+}
+
+// same reports whether the file that was kept by a version of this program that
+// remembered no digests is the server's xzibit itself.
+func (d *desk) same(from string) bool {
+	x, err := d.home.loadXzibit(d.held.address, d.home.xzibit(d.held.address))
+	return err == nil && digest(sha256.Sum256(x)).String() == from
+}
+
+// refresh fetches the keys of the account anew, since it has others by the device that
+// was faster, and keeps them on this machine.
+func (d *desk) refresh(ctx context.Context, p *peer, a *answer, why string) error {
+	if d.held.adrift {
+		return hint(fmt.Errorf("%s: %w", d.held.address, errMeanwhile), "Another device has changed its keys. Nothing was changed here; try again.")
+	}
+	d.note("%s %s: another device has changed it. The keys are fetched anew, with the password.", d.held.address, why)
+	ring, password, x, err := d.unseal(ctx, p)
+	if err != nil {
+		return err
+	}
+	if err := d.succeeds(ctx, ring, a); err != nil {
+		ring.Wipe()
+		return err
+	}
+	d.held.ring, d.held.password = union(ring, d.held.ring.Keys), password
+	d.held.from = digest(sha256.Sum256(x)).String()
+	if _, err := d.save(ctx, d.home, d.held, password); err != nil {
+		return err
+	}
+	return d.settle(ctx, d.home, d.held)
+}
+
+// unseal fetches the keyring and opens it with the password; with another one, where
+// there is a person to ask, when the one that opened the keys here does not.
+func (d *desk) unseal(ctx context.Context, p *peer) (ring *xzibit.Keyring, password, x []byte, err error) {
+	if password, err = d.password(ctx, d.held.address); err != nil {
+		return nil, nil, nil, err
+	}
+	ring, x, err = client.Unseal(p.channel, d.held.address, password)
+	if errors.Is(err, xzibit.ErrPassword) {
+		if password, err = d.anotherPassword(ctx, d.held.address); err != nil {
+			return nil, nil, nil, hint(err, fmt.Sprintf("The password of %s was changed on another device: give the one that it has now.", d.held.address))
+		}
+		ring, x, err = client.Unseal(p.channel, d.held.address, password)
+	}
+	return ring, password, x, err
+}
+
+// succeeds checks a keyring that was fetched in the place of the one that is held: it
+// must end in the account's newest key, the way there must be one that the key held here
+// has signed for, and no key on it may be missing that is held here.
+func (d *desk) succeeds(ctx context.Context, ring *xzibit.Keyring, a *answer) error {
+	if err := d.belongs(ctx, ring, a); err != nil {
+		return err
+	}
+	held := d.held
+	later, ok := published(a.history, held.ring.Keys[0])
+	if !ok || slices.ContainsFunc(later, func(k crypt.SignedKey) bool { return k.Reset }) {
+		return hint(fmt.Errorf("%s: %w: the account's newest key does not follow from the one on this machine", held.address, errWrongKey),
+			fmt.Sprintf("If the account was reset, and you know of it: shorebird recover %s. Else ask the server's operator. Nothing was changed.", held.address))
+	}
+	for _, k := range held.ring.Keys {
+		if _, ok := published(a.history, k); ok && find(ring, k.Key.Public()) == nil {
+			return hint(fmt.Errorf("%s: %w: the keys that the server has lack one that is on this machine", held.address, errWrongKey),
+				"Some mail could not be read any more with them, so nothing was changed. Look on your other devices, or ask the server's operator.")
+		}
+	}
+	return nil
+}
+
+// published returns what a history says after a key, and whether it names that key.
+func published(h *crypt.History, k xzibit.KeyPair) ([]crypt.SignedKey, bool) {
+	return (&contact{Key: base64Key(k.Key.Public())}).since(h)
+}
+
+// desk returns the desk of an account whose keys are on this machine.
+func (r *run) desk(ctx context.Context, n *network, h home, a address.Address) (*desk, error) {
+	held, err := r.held(ctx, h, a)
+	if err != nil {
+		return nil, err
+	}
+	return &desk{r, n, h, held}, nil
+}
