@@ -55,7 +55,6 @@ proxy_protocol = "v2"
 [limits]
 max_connections = 100
 min_free_space = "1MiB"
-accept_unproven_source = true
 `, domain, domain, backend)
 	return s, os.WriteFile(s.conf, []byte(conf), 0o600)
 }
