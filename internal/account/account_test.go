@@ -405,3 +405,17 @@ func TestStore_Concurrent(t *testing.T) {
 		t.Errorf("in memory:\n%s\non disk:\n%s", before, after)
 	}
 }
+
+// An address that LOGIN cannot name is no account's.
+func TestStore_Add_LongAddress(t *testing.T) {
+	s := open(t, t.TempDir(), durable.OS)
+	for n, want := range map[int]error{cmtp.MaxString: nil, cmtp.MaxString + 1: account.ErrReserved} {
+		addr := strings.Repeat("a", n-len("@example.org")) + "@example.org"
+		if _, err := s.Add(register(t, addr, 2)); !errors.Is(err, want) {
+			t.Errorf("%d bytes: %v, want %v", n, err, want)
+		}
+		if _, err := s.Invite(mustAddress("b"+addr[1:]), false, time.Hour); !errors.Is(err, want) {
+			t.Errorf("inviting %d bytes: %v, want %v", n, err, want)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cmtpd/internal/address"
+	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/xzibit"
 )
@@ -127,6 +128,9 @@ func checkCopy(b []byte) error {
 func checkName(addr address.Address) error {
 	if base := addr.Account.Base(); base != addr.Account || strings.HasPrefix(base.String(), "+") {
 		return fmt.Errorf("%w: what follows a + is a subaddress of %s", ErrReserved, base)
+	}
+	if n := len(addr.String()); n > cmtp.MaxString { // LOGIN names it in one string
+		return fmt.Errorf("%w: an address of %d bytes, where %d fit into a LOGIN", ErrReserved, n, cmtp.MaxString)
 	}
 	return nil
 }

@@ -55,6 +55,10 @@ func (s *Store) uploaded(old *Account, f *cmtp.UploadForm) (*Account, error) {
 	return a, nil
 }
 
+// keptForResets is how many statements an account's user cannot use up: a thief of a
+// device could otherwise rotate until the operator can give the owner no new key.
+const keptForResets = 16
+
 // rekeyed returns an account with the form's new key.
 func (s *Store) rekeyed(old *Account, f *cmtp.UploadForm) (*Account, error) {
 	if err := checkPossessed(f.Statement, old.Address, f.Possession); err != nil {
@@ -66,6 +70,9 @@ func (s *Store) rekeyed(old *Account, f *cmtp.UploadForm) (*Account, error) {
 	if f.Statement.Reset {
 		return nil, fmt.Errorf("%w: only an invitation resets an account", ErrStatement)
 	}
+	if len(old.Statements) >= crypt.MaxKeyStatements-keptForResets {
+		return nil, fmt.Errorf("%w: %d; the rest is for resets", ErrHistoryFull, len(old.Statements))
+	}
 	return old.withKey(Statement{KeyStatement: *f.Statement, Old: f.OldSignature})
 }
 
@@ -76,6 +83,9 @@ func (a *Account) withKey(next Statement) (*Account, error) {
 	}
 	if !next.follows(&a.Statements[len(a.Statements)-1]) {
 		return nil, fmt.Errorf("%w: it does not follow from the account's newest, or the key before has not signed it", ErrStatement)
+	}
+	if slices.ContainsFunc(a.Statements, func(s Statement) bool { return s.Key == next.Key }) {
+		return nil, fmt.Errorf("%w: the account has had this key before", ErrStatement)
 	}
 	changed := *a
 	changed.Key, changed.Statements = next.Key, append(slices.Clip(a.Statements), next)

@@ -116,25 +116,44 @@ func TestStore_Upload_Refused(t *testing.T) {
 }
 
 // An account has as many keys as a history may have, also after a restart, and not one
-// more, by a reset either.
+// more. Its user can use up all but what is kept for resets, and none twice.
 func TestStore_Upload_History(t *testing.T) {
 	fsys := durabletest.New()
 	s := open(t, "/accounts", fsys)
 	a := mustRegister(t, s, alice, 2)
-	for n := 1; n < crypt.MaxKeyStatements; n++ {
+	const last = 1 + crypt.MaxKeyStatements - account.KeptForResets
+	for n := byte(3); n <= last; n++ {
 		var err error
-		if a, err = s.Upload(a.ID, uploadForm(t, a, byte(2+(n-1)%100), byte(2+n%100))); err != nil {
-			t.Fatalf("key %d: %v", n+1, err)
+		if a, err = s.Upload(a.ID, uploadForm(t, a, n-1, n)); err != nil {
+			t.Fatalf("key %d: %v", n-1, err)
+		}
+		if _, err := s.Upload(a.ID, uploadForm(t, a, n, 2)); n < last && !errors.Is(err, account.ErrStatement) {
+			t.Fatalf("the first key again, after %d: %v", n-1, err)
 		}
 	}
-	last := byte(2 + (crypt.MaxKeyStatements-1)%100)
+	if _, err := s.Upload(a.ID, uploadForm(t, a, last, last+1)); !errors.Is(err, account.ErrHistoryFull) {
+		t.Errorf("one more: %v", err)
+	}
+	reset := func(n byte) (err error) {
+		b, err := s.Register(a.Address, mustInvite(t, s, alice, true), registerForm(t, alice, n, a.Statement()))
+		if err == nil {
+			a = b
+		}
+		return err
+	}
+	if err := reset(2); !errors.Is(err, account.ErrStatement) {
+		t.Errorf("a reset to the first key: %v", err)
+	}
+	n := byte(last)
+	for range account.KeptForResets {
+		if n++; reset(n) != nil {
+			t.Fatalf("a reset to key %d failed", n)
+		}
+	}
 	if h := verified(t, a); len(h.Keys) != crypt.MaxKeyStatements {
 		t.Errorf("there are %d keys", len(h.Keys))
 	}
-	if _, err := s.Upload(a.ID, uploadForm(t, a, last, 101)); !errors.Is(err, account.ErrHistoryFull) {
-		t.Errorf("one more: %v", err)
-	}
-	if _, err := s.Register(a.Address, mustInvite(t, s, alice, true), registerForm(t, alice, 101, a.Statement())); !errors.Is(err, account.ErrHistoryFull) {
+	if err := reset(n + 1); !errors.Is(err, account.ErrHistoryFull) {
 		t.Errorf("one more by a reset: %v", err)
 	}
 	if first, second := a.History(), a.History(); &first[0] != &second[0] {
@@ -147,7 +166,7 @@ func TestStore_Upload_History(t *testing.T) {
 	if verified(t, again); !bytes.Equal(again.History(), a.History()) {
 		t.Error("another history after a restart")
 	}
-	if _, err := s.Upload(a.ID, uploadForm(t, a, last, 0)); err != nil {
+	if _, err := s.Upload(a.ID, uploadForm(t, a, n, 0)); err != nil {
 		t.Errorf("another xzibit for the last key: %v", err)
 	}
 }

@@ -206,7 +206,7 @@ func (p *part2) cmdRegister(c *cmtp.Command) error {
 // comes with it: by that the session stays proven.
 func (p *part2) cmdUpload() error {
 	if p.proven() == nil {
-		return errNotProven
+		return errNotUser
 	}
 	p.pending = func(b []byte) ([]byte, error) {
 		form, err := cmtp.ParseUploadForm(b)
@@ -214,7 +214,7 @@ func (p *part2) cmdUpload() error {
 			return nil, err
 		}
 		if p.proven() == nil {
-			return nil, errNotProven
+			return nil, errNotUser
 		}
 		a, err := p.cfg.Accounts.Upload(p.user.id, form)
 		if err != nil {

@@ -29,6 +29,7 @@ var (
 	errInChannel      = errors.New("the channel is there already")
 	errNoLogin        = errors.New("LOGIN is switched off for this account's keys")
 	errNotProven      = errors.New("nobody has proven to be its source")
+	errNotUser        = errors.New("nobody has proven to be the account's user")
 	errForeignSource  = errors.New("the source is not the user's own")
 	errParameter      = errors.New("a parameter is not what it must be")
 	errWrongProof     = errors.New("the proof is wrong")
@@ -55,6 +56,7 @@ var reasons = []struct {
 	{account.ErrNoSeed, cmtp.StatusNotNow, "The keys of this account are of an older form, which opens with the password alone: use LOGIN."},
 	{errNoLogin, cmtp.StatusSwitchedOff, "The operator does not hand out keys of the older form, which anybody could try passwords on. Ask the operator for an invitation to reset the account."},
 	{errNotProven, cmtp.StatusNotProven, "Only a user of this server, who has proven to be one, may write in the name of one or to another server."},
+	{errNotUser, cmtp.StatusNotProven, "Only the account's own user, who has proven to be that by AUTH, may change its keys."},
 	{errForeignSource, cmtp.StatusForeignSource, "The message names a source that is not you. Use your own address or an alias of it."},
 	{errOldKey, cmtp.StatusWrongProof, "The account has a newer key. Fetch your keys again with your password."},
 	{errWrongProof, cmtp.StatusWrongProof, "The proof does not fit this account, server and connection."},
@@ -62,7 +64,7 @@ var reasons = []struct {
 	{account.ErrInvitation, cmtp.StatusBadInvitation, "There is no invitation of this address with this code, or it was used or has expired. Check the address and the code, or ask the operator for another one."},
 	{account.ErrConflict, cmtp.StatusStale, "Another device has changed the keys meanwhile. Fetch them and try again."},
 	{account.ErrHistoryFull, cmtp.StatusBadStatement, "The account has had as many keys as it may have."},
-	{account.ErrStatement, cmtp.StatusBadStatement, "The statement of the key does not follow the one before, or its time is not this server's: check your clock."},
+	{account.ErrStatement, cmtp.StatusBadStatement, "The statement is not one that may come next for this account, or its time is more than an hour from this server's. Check your clock, fetch your keys and try again."},
 	{account.ErrProof, cmtp.StatusBadStatement, "It is not proven that the key's secret half is held."},
 	{xzibit.ErrCopy, cmtp.StatusBadStatement, "The recovery copy is not in a form that this server stores."},
 	{account.ErrXzibit, cmtp.StatusBadStatement, "The sealed keys are not in a form that this server stores."},
