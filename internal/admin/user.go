@@ -82,16 +82,7 @@ func unlock(password []byte, evaluate func(oprf.Element) (oprf.Element, error)) 
 		return nil, err
 	}
 	defer clear(input)
-	request, blinded, err := oprf.Blind(input)
-	if err != nil {
-		return nil, err
-	}
-	defer request.Wipe()
-	evaluated, err := evaluate(blinded)
-	if err != nil {
-		return nil, err
-	}
-	return request.Finalize(evaluated)
+	return oprf.Ask(input, evaluate)
 }
 
 // ChangePassword seals the keys of addr, opened with old, under password, in the version

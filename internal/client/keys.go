@@ -65,14 +65,5 @@ func unlock(password []byte, evaluate func(oprf.Element) (oprf.Element, error)) 
 		return nil, err
 	}
 	defer clear(input)
-	request, blinded, err := oprf.Blind(input)
-	if err != nil {
-		return nil, err
-	}
-	defer request.Wipe()
-	evaluated, err := evaluate(blinded)
-	if err != nil {
-		return nil, err
-	}
-	return request.Finalize(evaluated)
+	return oprf.Ask(input, evaluate)
 }

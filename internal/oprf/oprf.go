@@ -207,3 +207,18 @@ func (Key) MarshalText() ([]byte, error) { return []byte(redactedKey), nil }
 
 // MarshalText hides the request from encoders of text.
 func (Request) MarshalText() ([]byte, error) { return []byte(redactedRequest), nil }
+
+// Ask returns the function's value for an input: it blinds the input, has it evaluated,
+// and finishes. The caller wipes what it returns.
+func Ask(input []byte, evaluate func(Element) (Element, error)) ([]byte, error) {
+	request, blinded, err := Blind(input)
+	if err != nil {
+		return nil, err
+	}
+	defer request.Wipe()
+	evaluated, err := evaluate(blinded)
+	if err != nil {
+		return nil, err
+	}
+	return request.Finalize(evaluated)
+}
