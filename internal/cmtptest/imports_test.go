@@ -21,7 +21,7 @@ const module = "cmtpd"
 // first that will import it. What only tests import stands with what it tests.
 var order = []string{
 	"version", "address", "crypt", "oprf", "invite", "netbuf", "cmtp", "xzibit", "recovery", "durable",
-	"durable/durabletest", "keyfile", "limit", "guess", "letter", "config", "discovery", "discovery/dnstest", "account", "trust", "spool",
+	"durable/durabletest", "keyfile", "limit", "guess", "letter", "config", "discovery", "discovery/dnstest", "account", "trust", "spool", "queue",
 	"channel", "client", "client/clienttest", "session", "relay", "front", "control", "backup", "admin", "shorebird", "daemon", "cmtptest",
 }
 

@@ -1,0 +1,333 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"cmtpd/internal/spool"
+)
+
+// try is an attempt for one message.
+type try struct {
+	item item
+	Item
+}
+
+// visit is a worker at a destination.
+type visit struct {
+	*destination
+	as       class // that the worker counts as; under Queue.mu
+	began    time.Time
+	sends    int
+	answered bool // one message at least
+}
+
+// serve is one visit of a worker to a destination. What was recorded as begun is settled even
+// when ctx ends.
+func (q *Queue) serve(ctx context.Context, v *visit, lead item) {
+	defer q.finish(v)
+	tries := q.begin(v.destination, []item{lead}, true)
+	if len(tries) == 0 {
+		return
+	}
+	session, err := q.open(ctx, v.domain, v.as)
+	if err != nil {
+		q.unreachable(ctx, v.destination, tries[0], err)
+		return
+	}
+	defer session.Close()
+	tries = q.reached(ctx, v, tries[0])
+	for len(tries) > 0 && q.send(ctx, v, session, tries) {
+		over := v.sends >= turnSends || q.cfg.Now().Sub(v.began) >= turnTime
+		tries = q.begin(v.destination, q.more(ctx, v.destination, q.cfg.Batch, over), false)
+	}
+}
+
+// open connects. A destination of which nothing is known has little time while others
+// may wait; it has more when it is tried again.
+func (q *Queue) open(ctx context.Context, domain string, c class) (Session, error) {
+	limit := q.cfg.OpenTimeout
+	if c == fresh {
+		q.mu.Lock()
+		crowded := q.waiting[fresh].len() > crowd*q.cfg.Workers
+		q.mu.Unlock()
+		if limit = min(limit, patience); crowded {
+			limit = min(limit, hurried)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return q.cfg.Deliverer.Open(ctx, domain)
+}
+
+// more takes further messages for a worker who has a connection: none where its turn is over and
+// somebody waits, or ctx is.
+func (q *Queue) more(ctx context.Context, d *destination, n int, over bool) []item {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	wanted := q.cfg.Workers-q.workers() <= q.share() && q.waiting[fresh].len()+q.waiting[proven].len()+q.waiting[doubtful].len() > 0
+	if ctx.Err() != nil || q.broken != nil || over && wanted {
+		return nil
+	}
+	now := stamp(q.cfg.Now())
+	d.promote(now)
+	items := d.take(n)
+	q.take(d, items...)
+	q.plan(d)
+	return items
+}
+
+// begin records attempts, in one commit. It returns those that may be made.
+func (q *Queue) begin(d *destination, items []item, lead bool) (tries []try) {
+	now := q.cfg.Now()
+	for _, i := range items {
+		t, ok := q.read(d, i)
+		if !ok {
+			continue
+		}
+		n := int(t.State.Attempts) + 1
+		if lead {
+			n = max(n, q.failures(d)+1)
+		}
+		t.State.begin(now, now.Add(q.delay(n)))
+		if lead {
+			t.State.Flags |= flagDestination
+		}
+		tries = append(tries, t)
+	}
+	return q.record("recording attempts", d, tries)
+}
+
+func (q *Queue) failures(d *destination) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return int(d.failures)
+}
+
+// read completes a message from the store. Where it cannot, the message waits, unless it is gone.
+func (q *Queue) read(d *destination, i item) (t try, ok bool) {
+	info, err := q.cfg.Store.Get(i.id)
+	t = try{i, Item{ID: i.id, Domain: d.domain, Digest: info.Digest, Size: info.Size, Arrived: info.Received}}
+	switch {
+	case errors.Is(err, spool.ErrNotFound):
+		q.gone(d, t)
+		return t, false
+	case err != nil && (info.ID == 0 || !errors.Is(err, spool.ErrDamaged)):
+		q.cfg.Log.Error("a queued message cannot be read", "message", i.id, "error", err)
+		t.item.next = until(q.cfg.Now().Add(q.cfg.LastRetry))
+		q.back(d, t.item, true)
+		return t, false
+	}
+	if t.State, err = parseState(info.Mark); err != nil {
+		q.cfg.Log.Error("the attempts of a queued message are forgotten", "message", i.id, "error", err)
+	}
+	return t, true
+}
+
+// record makes the states of messages durable, in one commit. It returns those of which that is so; the
+// others wait until it is tried again, or are gone.
+func (q *Queue) record(doing string, d *destination, tries []try) (done []try) {
+	if len(tries) == 0 {
+		return nil
+	}
+	marks := make([]spool.Marking, len(tries))
+	for n := range tries {
+		marks[n] = spool.Marking{ID: tries[n].ID, Mark: tries[n].State.mark()}
+	}
+	answers, err := q.cfg.Store.MarkAll(context.Background(), marks)
+	for n, t := range tries {
+		switch err := answers[n].Err; {
+		case err == nil:
+			t.item.next = until(t.State.Next)
+			t.item.flags = uint8(t.State.Flags>>8) & (itemHeld | itemNoticed | itemGivenUp)
+			done = append(done, t)
+		case errors.Is(err, spool.ErrNotFound):
+			q.gone(d, t)
+		default:
+			t.item.next = until(q.cfg.Now().Add(q.cfg.FirstRetry))
+			q.again(d, []try{t})
+		}
+	}
+	if err != nil && !errors.Is(err, spool.ErrNotFound) {
+		q.fail(doing, err)
+	}
+	return done
+}
+
+// back puts a message where it belongs that somebody had.
+func (q *Queue) back(d *destination, i item, waits bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.give(d, i)
+	q.put(d, i, waits)
+	q.plan(d)
+}
+
+// gone forgets a message that is in the spool no more.
+func (q *Queue) gone(d *destination, tries ...try) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, t := range tries {
+		q.forget(d, t.item)
+	}
+	q.plan(d)
+}
+
+// reached notes that a destination answers, and completes the first batch. Where it did not answer
+// before, that it did not is taken out of the message's state, so that a restart does not make all wait.
+func (q *Queue) reached(ctx context.Context, v *visit, lead try) []try {
+	d := v.destination
+	q.mu.Lock()
+	failed := d.failures > 0
+	d.failures, d.next, d.failing = 0, 0, false
+	if q.cfg.Now().Sub(v.began) >= slow {
+		q.judge(v, doubtful)
+	}
+	q.plan(d)
+	q.mu.Unlock()
+	rest := q.begin(d, q.more(ctx, d, q.cfg.Batch-1, false), false)
+	if failed {
+		lead.State.Flags &^= flagDestination
+		return append(q.record("recording that a destination answers", d, []try{lead}), rest...)
+	}
+	return append([]try{lead}, rest...)
+}
+
+// judge makes a destination one of class c, and its worker count as that. Under mu.
+func (q *Queue) judge(v *visit, c class) {
+	q.running[v.as]--
+	q.running[c]++
+	v.as, v.class = c, c
+}
+
+// unreachable settles an attempt that ended before there was a connection: all messages of the
+// destination wait together, or are given up, a batch at a time.
+func (q *Queue) unreachable(ctx context.Context, d *destination, lead try, err error) {
+	if ctx.Err() != nil {
+		q.back(d, lead.item, false) // nobody waits for it any more
+		return
+	}
+	r := Result{Outcome: Temporary, Text: err.Error()}
+	if f, ok := errors.AsType[*Failure](err); ok {
+		r = f.Result
+	}
+	q.cfg.Log.Info("destination failed", "domain", d.domain, "status", r.Status, "reason", r.Text, "attempt", lead.State.Attempts, "next", lead.State.Next)
+	if r.Outcome == Permanent {
+		q.settle(d, append([]try{lead}, q.begin(d, q.more(ctx, d, q.cfg.Batch-1, false), false)...), []Result{r}, r)
+		q.mu.Lock()
+		d.class = doubtful
+		q.mu.Unlock()
+		return
+	}
+	lead.State.answer(r)
+	q.mu.Lock()
+	q.failed(d, lead.State.Next)
+	q.mu.Unlock()
+	for _, t := range q.record("recording why a destination failed", d, []try{lead}) {
+		t.item.next = 0
+		q.back(d, t.item, false)
+	}
+	q.cfg.Observer.Deferred(1)
+}
+
+// failed notes that a destination as a whole has failed, and waits. Under mu.
+func (q *Queue) failed(d *destination, next time.Time) {
+	d.failures, d.class, d.failing = min(d.failures+1, maxFailures), doubtful, true
+	d.next, d.look = until(next), 0
+}
+
+// send sends a batch and settles it. It says whether the connection can be used again.
+func (q *Queue) send(ctx context.Context, v *visit, s Session, tries []try) bool {
+	items := make([]Item, len(tries))
+	for i, t := range tries {
+		items[i] = t.Item
+	}
+	began := q.cfg.Now()
+	results, err := s.Send(ctx, items)
+	results = results[:min(len(results), len(tries))]
+	if err == nil && len(results) < len(tries) {
+		err = errors.New("the connection ended before every message was answered")
+	}
+	v.sends++
+	v.answered = v.answered || len(results) > 0
+	q.mu.Lock()
+	switch {
+	case q.cfg.Now().Sub(began) >= slow:
+		q.judge(v, doubtful)
+	case len(results) > 0:
+		q.judge(v, proven)
+	}
+	if err != nil && !v.answered && ctx.Err() == nil {
+		q.judge(v, doubtful)
+		q.failed(v.destination, q.cfg.Now().Add(q.delay(int(v.failures)+1)))
+	}
+	q.plan(v.destination)
+	q.mu.Unlock()
+	rest := Result{Outcome: Temporary}
+	if err != nil {
+		rest.Text = err.Error()
+	}
+	if ctx.Err() != nil { // what was not answered had no fair attempt, but it is counted
+		for _, t := range tries[len(results):] {
+			q.back(v.destination, t.item, true)
+		}
+		tries = tries[:len(results)]
+	}
+	q.settle(v.destination, tries, results, rest)
+	return err == nil
+}
+
+// settle makes durable what attempts came to. Tries without a result have the fate of the rest.
+func (q *Queue) settle(d *destination, tries []try, results []Result, rest Result) {
+	var delivered, failed []try
+	deferred := 0
+	for n, t := range tries {
+		r := rest
+		if n < len(results) {
+			r = results[n]
+		}
+		if r.Outcome == Delivered {
+			q.cfg.Log.Info("message delivered", "message", t.ID, "domain", d.domain, "receipt", clean(r.Text))
+			delivered = append(delivered, t)
+			continue
+		}
+		t.State.answer(r)
+		t.State.Flags &^= flagDestination
+		if r.Outcome == Permanent {
+			t.State.Flags |= flagGivenUp
+		} else {
+			deferred++
+		}
+		q.cfg.Log.Info("message not delivered", "message", t.ID, "domain", d.domain, "status", r.Status, "reason", t.State.Reason,
+			"given_up", r.Outcome == Permanent, "attempt", t.State.Attempts, "next", t.State.Next)
+		failed = append(failed, t)
+	}
+	q.retire(d, delivered, "delivered to "+d.domain)
+	for _, t := range q.record("recording what became of messages", d, failed) {
+		q.back(d, t.item, true)
+	}
+	q.cfg.Observer.Delivered(len(delivered))
+	q.cfg.Observer.Deferred(deferred)
+	q.signal()
+}
+
+// retire removes messages from the spool. If that fails they are sent, or reported, once more.
+func (q *Queue) retire(d *destination, tries []try, why string) bool {
+	if len(tries) == 0 {
+		return true
+	}
+	ids := make([]spool.ID, len(tries))
+	for n, t := range tries {
+		ids[n] = t.ID
+	}
+	_, err := q.cfg.Store.RemoveAll(context.Background(), ids, why[:min(len(why), 255)])
+	if err == nil {
+		q.gone(d, tries...)
+		return true
+	}
+	q.fail(fmt.Sprintf("removing messages that were %s", why), err)
+	q.again(d, tries)
+	return false
+}

@@ -1,0 +1,236 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"cmtpd/internal/spool"
+)
+
+// MaxIDs is how many messages Retry, Hold, Release and Drop take at once.
+const MaxIDs = 4096
+
+// Errors of what an operator asks for.
+var (
+	// ErrBusy: a message is being sent, or told of, at this moment, or the queue is still being read.
+	ErrBusy = errors.New("queue: busy; try again in a moment")
+	// ErrHeld: a message is held by the operator.
+	ErrHeld = errors.New("queue: the message is held; release it")
+	// ErrTooMany: more than MaxIDs messages.
+	ErrTooMany = fmt.Errorf("queue: at most %d messages at once", MaxIDs)
+	// ErrReport: nothing writes reports here.
+	ErrReport = errors.New("queue: this server does not write reports yet; drop it without one")
+)
+
+// Retry has messages tried as soon as there is a worker, and what they wait for forgotten. Nothing
+// is changed where one is not there.
+func (q *Queue) Retry(ids []spool.ID) (n int, err error) {
+	tries, err := q.grasp(ids)
+	if err != nil {
+		return 0, err
+	}
+	for _, t := range tries {
+		if t.item.flags&itemHeld != 0 {
+			err = fmt.Errorf("%w: %s", ErrHeld, t.ID)
+		}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := stamp(q.cfg.Now())
+	for _, t := range tries {
+		d := q.out[t.ID]
+		q.give(d, t.item)
+		if err == nil {
+			t.item.next, d.next, d.failing = 0, 0, false
+			n++
+		}
+		q.put(d, t.item, t.item.next > now)
+		q.plan(d)
+	}
+	q.signal()
+	return n, err
+}
+
+// RetryDomain is Retry for all messages to a domain, RetryAll for all of all; but those that are
+// held stay so.
+func (q *Queue) RetryDomain(domain string) (n int, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.loaded {
+		return 0, ErrBusy
+	}
+	if d := q.all[Domain(domain)]; d != nil {
+		n = q.hurry(d)
+	}
+	q.signal()
+	return n, nil
+}
+
+// RetryAll is described at RetryDomain.
+func (q *Queue) RetryAll() (n int, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.loaded {
+		return 0, ErrBusy
+	}
+	for _, d := range q.all {
+		n += q.hurry(d)
+	}
+	q.signal()
+	return n, nil
+}
+
+// hurry makes all messages of a destination ready. Under mu.
+func (q *Queue) hurry(d *destination) int {
+	d.next, d.failing = 0, false
+	d.promote(never - 1)
+	for i := range d.ready {
+		d.ready[i].next = 0
+	}
+	q.plan(d)
+	return len(d.ready)
+}
+
+// Hold keeps messages from being tried and from being given up, however long, and durably.
+func (q *Queue) Hold(ids []spool.ID) (n int, err error) {
+	return q.change(ids, "holding messages", func(s *State) { s.Flags |= flagHeld })
+}
+
+// Release ends Hold: the messages are tried at once.
+func (q *Queue) Release(ids []spool.ID) (n int, err error) {
+	return q.change(ids, "releasing messages", func(s *State) {
+		s.Flags &^= flagHeld | flagDestination
+		s.Next = time.Time{}
+	})
+}
+
+// Drop takes messages out of the queue for good: by is who wants it. With report their senders are
+// told first.
+func (q *Queue) Drop(ids []spool.ID, by string, report bool) (n int, err error) {
+	if report && q.cfg.Reporter == nil {
+		return 0, ErrReport
+	}
+	if report {
+		return q.change(ids, "dropping messages", func(s *State) {
+			s.answer(Result{Outcome: Permanent, Text: "it was dropped by the operator of this server"})
+			s.Flags = s.Flags&^flagHeld | flagGivenUp
+		})
+	}
+	tries, err := q.grasp(ids)
+	if err != nil {
+		return 0, err
+	}
+	for d, some := range q.group(tries) {
+		if q.retire(d, some, "dropped by "+by) {
+			n += len(some)
+		}
+	}
+	return n, q.complain(n, tries)
+}
+
+// change changes the states of messages. Nothing is changed where one is not there.
+func (q *Queue) change(ids []spool.ID, doing string, edit func(*State)) (n int, err error) {
+	tries, err := q.grasp(ids)
+	if err != nil {
+		return 0, err
+	}
+	for d, some := range q.group(tries) {
+		for i := range some {
+			edit(&some[i].State)
+		}
+		for _, t := range q.record(doing, d, some) {
+			n++
+			q.replace(d, t)
+		}
+	}
+	q.signal()
+	return n, q.complain(n, tries)
+}
+
+func (q *Queue) complain(n int, tries []try) error {
+	if n < len(tries) {
+		return fmt.Errorf("queue: only %d of %d messages could be changed: the log says why", n, len(tries))
+	}
+	return nil
+}
+
+// replace puts a message back whose state the operator has changed.
+func (q *Queue) replace(d *destination, t try) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.give(d, t.item)
+	if t.item.next == 0 && t.item.flags&(itemHeld|itemGivenUp) == 0 {
+		d.next, d.failing = 0, false
+	}
+	q.put(d, t.item, t.item.next > stamp(q.cfg.Now()))
+	q.plan(d)
+}
+
+// grasp takes messages that wait. It takes none where one is not there, or is with somebody else.
+func (q *Queue) grasp(ids []spool.ID) (tries []try, err error) {
+	if len(ids) > MaxIDs {
+		return nil, ErrTooMany
+	}
+	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
+	domains := make([]string, len(ids))
+	for n, id := range ids {
+		h, err := q.cfg.Store.Header(id)
+		if errors.Is(err, spool.ErrNotFound) {
+			err = missing(id)
+		}
+		if err != nil {
+			return nil, err
+		}
+		domains[n] = Domain(h.DestinationDomain)
+	}
+	claimed, err := q.claim(ids, domains)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range claimed {
+		if t, ok := q.read(c.d, c.item); ok {
+			tries = append(tries, t)
+		}
+	}
+	return tries, nil
+}
+
+// claim takes messages out of what waits, or none of them.
+func (q *Queue) claim(ids []spool.ID, domains []string) (claimed []errand, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.loaded {
+		return nil, ErrBusy
+	}
+	for n, id := range ids {
+		if _, out := q.out[id]; out {
+			err = fmt.Errorf("%w: %s", ErrBusy, id)
+		} else if d := q.all[domains[n]]; d == nil || !d.has(id) {
+			err = missing(id)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	for n, id := range ids {
+		d := q.all[domains[n]]
+		i, _ := d.remove(id)
+		q.take(d, i)
+		q.plan(d)
+		claimed = append(claimed, errand{d: d, item: i})
+	}
+	return claimed, nil
+}
+
+// group sorts messages that were grasped by their destinations.
+func (q *Queue) group(tries []try) map[*destination][]try {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	all := make(map[*destination][]try)
+	for _, t := range tries {
+		all[q.out[t.ID]] = append(all[q.out[t.ID]], t)
+	}
+	return all
+}

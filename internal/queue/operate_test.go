@@ -1,0 +1,153 @@
+package queue_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cmtpd/internal/queue"
+	"cmtpd/internal/spool"
+)
+
+// waitingQueue runs a queue of five messages to a destination that is down, and one to another one.
+func waitingQueue(t *testing.T) (f *fake, w *world, down *site, q *queue.Queue, cfg queue.Config, stop func() error) {
+	f, down = newFake(), &site{}
+	down.up = func(time.Time) bool { return false }
+	w = newWorld(t.Errorf, f, func(string) *site { return down })
+	for id := range spool.ID(5) {
+		f.add(id+1, "example.net", time.Now())
+	}
+	f.add(6, "example.com", time.Now())
+	cfg = queue.Config{Store: f, Deliverer: w, Reporter: w}
+	q, stop = run(t, cfg)
+	time.Sleep(8 * time.Hour)
+	return f, w, down, q, cfg, stop
+}
+
+// TestQueue_Hold: what the operator holds is neither tried nor given up, also after a restart, until it is
+// released; then it is tried at once, however old.
+func TestQueue_Hold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, w, down, q, cfg, stop := waitingQueue(t)
+		if n, err := q.Hold([]spool.ID{2, 3, 2}); n != 2 || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+		stopped(t, stop)
+		q, stop = run(t, cfg)
+		time.Sleep(20 * day)
+		if s := q.Stats(); s.Queued != 2 || s.Held != 2 || len(w.reported) != 4 {
+			t.Errorf("%+v, reported %v", s, w.reported)
+		}
+		if e, err := q.Show(2); err != nil || e.Condition != queue.Held {
+			t.Errorf("%+v, %v", e, err)
+		}
+		if n, err := q.Retry([]spool.ID{2}); n != 0 || !errors.Is(err, queue.ErrHeld) {
+			t.Errorf("%d, %v", n, err)
+		}
+		down.up = nil
+		if n, err := q.Release([]spool.ID{2, 3}); n != 2 || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+		time.Sleep(time.Second)
+		stopped(t, stop)
+		if w.delivered[2] != 1 || w.delivered[3] != 1 || f.left() != 0 {
+			t.Errorf("delivered %v", w.delivered)
+		}
+	})
+}
+
+// TestQueue_Retry: what is asked for is tried at once, and fails into the same backoff.
+func TestQueue_Retry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, w, down, q, _, stop := waitingQueue(t)
+		w.sent = map[spool.ID]queue.State{}
+		opens := w.opens["example.net"]
+		for n, retry := range []func() (int, error){
+			func() (int, error) { return q.Retry([]spool.ID{3}) },
+			func() (int, error) { return q.RetryDomain("Example.Net") },
+			q.RetryAll,
+		} {
+			got, err := retry()
+			if want := []int{1, 5, 6}[n]; err != nil || got != want {
+				t.Errorf("retry %d: %d, %v, want %d", n, got, err, want)
+			}
+			time.Sleep(time.Minute)
+			if w.opens["example.net"] != opens+n+1 {
+				t.Errorf("retry %d: %d dials, before %d", n, w.opens["example.net"], opens)
+			}
+		}
+		if got, err := q.RetryDomain("example.org"); got != 0 || err != nil {
+			t.Errorf("%d, %v", got, err)
+		}
+		down.up = nil
+		if _, err := q.RetryAll(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute)
+		stopped(t, stop)
+		if len(w.delivered) != 6 {
+			t.Errorf("delivered %v", w.delivered)
+		}
+	})
+}
+
+// TestQueue_Drop: with a report and without; and nothing where one is not there.
+func TestQueue_Drop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, w, _, q, _, stop := waitingQueue(t)
+		if n, err := q.Drop([]spool.ID{1, 7}, "root", false); n != 0 || !errors.Is(err, spool.ErrNotFound) || f.left() != 6 {
+			t.Errorf("%d, %v, %d left", n, err, f.left())
+		}
+		if n, err := q.Drop(make([]spool.ID, queue.MaxIDs+1), "root", false); n != 0 || !errors.Is(err, queue.ErrTooMany) {
+			t.Errorf("%d, %v", n, err)
+		}
+		if n, err := q.Drop([]spool.ID{1, 6}, "root", false); n != 2 || err != nil || f.gone[6] != "dropped by root" {
+			t.Errorf("%d, %v, by %q", n, err, f.gone[6])
+		}
+		if _, err := q.Hold([]spool.ID{2}); err != nil {
+			t.Error(err)
+		}
+		if n, err := q.Drop([]spool.ID{2}, "root", true); n != 1 || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+		time.Sleep(time.Second)
+		if w.reported[2] != 1 || w.reported[1] != 0 || f.left() != 3 || w.reports[2].State.Reason == "" {
+			t.Errorf("reported %v, %d left", w.reported, f.left())
+		}
+		if s := q.Stats(); s.Queued != 3 || s.Destinations != 1 {
+			t.Errorf("%+v", s)
+		}
+		stopped(t, stop)
+	})
+}
+
+// TestQueue_List: by pages and by domain, with what waits for its destination alone.
+func TestQueue_List(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, _, _, q, _, stop := waitingQueue(t)
+		all, err := q.List("", 0, 4)
+		more, moreErr := q.List("", 4, 4)
+		if all = append(all, more...); err != nil || moreErr != nil || len(all) != 6 {
+			t.Fatalf("%+v, %v, %v", all, err, moreErr)
+		}
+		if e := all[0]; e.Attempts < 5 || e.Reason != errDown.Error() || e.Next == nil || !e.Noticed || e.Condition != queue.Waiting || e.Destination != "bob@example.net" {
+			t.Errorf("%+v", e)
+		}
+		if e := all[3]; e.Attempts != 0 || e.Next == nil || !e.Next.Equal(*all[0].Next) {
+			t.Errorf("%+v", e)
+		}
+		some, err := q.List("EXAMPLE.net", 2, 2)
+		if err != nil || len(some) != 2 || some[0].ID != spool.ID(3).String() || some[1].ID != spool.ID(4).String() {
+			t.Errorf("%+v, %v", some, err)
+		}
+		cold, err := queue.List(f, outgoing, "example.net", 2, 2)
+		if err != nil || len(cold) != 2 || cold[0].ID != some[0].ID || cold[0].Text != "waits for its first attempt" {
+			t.Errorf("%+v, %v", cold, err)
+		}
+		if _, err := queue.Show(f, spool.MailboxID{1}, 1); !errors.Is(err, spool.ErrNotFound) {
+			t.Errorf("of another mailbox: %v", err)
+		}
+		stopped(t, stop)
+	})
+}
