@@ -223,7 +223,7 @@ func (c *Conn) Version() (string, error) {
 // itself is right. Whether it is the key of the server that was meant is for the
 // caller to judge.
 func (c *Conn) ServerKey() (crypt.PublicKey, error) {
-	key, err := c.requestKey("", "", nil)
+	key, _, err := c.requestKey("", "", nil)
 	if err != nil {
 		return key, fmt.Errorf("asking for the server's key: %w", err)
 	}
@@ -233,32 +233,38 @@ func (c *Conn) ServerKey() (crypt.PublicKey, error) {
 // Key asks for the key that mail to account@domain is sealed to. server is the
 // key that must have signed the answer.
 func (c *Conn) Key(account, domain string, server crypt.PublicKey) (crypt.PublicKey, error) {
-	key, err := c.requestKey(account, domain, &server)
-	if err != nil {
-		return key, fmt.Errorf("asking for the key of %s@%s: %w", account, domain, err)
-	}
-	return key, nil
+	key, _, err := c.SignedKey(account, domain, server)
+	return key, err
 }
 
-func (c *Conn) requestKey(account, domain string, server *crypt.PublicKey) (crypt.PublicKey, error) {
+// SignedKey is Key with the signature that was checked, for who has to show it to others.
+func (c *Conn) SignedKey(account, domain string, server crypt.PublicKey) (crypt.PublicKey, crypt.Signature, error) {
+	key, sig, err := c.requestKey(account, domain, &server)
+	if err != nil {
+		return key, sig, fmt.Errorf("asking for the key of %s@%s: %w", account, domain, err)
+	}
+	return key, sig, nil
+}
+
+func (c *Conn) requestKey(account, domain string, server *crypt.PublicKey) (key crypt.PublicKey, sig crypt.Signature, err error) {
 	cmd := &cmtp.Command{Verb: cmtp.KeyRequest, Params: [3][]byte{[]byte(account), []byte(domain)}}
 	if err := c.send(cmd); err != nil {
-		return crypt.PublicKey{}, err
+		return key, sig, err
 	}
-	key, sig, err := cmtp.ReadKey(c.in)
+	key, sig, err = cmtp.ReadKey(c.in)
 	if err != nil {
-		return crypt.PublicKey{}, c.refusal(err, sig, server)
+		return crypt.PublicKey{}, crypt.Signature{}, c.refusal(err, sig, server)
 	}
 	if _, err := crypt.ParsePublicKey(key[:]); err != nil {
-		return crypt.PublicKey{}, err
+		return crypt.PublicKey{}, crypt.Signature{}, err
 	}
 	if server == nil {
 		server = &key
 	}
 	if !crypt.Verify(*server, key[:], sig) {
-		return crypt.PublicKey{}, ErrSignature
+		return crypt.PublicKey{}, crypt.Signature{}, ErrSignature
 	}
-	return key, nil
+	return key, sig, nil
 }
 
 // refusal returns the error for a reply that err was read as: ErrRefused where

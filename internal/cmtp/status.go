@@ -17,6 +17,8 @@ const (
 	StatusTooOften       Status = 450
 	StatusTrouble        Status = 451
 	StatusNoRoom         Status = 452
+	StatusPeerUnreached  Status = 454
+	StatusPeerDistrusted Status = 455
 	StatusUnknownCommand Status = 500
 	StatusBadParameter   Status = 501
 	StatusNotNow         Status = 503
@@ -28,6 +30,7 @@ const (
 	StatusForeignSource  Status = 553
 	StatusBadMessage     Status = 554
 	StatusBadSystem      Status = 555
+	StatusNoMail         Status = 556
 	StatusStale          Status = 560
 	StatusBadInvitation  Status = 561
 	StatusBadStatement   Status = 562
@@ -42,6 +45,8 @@ var meanings = map[Status]string{
 	StatusTooOften:       "too many attempts; the reason says when to try again",
 	StatusTrouble:        "the server has a trouble of its own",
 	StatusNoRoom:         "the server has no room",
+	StatusPeerUnreached:  "the other domain's server cannot be reached now",
+	StatusPeerDistrusted: "the other domain's key has changed and is not trusted yet",
 	StatusUnknownCommand: "unknown command",
 	StatusBadParameter:   "a parameter is not what it must be",
 	StatusNotNow:         "not possible here or now",
@@ -53,6 +58,7 @@ var meanings = map[Status]string{
 	StatusForeignSource:  "the source is not the sender's own",
 	StatusBadMessage:     "the message is not well-formed",
 	StatusBadSystem:      "a crypto system or version that the server does not take",
+	StatusNoMail:         "the other domain takes no CMTP mail",
 	StatusStale:          "what was to be replaced is not there any more",
 	StatusBadInvitation:  "the invitation is unknown, used or expired",
 	StatusBadStatement:   "the statement, its proof or what comes with it is refused",

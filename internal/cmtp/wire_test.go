@@ -277,6 +277,9 @@ func TestDocument_Part2(t *testing.T) {
 		t.Errorf("the document shows %d examples", len(found))
 	}
 	for name, b := range found {
+		if strings.HasPrefix(name, "statement-") {
+			continue // checked by internal/crypt
+		}
 		if !bytes.Equal(b, vectors[name]) {
 			t.Errorf("%s is\n%x in the document, and in the vectors\n%x", name, b, vectors[name])
 		}

@@ -54,6 +54,8 @@ func TestStatements_Document(t *testing.T) {
 		"auth":      wire([]byte(proof.Statement), []byte(proof.Signatures["alice"])),
 		"origin":    []byte(v.Origin.Entry),
 		"sender":    []byte(v.Senders[0].Entry),
+		"received":  []byte(v.Received.Entry),
+		"foreign":   v.Foreign[0].Payload,
 	}
 	found := docBlocks(t)
 	if len(found) != len(want) {

@@ -42,6 +42,8 @@ type statementVectors struct {
 	Origin        entryVector            `json:"origin"`
 	Senders       []entryVector          `json:"senders"`
 	Proofs        []proofVector          `json:"proofs"`
+	Received      receivedVector         `json:"received"`
+	Foreign       []foreignVector        `json:"foreign"`
 }
 
 type keyOfPeople struct {
@@ -163,6 +165,7 @@ func newVectors(t *testing.T) *statementVectors {
 		v.Proofs = append(v.Proofs, proofVector{q.Role, q.Name.Account.String(), q.Name.Domain, q.Server,
 			q.Key[:], q.ServerKey[:], q.Binding[:], p.by(c.text, signer)})
 	}
+	v.Received, v.Foreign = newReceivedVector(), p.foreignVectors(v.Histories)
 	return v
 }
 
@@ -260,7 +263,7 @@ func TestStatements_Unchanged(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Error("testdata/cmtp-1.json is not what -update writes")
 	}
-	if len(got.KeyStatements) != 4 || len(got.Histories) != 4 || len(got.Senders) != 2 || len(got.Proofs) != 3 {
+	if len(got.KeyStatements) != 4 || len(got.Histories) != 4 || len(got.Senders) != 2 || len(got.Proofs) != 3 || len(got.Foreign) != 3 {
 		t.Error("vectors are missing")
 	}
 }
