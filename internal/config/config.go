@@ -119,6 +119,10 @@ type DNS struct {
 type Delivery struct {
 	Port     int  `toml:"port"`
 	Loopback bool `toml:"loopback"` // whether other servers may be on this host's own addresses
+	// KeyCache is how many answers of other servers about names of theirs are kept, for
+	// KeyCacheTime.
+	KeyCache     int           `toml:"key_cache"`
+	KeyCacheTime time.Duration `toml:"key_cache_time"`
 }
 
 // Metrics says where metrics are served.
@@ -225,7 +229,7 @@ func Default() *Config {
 			BrokenZone: domain("dnssec-failed.org"),
 			SignedZone: domain("org"),
 		},
-		Delivery: Delivery{Port: 25},
+		Delivery: Delivery{Port: 25, KeyCache: 10000, KeyCacheTime: time.Hour},
 		Spool:    Spool{ScrubEvery: 7 * 24 * time.Hour},
 		Accounts: Accounts{InvitationLife: 7 * 24 * time.Hour, PlainLogin: true},
 		Limits: Limits{

@@ -226,6 +226,10 @@ func TestConfig_Validate(t *testing.T) {
 	for _, c := range []struct{ key, good, bad string }{
 		{"delivery.port", "1", "0"},
 		{"delivery.port", "65535", "65536"},
+		{"delivery.key_cache", "1", "0"},
+		{"delivery.key_cache", "1048576", "1048577"},
+		{"delivery.key_cache_time", `"1s"`, `"999ms"`},
+		{"delivery.key_cache_time", `"24h"`, `"24h1ns"`},
 		{"dns.timeout", `"100ms"`, `"99ms"`},
 		{"dns.timeout", `"1m"`, `"60001ms"`},
 		{"limits.max_message_size", `"1KiB"`, "1023"},

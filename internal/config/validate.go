@@ -30,6 +30,8 @@ const (
 	maxDNSTimeout   = time.Minute
 	minScrubEvery   = time.Second
 	maxScrubEvery   = 366 * 24 * time.Hour
+	maxKeyCache     = 1 << 20
+	maxKeyCacheTime = 24 * time.Hour
 	maxLoginRate    = 1 << 20
 	// maxHandshakes is more than any machine has processors.
 	maxHandshakes = 1 << 12
@@ -185,6 +187,10 @@ func (v *validator) others() {
 	c := v.c
 	v.dns()
 	v.between("delivery.port", c.Delivery.Port, 1, 65535)
+	v.between("delivery.key_cache", c.Delivery.KeyCache, 1, maxKeyCache)
+	if t := c.Delivery.KeyCacheTime; t < time.Second || t > maxKeyCacheTime {
+		v.add("delivery.key_cache_time", "%s is not between %s and %s", t, time.Second, maxKeyCacheTime)
+	}
 	if c.Metrics.Listen != "" {
 		if _, err := checkHostPort(c.Metrics.Listen, true); err != nil {
 			v.add("metrics.listen", "%v", err)
