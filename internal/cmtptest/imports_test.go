@@ -21,8 +21,9 @@ const module = "cmtpd"
 // first that will import it. What only tests import stands with what it tests.
 var order = []string{
 	"version", "address", "crypt", "oprf", "invite", "netbuf", "cmtp", "xzibit", "recovery", "durable",
-	"durable/durabletest", "keyfile", "limit", "guess", "letter", "config", "discovery", "discovery/dnstest", "account", "trust", "spool", "queue",
-	"channel", "client", "client/clienttest", "session", "relay", "front", "control", "backup", "admin", "shorebird", "daemon", "cmtptest",
+	"durable/durabletest", "keyfile", "limit", "guess", "letter", "config", "discovery", "discovery/dnstest", "account",
+	"trust", "spool", "queue", "channel", "client", "client/clienttest", "federation", "session", "relay", "front",
+	"control", "backup", "admin", "shorebird", "daemon", "cmtptest",
 }
 
 // A file is a parsed file of the module and the directory that it is in, from the

@@ -1,0 +1,147 @@
+package federation_test
+
+import (
+	"errors"
+	"testing"
+
+	"cmtpd/internal/address"
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/discovery"
+	"cmtpd/internal/discovery/dnstest"
+	"cmtpd/internal/federation"
+
+	"github.com/miekg/dns"
+)
+
+// a site that knows b.example by its key, and how to forge.
+func acquainted(t *testing.T) (w *world, a, b *site) {
+	w = newWorld(t)
+	a = w.site("a.example", "127.0.0.2", options{}, "alice")
+	b = w.site("b.example", "127.0.0.3", options{}, "bob")
+	if _, err := meet(t, a, "b.example"); err != nil {
+		t.Fatal(err)
+	}
+	return w, a, b
+}
+
+var digest = [32]byte{1, 2, 3}
+
+// origin is a log with one entry.
+func origin(key *crypt.PrivateKey, source string, d [32]byte) string {
+	o := crypt.NewOrigin(d, name(source), 1, key)
+	return o.String() + "\x00"
+}
+
+func TestPeers_CheckOrigin(t *testing.T) {
+	_, a, b := acquainted(t)
+	bobs := cmtp.Header{SourceAccount: "bob", SourceDomain: "b.example"}
+	true1 := origin(b.key, "bob@b.example", digest)
+	stranger := cmtp.Header{SourceAccount: "eve", SourceDomain: "x.example"}
+	eve := newKey(t)
+	for what, tt := range map[string]struct {
+		header cmtp.Header
+		log    string
+		from   *federation.Remote
+		want   federation.Standing
+		err    error
+	}{
+		"Proven":           {bobs, true1, nil, federation.Proven, nil},
+		"ProvenInOther":    {cmtp.Header{SourceAccount: "BOB", SourceDomain: "B.Example."}, true1, nil, federation.Proven, nil},
+		"AmongOthers":      {bobs, "received x\x00" + true1 + "sender y\x00", nil, federation.Proven, nil},
+		"NoEntry":          {bobs, "\x00", nil, federation.Unverified, nil},
+		"NoLog":            {bobs, "", nil, federation.Unverified, nil},
+		"AnotherAccount":   {cmtp.Header{SourceAccount: "bert", SourceDomain: "b.example"}, true1, nil, federation.Unverified, federation.ErrForged},
+		"AnotherMessage":   {bobs, origin(b.key, "bob@b.example", [32]byte{9}), nil, federation.Unverified, federation.ErrForged},
+		"AnotherKey":       {bobs, origin(eve, "bob@b.example", digest), nil, federation.Unverified, federation.ErrForged},
+		"AnotherKeyProven": {bobs, origin(eve, "bob@b.example", digest), &federation.Remote{Domain: b.domain, Key: eve.Public()}, federation.Unverified, federation.ErrDistrusted},
+		"AnotherProven":    {bobs, origin(eve, "bob@b.example", digest), &federation.Remote{Domain: domain("x.example"), Key: eve.Public()}, federation.Unverified, federation.ErrForged},
+		"AnotherDomain":    {stranger, true1, nil, federation.Unverified, federation.ErrOrigin},
+		"Two":              {bobs, true1 + true1, nil, federation.Unverified, federation.ErrOrigin},
+		"Malformed":        {bobs, "origin d=b.example\x00", nil, federation.Unverified, federation.ErrOrigin},
+		"MalformedToo":     {bobs, true1 + "origin\x00", nil, federation.Unverified, federation.ErrOrigin},
+		"Stranger":         {stranger, origin(eve, "eve@x.example", digest), nil, federation.Unverified, nil},
+		"StrangerProven":   {stranger, origin(eve, "eve@x.example", digest), &federation.Remote{Domain: domain("x.example"), Key: eve.Public()}, federation.Unverified, nil},
+	} {
+		t.Run(what, func(t *testing.T) {
+			got, err := a.peers.CheckOrigin(t.Context(), &tt.header, []byte(tt.log), digest, tt.from)
+			if got != tt.want || !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
+				t.Errorf("%v, %v; want %v, %v", got, err, tt.want, tt.err)
+			}
+		})
+	}
+}
+
+// A new key that the domain publishes is judged before a message is called forged.
+func TestPeers_CheckOrigin_Published(t *testing.T) {
+	w, a, _ := acquainted(t)
+	next := newKey(t)
+	bobs := cmtp.Header{SourceAccount: "bob", SourceDomain: "b.example"}
+	log := []byte(origin(next, "bob@b.example", digest))
+	check := func(a *site, want federation.Standing, wantErr error) {
+		t.Helper()
+		got, err := a.peers.CheckOrigin(t.Context(), &bobs, log, digest, nil)
+		if got != want || !errors.Is(err, wantErr) || (err == nil) != (wantErr == nil) {
+			t.Errorf("%v, %v; want %v, %v", got, err, want, wantErr)
+		}
+	}
+	w.dns.Set(dnstest.Behaviour{Rcode: dns.RcodeServerFailure}, "_cmtp.b.example")
+	a = w.again(a, false)
+	check(a, federation.Unverified, federation.ErrDistrusted)
+	w.dns.Set(dnstest.Behaviour{AD: true}, "_cmtp.b.example")
+	record := &discovery.Record{Keys: []crypt.PublicKey{next.Public()}, Mode: discovery.None, MaxAge: discovery.DefaultMaxAge}
+	w.publish("_cmtp.b.example. 600 TXT %q", record.String())
+	a = w.again(a, false) // plain DNS replaces no key at once
+	check(a, federation.Unverified, federation.ErrDistrusted)
+	a = w.again(a, true) // DNSSEC does
+	check(a, federation.Proven, nil)
+}
+
+// again returns a site with nothing but its memory of DNS gone.
+func (w *world) again(s *site, trusted bool) *site {
+	fresh := *s
+	fresh.peers = federation.New(federation.Config{Domains: []address.Domain{s.domain}, Key: s.key, Finder: w.finder(trusted), Trust: s.trust, Now: w.clock.now})
+	return &fresh
+}
+
+// A claim teaches nothing.
+func TestPeers_JudgePeer(t *testing.T) {
+	w, a, b := acquainted(t)
+	eve, own := newKey(t).Public(), a.key.Public()
+	published := newKey(t).Public()
+	record := &discovery.Record{Keys: []crypt.PublicKey{published}, Mode: discovery.None, MaxAge: discovery.DefaultMaxAge}
+	w.publish("_cmtp.x.example. 600 TXT %q\n_cmtp.w.example. 600 TXT %q", record.String(), record.String())
+	for what, tt := range map[string]struct {
+		domain string
+		key    crypt.PublicKey
+		want   federation.Standing
+		err    error
+	}{
+		"Known":      {"b.example", b.key.Public(), federation.Proven, nil},
+		"AnotherKey": {"b.example", eve, federation.Unverified, federation.ErrDistrusted},
+		"Unknown":    {"y.example", eve, federation.Unverified, nil},
+		"NotNamed":   {"w.example", eve, federation.Unverified, nil},
+		"Published":  {"x.example", published, federation.Proven, nil},
+		"Own":        {"a.example", own, federation.Unverified, federation.ErrDistrusted},
+		"OwnKey":     {"z.example", own, federation.Unverified, federation.ErrDistrusted},
+	} {
+		t.Run(what, func(t *testing.T) {
+			d := domain(tt.domain)
+			before, err := a.trust.Known(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := a.peers.JudgePeer(t.Context(), federation.Remote{Domain: d, Key: tt.key})
+			if got != tt.want || !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
+				t.Errorf("%v, %v; want %v, %v", got, err, tt.want, tt.err)
+			}
+			after, err := a.trust.Known(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if what != "Published" && after != before {
+				t.Errorf("it is remembered: %+v", after)
+			}
+		})
+	}
+}

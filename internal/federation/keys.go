@@ -1,0 +1,218 @@
+package federation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"cmtpd/internal/address"
+	"cmtpd/internal/client"
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/queue"
+	"cmtpd/internal/trust"
+
+	"golang.org/x/sync/singleflight"
+)
+
+// ErrNoAccount: the other server has given no key for the name.
+var ErrNoAccount = errors.New("the other server knows no such account")
+
+// Defaults and bounds of asking other servers for keys (docs/protocol.md section 21).
+const (
+	DefaultKeyCache = 10000
+	DefaultKeyLife  = time.Hour
+
+	noAccountLife = 5 * time.Minute  // of the answer that there is none
+	failureLife   = 30 * time.Second // of any other failure
+	lookupTime    = 10 * time.Second
+	maxLookups    = 64 // under way
+	maxPerDomain  = 4  // of them at one domain
+
+	answerBytes = 2 << 10 // of memory, of all answers together for each that may be kept
+)
+
+// A Foreign is the answer about a name of another domain.
+type Foreign struct {
+	Trust   crypt.Trust
+	Server  crypt.PublicKey // the other server's
+	Key     crypt.PublicKey // that mail is sealed to
+	Payload []byte          // of the reply to KEYREQUEST, a crypt.Foreign; not to be changed
+}
+
+// KeysConfig says how Keys works. Peers must be set.
+type KeysConfig struct {
+	Peers *Peers
+	Size  int           // names that are remembered; 0: DefaultKeyCache
+	Life  time.Duration // of what another server has said; 0: DefaultKeyLife
+	// Timeout bounds one question, connecting included; 0: 10 seconds.
+	Timeout time.Duration
+}
+
+// Keys asks the servers of other domains for the keys of names, and remembers what they
+// said. It is safe for concurrent use.
+type Keys struct {
+	peers *Peers
+	life  time.Duration
+	limit time.Duration
+
+	flights singleflight.Group
+	running chan struct{} // a token for each lookup under way
+	answers *cache[address.Address, answer]
+	domains *cache[address.Domain, error] // whose server could not be met
+	crowds  *crowds
+}
+
+// An answer is an *Foreign or why there is none.
+type answer struct {
+	foreign *Foreign
+	err     error
+}
+
+// NewKeys returns Keys that remember nothing yet.
+func NewKeys(c KeysConfig) *Keys {
+	if c.Size == 0 {
+		c.Size = DefaultKeyCache
+	}
+	if c.Life == 0 {
+		c.Life = DefaultKeyLife
+	}
+	if c.Timeout == 0 {
+		c.Timeout = lookupTime
+	}
+	now := c.Peers.cfg.Now
+	return &Keys{
+		peers: c.Peers, life: c.Life, limit: c.Timeout, running: make(chan struct{}, maxLookups), crowds: newCrowds(maxPerDomain),
+		answers: newCache[address.Address, answer](c.Size, c.Size*answerBytes, now),
+		domains: newCache[address.Domain, error](c.Size, c.Size*answerBytes, now),
+	}
+}
+
+// Lookup returns what the server of the name's domain says of it; the zero Account is that
+// server itself. It was verified under a key that is trusted for the domain. The error is
+// a *MeetError, or wraps ErrNoAccount or what the server said; LookupStatus makes a
+// status of it. A caller that gives up leaves the question under way for the others.
+func (k *Keys) Lookup(ctx context.Context, name address.Address) (*Foreign, error) {
+	if a, ok := k.known(name); ok {
+		return a.foreign, a.err
+	}
+	landed := k.flights.DoChan(name.String(), func() (any, error) {
+		if a, ok := k.known(name); ok {
+			return a, nil // of a flight that landed just before
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), k.limit)
+		defer cancel()
+		return k.ask(ctx, name), nil
+	})
+	select {
+	case r := <-landed:
+		a := r.Val.(answer)
+		return a.foreign, a.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("asking for the key of %s: %w", name, context.Cause(ctx))
+	}
+}
+
+func (k *Keys) known(name address.Address) (answer, bool) {
+	if a, ok := k.answers.get(name); ok {
+		return a, true
+	}
+	err, ok := k.domains.get(name.Domain)
+	return answer{err: err}, ok
+}
+
+// ask asks, and remembers what came of it.
+func (k *Keys) ask(ctx context.Context, name address.Address) answer {
+	release, err := k.enter(ctx, name.Domain)
+	if err != nil {
+		return answer{err: err} // we were busy, which says nothing about the domain
+	}
+	defer release()
+	if a, ok := k.known(name); ok {
+		return a // the domain was found to be out of reach meanwhile
+	}
+	foreign, err := k.fetch(ctx, name)
+	var unmet *MeetError
+	switch {
+	case err == nil:
+		k.answers.put(name, answer{foreign: foreign}, len(foreign.Payload), k.life)
+	case errors.As(err, &unmet):
+		k.domains.put(name.Domain, err, len(err.Error()), failureLife)
+	case errors.Is(err, ErrNoAccount):
+		k.answers.put(name, answer{err: err}, len(err.Error()), noAccountLife)
+	default:
+		k.answers.put(name, answer{err: err}, len(err.Error()), failureLife)
+	}
+	return answer{foreign, err}
+}
+
+// enter waits for a place among the lookups, which one domain cannot fill.
+func (k *Keys) enter(ctx context.Context, d address.Domain) (release func(), err error) {
+	leave, err := k.crowds.enter(ctx, d)
+	if err != nil {
+		return nil, meetError(d, queue.Temporary, fmt.Errorf("too many questions to it are under way: %w", err))
+	}
+	select {
+	case k.running <- struct{}{}:
+		return func() { <-k.running; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, meetError(d, queue.Temporary, fmt.Errorf("%d questions are under way already: %w", maxLookups, context.Cause(ctx)))
+	}
+}
+
+func (k *Keys) fetch(ctx context.Context, name address.Address) (*Foreign, error) {
+	p, err := k.peers.Open(ctx, name.Domain)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	defer p.during(ctx)()
+	f := crypt.Foreign{Trust: trustOf(p.Verdict.Provenance), Server: p.Key}
+	if p.channel != nil {
+		f.History, err = p.channel.History(name)
+	} else {
+		f.Key, f.Signature, err = p.conn.SignedKey(name.Account.String(), name.Domain.String(), p.Key)
+	}
+	status, ok := errors.AsType[*cmtp.StatusError](err)
+	if ok && status.Status == cmtp.StatusNoAccount || errors.Is(err, client.ErrRefused) {
+		return nil, fmt.Errorf("%w: %w", ErrNoAccount, err)
+	}
+	if err == nil {
+		err = f.Verify(name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("asking %s: %w", p.Host, err)
+	}
+	return &Foreign{f.Trust, f.Server, f.Current(), f.Append(nil)}, nil
+}
+
+// trustOf is a provenance as it stands in a reply.
+func trustOf(p trust.Provenance) crypt.Trust {
+	switch p {
+	case trust.Operator:
+		return crypt.TrustOperator
+	case trust.DNSSEC:
+		return crypt.TrustDNSSEC
+	case trust.DNS:
+		return crypt.TrustDNS
+	}
+	return crypt.TrustFirstContact
+}
+
+// LookupStatus returns the status, and the reason for a person, of an error of Lookup.
+func LookupStatus(err error) (cmtp.Status, string) {
+	if errors.Is(err, ErrNoAccount) {
+		return cmtp.StatusNoAccount, "The other domain's server gives no key for this address. Check the address."
+	}
+	if e, ok := errors.AsType[*MeetError](err); ok {
+		switch e.Outcome {
+		case queue.Distrusted:
+			return cmtp.StatusPeerDistrusted, "The other domain's server is not trusted now: " + plainly(err) + ". The operator of this server sees more."
+		case queue.Permanent:
+			return cmtp.StatusNoMail, "The other domain takes no CMTP mail: " + plainly(err) + "."
+		}
+	}
+	return cmtp.StatusPeerUnreached, "The other domain's server cannot be reached now. Try again later."
+}

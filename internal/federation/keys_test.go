@@ -1,0 +1,293 @@
+package federation_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"sync"
+	"testing"
+	"time"
+
+	"cmtpd/internal/client/clienttest"
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/federation"
+)
+
+func keysOf(s *site) *federation.Keys {
+	return federation.NewKeys(federation.KeysConfig{Peers: s.peers})
+}
+
+func lookup(t testing.TB, k *federation.Keys, who string) (*federation.Foreign, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	return k.Lookup(ctx, name(who))
+}
+
+// statusOf returns what a user is told.
+func statusOf(err error) cmtp.Status {
+	status, _ := federation.LookupStatus(err)
+	return status
+}
+
+// What another server says is handed on in its own words, under its own signatures.
+func TestKeys_Lookup(t *testing.T) {
+	w := newWorld(t)
+	a := w.site("a.example", "127.0.0.2", options{}, "alice")
+	b := w.site("b.example", "127.0.0.3", options{}, "bob")
+	keys := keysOf(a)
+	for who, want := range map[string]crypt.PublicKey{"bob@b.example": b.users["bob"].Public(), "bob+x@b.example": b.users["bob"].Public(), "@b.example": b.key.Public()} {
+		got, err := lookup(t, keys, who)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := crypt.ParseForeign(got.Payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Verify(name(who)); err != nil || f.Part() != 2 || f.Server != b.key.Public() || f.Current() != want || got.Key != want || f.Trust != crypt.TrustFirstContact {
+			t.Errorf("%s: %+v, %v", who, f, err)
+		}
+	}
+	dials := w.dialed("127.0.0.3")
+	if _, err := lookup(t, keys, "bob@b.example"); err != nil || w.dialed("127.0.0.3") != dials {
+		t.Errorf("asked again: %v", err)
+	}
+	w.clock.add(federation.DefaultKeyLife - time.Second)
+	if _, err := lookup(t, keys, "bob@b.example"); err != nil || w.dialed("127.0.0.3") != dials {
+		t.Errorf("asked again too early: %v", err)
+	}
+	w.clock.add(time.Second)
+	if _, err := lookup(t, keys, "bob@b.example"); err != nil || w.dialed("127.0.0.3") != dials+1 {
+		t.Errorf("not asked again: %v", err)
+	}
+	if _, err := lookup(t, keys, "bob@a.example"); !errors.Is(err, federation.ErrOwn) {
+		t.Errorf("of an own domain: %v", err)
+	}
+}
+
+func TestKeys_Lookup_Part1(t *testing.T) {
+	w := newWorld(t)
+	a := w.site("a.example", "127.0.0.2", options{}, "alice")
+	s := w.fake("b.example", "127.0.0.3", false)
+	bob := newKey(t).Public()
+	s.Users["bob@b.example"] = clienttest.User{Key: bob}
+	w.start(s, "127.0.0.3")
+	keys := keysOf(a)
+	got, err := lookup(t, keys, "bob@b.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := crypt.ParseForeign(got.Payload)
+	if err != nil || f.Part() != 1 || f.Key != bob || f.Verify(name("bob@b.example")) != nil {
+		t.Errorf("%+v, %v", f, err)
+	}
+	if _, err := lookup(t, keys, "eve@b.example"); !errors.Is(err, federation.ErrNoAccount) || statusOf(err) != cmtp.StatusNoAccount {
+		t.Errorf("FAILURE: %v", err)
+	}
+}
+
+// Failures have their own statuses, and are remembered briefly: of an account five minutes,
+// of a domain, for whatever name, half a minute.
+func TestKeys_Lookup_Fails(t *testing.T) {
+	w := newWorld(t)
+	a := w.site("a.example", "127.0.0.2", options{}, "alice")
+	w.site("b.example", "127.0.0.3", options{}, "bob")
+	keys := keysOf(a)
+	if _, err := lookup(t, keys, "eve@b.example"); !errors.Is(err, federation.ErrNoAccount) || statusOf(err) != cmtp.StatusNoAccount {
+		t.Fatalf("unknown: %v", err)
+	}
+	dials := w.dialed("127.0.0.3")
+	w.clock.add(5*time.Minute - time.Second)
+	if _, err := lookup(t, keys, "eve@b.example"); err == nil || w.dialed("127.0.0.3") != dials {
+		t.Errorf("asked again too early: %v", err)
+	}
+	w.clock.add(time.Second)
+	if _, err := lookup(t, keys, "eve@b.example"); err == nil || w.dialed("127.0.0.3") != dials+1 {
+		t.Errorf("not asked again: %v", err)
+	}
+
+	w.publish("dead.example. 600 A 127.0.0.10\nsmtp.example. 600 A 127.0.0.11\nnull.example. 600 MX 0 .")
+	w.lead("127.0.0.11", saying(t, smtpOnly))
+	thief := w.fake("thief.example", "127.0.0.12", true)
+	w.start(thief, "127.0.0.12")
+	if _, err := meet(t, a, "thief.example"); err != nil {
+		t.Fatal(err)
+	}
+	other := clienttest.NewServer(t)
+	other.Private = true
+	w.lead("127.0.0.12", other.Start(t))
+	for d, want := range map[string]cmtp.Status{"dead.example": cmtp.StatusPeerUnreached, "smtp.example": cmtp.StatusNoMail,
+		"null.example": cmtp.StatusNoMail, "nowhere.example": cmtp.StatusNoMail, "thief.example": cmtp.StatusPeerDistrusted} {
+		if _, err := lookup(t, keys, "bob@"+d); statusOf(err) != want {
+			t.Errorf("%s: %v", d, err)
+		}
+	}
+	for i := range 10 {
+		lookup(t, keys, fmt.Sprintf("user%d@dead.example", i))
+	}
+	if n := w.dialed("127.0.0.10"); n != 1 {
+		t.Errorf("a dead domain was asked %d times", n)
+	}
+	w.clock.add(30 * time.Second)
+	if lookup(t, keys, "bob@dead.example"); w.dialed("127.0.0.10") != 2 {
+		t.Error("a dead domain is not asked again")
+	}
+}
+
+// Whatever a remote answers is bounded, and handed on only if it is true.
+func TestKeys_Lookup_Hostile(t *testing.T) {
+	huge := make([]byte, 10)
+	huge[0], huge[1] = 0, 200
+	for i := range 8 {
+		huge[2+i] = 0xff
+	}
+	other := newKey(t)
+	for what, answer := range map[string]func(c *clienttest.Conn) error{
+		"Huge":    func(c *clienttest.Conn) error { return c.Reply(huge) },
+		"TooLong": func(c *clienttest.Conn) error { return c.Done(make([]byte, crypt.MaxHistory+1)) },
+		"Garbage": func(c *clienttest.Conn) error { return c.Done(make([]byte, 1000)) },
+		"Cut": func(c *clienttest.Conn) error {
+			return errors.Join(c.Reply([]byte{0, 200, 0, 0, 0, 0, 0, 0, 1, 0, 1}), io.EOF)
+		},
+		"AnotherName": func(c *clienttest.Conn) error {
+			k := crypt.KeyStatement{Name: name("eve@b.example"), Key: other.Public()}
+			return c.Done(c.Server.History(k.Name, []crypt.SignedKey{{KeyStatement: k}}).Append(nil))
+		},
+		"Busy": func(c *clienttest.Conn) error { return c.Fail(cmtp.StatusTooOften, "later") },
+	} {
+		t.Run(what, func(t *testing.T) {
+			w := newWorld(t)
+			a := w.site("a.example", "127.0.0.2", options{}, "alice")
+			s := w.fake("b.example", "127.0.0.3", true)
+			s.Answer = func(c *clienttest.Conn, cmd cmtp.Command) (bool, error) {
+				if cmd.Verb != cmtp.KeyRequest || len(cmd.User()) == 0 {
+					return false, nil
+				}
+				return true, answer(c)
+			}
+			w.start(s, "127.0.0.3")
+			keys := keysOf(a)
+			if got, err := lookup(t, keys, "bob@b.example"); err == nil || statusOf(err) != cmtp.StatusPeerUnreached {
+				t.Errorf("%+v, %v", got, err)
+			}
+			dials := w.dialed("127.0.0.3")
+			if _, err := lookup(t, keys, "bob@b.example"); err == nil || w.dialed("127.0.0.3") != dials {
+				t.Errorf("again: %v", err)
+			}
+		})
+	}
+}
+
+// Many who ask for one name at once make one question, and one who gives up leaves it to
+// the others.
+func TestKeys_Lookup_OneFlight(t *testing.T) {
+	w := newWorld(t)
+	a := w.site("a.example", "127.0.0.2", options{}, "alice")
+	s := w.fake("b.example", "127.0.0.3", true)
+	s.Users["bob@b.example"] = clienttest.User{Key: newKey(t).Public()}
+	asked, free := make(chan struct{}, 10), make(chan struct{})
+	s.Answer = func(c *clienttest.Conn, cmd cmtp.Command) (bool, error) {
+		if cmd.Verb == cmtp.KeyRequest && len(cmd.User()) > 0 {
+			asked <- struct{}{}
+			<-free
+		}
+		return false, nil
+	}
+	w.start(s, "127.0.0.3")
+	keys := keysOf(a)
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan error)
+	go func() {
+		_, err := keys.Lookup(ctx, name("bob@b.example"))
+		gone <- err
+	}()
+	<-asked
+	var all sync.WaitGroup
+	for range 100 {
+		all.Go(func() {
+			if _, err := lookup(t, keys, "bob@b.example"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	cancel()
+	if err := <-gone; !errors.Is(err, context.Canceled) {
+		t.Errorf("who gave up: %v", err)
+	}
+	close(free)
+	all.Wait()
+	if n := w.dialed("127.0.0.3"); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+// A server that dawdles costs the time that it is given.
+func TestKeys_Lookup_Slow(t *testing.T) {
+	w := newWorld(t)
+	a := w.site("a.example", "127.0.0.2", options{}, "alice")
+	w.publish("b.example. 600 A 127.0.0.3")
+	w.lead("127.0.0.3", saying(t, ""))
+	keys := federation.NewKeys(federation.KeysConfig{Peers: a.peers, Timeout: 50 * time.Millisecond})
+	began := time.Now()
+	if _, err := lookup(t, keys, "bob@b.example"); statusOf(err) != cmtp.StatusPeerUnreached || time.Since(began) > patience/4 {
+		t.Errorf("after %v: %v", time.Since(began), err)
+	}
+}
+
+// A domain that never answers takes a bounded number of connections, and no other domain's.
+func TestKeys_Lookup_Crowd(t *testing.T) {
+	w := newWorld(t)
+	a := w.site("a.example", "127.0.0.2", options{}, "alice")
+	w.site("c.example", "127.0.0.4", options{}, "carol")
+	w.publish("b.example. 600 A 127.0.0.3")
+	w.lead("127.0.0.3", saying(t, ""))
+	keys := keysOf(a)
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	for i := range 100 {
+		all.Go(func() { keys.Lookup(ctx, name(fmt.Sprintf("user%d@b.example", i))) })
+	}
+	if _, err := lookup(t, keys, "carol@c.example"); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	all.Wait()
+	if n := w.dialed("127.0.0.3"); n > 4 {
+		t.Errorf("%d connections to one domain", n)
+	}
+}
+
+// The cache holds as many answers as it may, and as many bytes.
+func TestCache(t *testing.T) {
+	c := clock{at: time.Unix(1, 0)}
+	held := federation.NewCache(3, 100, c.now)
+	for i, bytes := range []int{40, 40, 10} {
+		held.Put(fmt.Sprint(i), bytes, time.Minute)
+	}
+	held.Get("0")
+	held.Put("3", 10, time.Minute) // one too many
+	if held.Get("1") || !held.Get("0") || !held.Get("2") || !held.Get("3") {
+		t.Error("the latest used are not kept")
+	}
+	held.Put("4", 51, time.Minute) // one byte too many with 40 and 10
+	if held.Get("0") || !held.Get("3") || !held.Get("4") {
+		t.Error("too many bytes are kept")
+	}
+	held.Put("4", 90, time.Minute)
+	if !held.Get("3") || !held.Get("4") {
+		t.Error("as many bytes as may be are not kept")
+	}
+	held.Put("5", math.MaxInt32, time.Minute)
+	if held.Get("5") || held.Get("4") {
+		t.Error("what does not fit at all is kept")
+	}
+	held.Put("6", 1, time.Minute)
+	c.add(time.Minute)
+	if held.Get("6") {
+		t.Error("what has expired is kept")
+	}
+}

@@ -1,0 +1,134 @@
+package federation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"cmtpd/internal/address"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/discovery"
+	"cmtpd/internal/queue"
+	"cmtpd/internal/trust"
+)
+
+// A Finder finds the servers of a domain. discovery.Finder is one.
+type Finder interface {
+	// Find returns them, and what the domain publishes.
+	Find(ctx context.Context, d address.Domain) (*discovery.Result, error)
+	// Published returns only that.
+	Published(ctx context.Context, d address.Domain) (discovery.Published, error)
+}
+
+// A Trust remembers the keys of other servers. trust.Store is one.
+type Trust interface {
+	// Known returns what is known of a domain, nil for nothing.
+	Known(d address.Domain) (*trust.State, error)
+	// Judge judges a server that was met. What it has learnt is durable when it returns.
+	Judge(ctx context.Context, d address.Domain, g trust.Sighting) (trust.Verdict, error)
+}
+
+// Config says how other servers are met. Domains, Key, Finder and Trust must be set.
+type Config struct {
+	Domains []address.Domain  // of this server; the first is whose server it proves to be
+	Key     *crypt.PrivateKey // the server's identity
+	Former  []crypt.PublicKey // that it had before
+	Finder  Finder
+	Trust   Trust
+	Dialer  *discovery.Dialer // nil: its zero value
+
+	// Timeout bounds an exchange, and while a message is sent the time without progress;
+	// 0: 2 minutes.
+	Timeout time.Duration
+	// GreetingWait is how long silence is listened to; 0: 35 seconds.
+	GreetingWait time.Duration
+	// HostTime is the least that an address is given as long as there is time for any; 0: 45
+	// seconds, more than silence is listened to.
+	HostTime time.Duration
+	// SendGrace is what a batch of messages may take beside what their bytes may at 16 KiB a
+	// second; 0: 5 minutes.
+	SendGrace time.Duration
+	Now       func() time.Time // nil: time.Now
+	Log       *slog.Logger     // nil: nothing is logged
+}
+
+func (c *Config) complete() {
+	if c.Dialer == nil {
+		c.Dialer = new(discovery.Dialer)
+	}
+	if c.HostTime == 0 {
+		c.HostTime = 45 * time.Second
+	}
+	if c.SendGrace == 0 {
+		c.SendGrace = 5 * time.Minute
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Peers meets the servers of other domains. It is safe for concurrent use.
+type Peers struct {
+	cfg     Config
+	judging chan struct{} // a token for each question to DNS about who has come to us
+}
+
+// New returns Peers. Nothing is asked yet.
+func New(cfg Config) *Peers {
+	cfg.complete()
+	return &Peers{cfg, make(chan struct{}, maxJudged)}
+}
+
+func (p *Peers) isOwn(d address.Domain) bool { return slices.Contains(p.cfg.Domains, d) }
+
+func (p *Peers) isOwnKey(key crypt.PublicKey) bool {
+	return key == p.cfg.Key.Public() || slices.Contains(p.cfg.Former, key)
+}
+
+// Open meets a server of the domain: the first, in DNS's order, that speaks CMTP. Its key
+// is trusted for the domain then, and over CMTP 1 this server has shown who it is. The
+// context bounds only the opening. The error is a *MeetError.
+func (p *Peers) Open(ctx context.Context, d address.Domain) (*Peer, error) {
+	if p.isOwn(d) {
+		return nil, meetError(d, queue.Permanent, ErrOwn)
+	}
+	found, err := p.cfg.Finder.Find(ctx, d)
+	if err != nil {
+		return nil, meetError(d, outcomeOf(err), err)
+	}
+	known, err := p.cfg.Trust.Known(d)
+	if err != nil {
+		return nil, meetError(d, queue.Distrusted, fmt.Errorf("%w: %w", ErrDistrusted, err))
+	}
+	if found.Published.Ignored != nil {
+		p.cfg.Log.Warn("what a domain publishes does not count", "domain", d, "error", found.Published.Ignored)
+	}
+	m := &meeting{Peers: p, found: found, known: known, record: recordOf(found.Published)}
+	m.must = found.Published.Enforced() || known != nil && (known.CMTP1 || known.IsEnforced(p.cfg.Now()))
+	return m.run(ctx)
+}
+
+// outcomeOf is the fate of mail that waits for DNS.
+func outcomeOf(err error) queue.Outcome {
+	if e, ok := errors.AsType[*discovery.Error](err); ok && !e.Temporary() {
+		return queue.Permanent
+	}
+	return queue.Temporary
+}
+
+// recordOf says to trust what DNS has said. What is published and wrong is as if there
+// were nothing (docs/protocol.md section 23.4).
+func recordOf(p discovery.Published) trust.Record {
+	r := trust.Record{Answer: trust.Absent, Authenticated: p.Authenticated}
+	if p.Record != nil {
+		r.Answer, r.Keys, r.Successor = trust.Present, p.Record.Keys, p.Record.Successor
+		r.Enforce, r.MaxAge = p.Record.Mode == discovery.Enforce, p.Record.MaxAge
+	}
+	return r
+}
