@@ -54,7 +54,7 @@ func (c *Channel) SendAll(messages iter.Seq[Outgoing]) ([]Fate, error) {
 	close(p.sent)
 	close(p.flights)
 	<-p.over
-	if err != nil && (heard == nil || lost(heard)) {
+	if err != nil && (heard == nil || lost(heard) && !errors.Is(err, errOver)) {
 		heard = err
 	}
 	if heard != nil {

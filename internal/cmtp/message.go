@@ -174,6 +174,7 @@ type MessageReader struct {
 	limit  uint64
 
 	pending  []byte // header, log or attachment length not yet yielded
+	log      []byte
 	section  uint64 // bytes left of the part that is being yielded
 	budget   uint64 // bytes that may still follow, given what is promised
 	next     stage  // what follows when pending and section are used up
@@ -269,7 +270,8 @@ func (r *MessageReader) readSection(p []byte) (int, error) {
 func (r *MessageReader) advance() {
 	switch r.next {
 	case stageLog:
-		r.pending, r.err = readLog(r.src, r.header.LogLength)
+		r.log, r.err = readLog(r.src, r.header.LogLength)
+		r.pending = r.log
 		r.next = stageBody
 	case stageBody:
 		r.section = r.header.BodyLength
@@ -322,6 +324,9 @@ func readLog(src io.Reader, length uint64) ([]byte, error) {
 	}
 	return log, nil
 }
+
+// Log returns the message's log, once it has been read over. It is not to be changed.
+func (r *MessageReader) Log() []byte { return r.log }
 
 func checkLog(log []byte) error {
 	if len(log) > 0 && log[len(log)-1] != 0 {

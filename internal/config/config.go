@@ -123,6 +123,13 @@ type Delivery struct {
 	// KeyCacheTime.
 	KeyCache     int           `toml:"key_cache"`
 	KeyCacheTime time.Duration `toml:"key_cache_time"`
+
+	MaxConnections          int           `toml:"max_connections"`
+	MaxConnectionsPerDomain int           `toml:"max_connections_per_domain"`
+	RetryMin                time.Duration `toml:"retry_min"` // after the first attempt
+	RetryMax                time.Duration `toml:"retry_max"`
+	DelayNotice             time.Duration `toml:"delay_notice"`
+	MaxAge                  time.Duration `toml:"max_age"`
 }
 
 // Metrics says where metrics are served.
@@ -229,7 +236,17 @@ func Default() *Config {
 			BrokenZone: domain("dnssec-failed.org"),
 			SignedZone: domain("org"),
 		},
-		Delivery: Delivery{Port: 25, KeyCache: 10000, KeyCacheTime: time.Hour},
+		Delivery: Delivery{
+			Port:                    25,
+			KeyCache:                10000,
+			KeyCacheTime:            time.Hour,
+			MaxConnections:          64,
+			MaxConnectionsPerDomain: 2,
+			RetryMin:                time.Minute,
+			RetryMax:                4 * time.Hour,
+			DelayNotice:             4 * time.Hour,
+			MaxAge:                  10 * 24 * time.Hour,
+		},
 		Spool:    Spool{ScrubEvery: 7 * 24 * time.Hour},
 		Accounts: Accounts{InvitationLife: 7 * 24 * time.Hour, PlainLogin: true},
 		Limits: Limits{

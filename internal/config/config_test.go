@@ -230,6 +230,16 @@ func TestConfig_Validate(t *testing.T) {
 		{"delivery.key_cache", "1048576", "1048577"},
 		{"delivery.key_cache_time", `"1s"`, `"999ms"`},
 		{"delivery.key_cache_time", `"24h"`, `"24h1ns"`},
+		{"delivery.max_connections", "1", "0"},
+		{"delivery.max_connections", "16384", "16385"},
+		{"delivery.max_connections_per_domain", "1", "0"},
+		{"delivery.max_connections_per_domain", "256", "257"},
+		{"delivery.retry_min", `"1s"`, `"999ms"`},
+		{"delivery.retry_max", `"1m"`, `"59s"`}, // retry_min
+		{"delivery.delay_notice", `"1s"`, `"999ms"`},
+		{"delivery.delay_notice", `"8784h"`, `"8784h1s"`},
+		{"delivery.max_age", `"4h"`, `"3h59m59s"`}, // retry_max
+		{"delivery.max_age", `"8784h"`, `"8784h1s"`},
 		{"dns.timeout", `"100ms"`, `"99ms"`},
 		{"dns.timeout", `"1m"`, `"60001ms"`},
 		{"limits.max_message_size", `"1KiB"`, "1023"},

@@ -33,6 +33,11 @@ const (
 	maxKeyCache     = 1 << 20
 	maxKeyCacheTime = 24 * time.Hour
 	maxLoginRate    = 1 << 20
+	// maxDeliveries and the one for a domain are the most connections to other servers that can be meant.
+	maxDeliveries          = 1 << 14
+	maxDeliveriesPerDomain = 256
+	minRetry               = time.Second
+	maxQueueAge            = 366 * 24 * time.Hour
 	// maxHandshakes is more than any machine has processors.
 	maxHandshakes = 1 << 12
 	// maxGuesses is the most attempts in an hour, and at once, that can be meant.
@@ -186,11 +191,7 @@ func (v *validator) backend(backend string) {
 func (v *validator) others() {
 	c := v.c
 	v.dns()
-	v.between("delivery.port", c.Delivery.Port, 1, 65535)
-	v.between("delivery.key_cache", c.Delivery.KeyCache, 1, maxKeyCache)
-	if t := c.Delivery.KeyCacheTime; t < time.Second || t > maxKeyCacheTime {
-		v.add("delivery.key_cache_time", "%s is not between %s and %s", t, time.Second, maxKeyCacheTime)
-	}
+	v.delivery()
 	if c.Metrics.Listen != "" {
 		if _, err := checkHostPort(c.Metrics.Listen, true); err != nil {
 			v.add("metrics.listen", "%v", err)
@@ -224,6 +225,31 @@ func (v *validator) dns() {
 	for key, zone := range map[string]address.Domain{"dns.broken_zone": d.BrokenZone, "dns.signed_zone": d.SignedZone} {
 		if zone.IsZero() {
 			v.add(key, "it is empty: name a zone, or leave the setting out")
+		}
+	}
+}
+
+func (v *validator) delivery() {
+	d := v.c.Delivery
+	v.between("delivery.key_cache", d.KeyCache, 1, maxKeyCache)
+	if t := d.KeyCacheTime; t < time.Second || t > maxKeyCacheTime {
+		v.add("delivery.key_cache_time", "%s is not between %s and %s", t, time.Second, maxKeyCacheTime)
+	}
+	v.between("delivery.port", d.Port, 1, 65535)
+	v.between("delivery.max_connections", d.MaxConnections, 1, maxDeliveries)
+	v.between("delivery.max_connections_per_domain", d.MaxConnectionsPerDomain, 1, maxDeliveriesPerDomain)
+	for _, t := range []struct {
+		key   string
+		value time.Duration
+		least time.Duration
+	}{
+		{"delivery.retry_min", d.RetryMin, minRetry},
+		{"delivery.retry_max", d.RetryMax, max(minRetry, d.RetryMin)},
+		{"delivery.delay_notice", d.DelayNotice, minRetry},
+		{"delivery.max_age", d.MaxAge, max(minRetry, d.RetryMax)},
+	} {
+		if t.value < t.least || t.value > maxQueueAge {
+			v.add(t.key, "%s is not between %s and %s", t.value, t.least, maxQueueAge)
 		}
 	}
 }

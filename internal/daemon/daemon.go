@@ -39,19 +39,20 @@ const wireVersion = "CMTP/0.01 CMTP/1 cmtpd/" + version.Number
 
 // A daemon is the running server.
 type daemon struct {
-	cfg      *config.Config
-	log      *slog.Logger
-	identity *crypt.PrivateKey
-	lock     interface{ Close() error }
-	guesses  *guess.Budget
-	accounts *account.Store
-	trust    *trust.Store
-	spool    *spool.Spool
-	metrics  *metrics
-	front    *front.Server
-	broken   chan error // the spool has stopped; one is enough
-	listens  []net.Listener
-	serving  []func(context.Context) error // what runs until it is stopped
+	cfg       *config.Config
+	log       *slog.Logger
+	identity  *crypt.PrivateKey
+	lock      interface{ Close() error }
+	guesses   *guess.Budget
+	accounts  *account.Store
+	trust     *trust.Store
+	spool     *spool.Spool
+	elsewhere *elsewhere
+	metrics   *metrics
+	front     *front.Server
+	broken    chan error // the spool has stopped; one is enough
+	listens   []net.Listener
+	serving   []func(context.Context) error // what runs until it is stopped
 }
 
 // Run serves until ctx ends, and then shuts down in order. ready is called, if
@@ -107,7 +108,7 @@ func (d *daemon) open() (err error) {
 	if err != nil {
 		return fmt.Errorf("opening the spool: %w", err)
 	}
-	return nil
+	return d.openQueue()
 }
 
 // openAccounts opens what is kept of the users. Of one that is removed, the guesses are
@@ -238,7 +239,7 @@ func (d *daemon) cmtpHandler() (front.Handler, error) {
 		CommandTimeout: limits.CommandTimeout, SessionTimeout: limits.SessionTimeout,
 		MinRate: int64(limits.MinRate), MessageGrace: limits.MessageGrace,
 		Key: d.identity, Former: former, Domains: d.cfg.Domains, Channel: channels,
-		Directory: d.directory(), Accounts: d.accounts, Guesses: d.guesses,
+		Directory: d.directory(), Accounts: d.accounts, Guesses: d.guesses, Elsewhere: d.elsewhere,
 		Store:      &store{d.spool, newRoom(d.cfg.SpoolDir(), uint64(limits.MinFreeSpace)), d.broken},
 		AllowLogin: limit.NewRate(limits.LoginRate, limits.LoginBurst, time.Now).Allow,
 		AllowTLS:   limit.NewRate(limits.StartTLSRate, limits.StartTLSBurst, time.Now).Allow,

@@ -86,6 +86,7 @@ func (r *Reports) report(ctx context.Context, item queue.Item, k kind, until tim
 	if err := r.put(ctx, d, source.Domain, reader, digestOf(k, &item)); err != nil {
 		return fmt.Errorf("reporting on message %s: %w", item.ID, err)
 	}
+	r.log.Info("a sender was told what became of a message", "message", item.ID, "sender", source.String(), "late", k == delayed)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"cmtpd/internal/address"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/federation"
 )
 
 // ownName returns the address that two parameters name, of an account of this server.
@@ -31,7 +33,7 @@ func (p *part2) active(at address.Address) (*account.Account, error) {
 }
 
 // cmdAuth takes a proof that is bound to this channel (docs/protocol.md section 18).
-func (p *part2) cmdAuth(c *cmtp.Command) ([]byte, error) {
+func (p *part2) cmdAuth(ctx context.Context, c *cmtp.Command) ([]byte, error) {
 	name, err := parseName(string(c.User()), string(c.Domain()))
 	if err != nil {
 		return nil, err
@@ -48,13 +50,14 @@ func (p *part2) cmdAuth(c *cmtp.Command) ([]byte, error) {
 	}
 	if name.Account.IsZero() {
 		proven.Role = crypt.ServerRole
-		return nil, p.authServer(&proven, c.Signature())
+		return nil, p.authServer(ctx, &proven, c.Signature())
 	}
 	return p.authUser(&proven, c.Signature())
 }
 
-// authServer notes that the peer holds the key it shows. It grants nothing.
-func (p *part2) authServer(proven *crypt.Proof, sig crypt.Signature) error {
+// authServer notes that the peer holds the key it shows, unless that is known not to be its
+// domain's. It grants nothing.
+func (p *part2) authServer(ctx context.Context, proven *crypt.Proof, sig crypt.Signature) error {
 	switch {
 	case p.peer != nil:
 		return errProvenBefore
@@ -62,6 +65,11 @@ func (p *part2) authServer(proven *crypt.Proof, sig crypt.Signature) error {
 		return fmt.Errorf("%w: %s is a domain of this server", errWrongProof, proven.Name.Domain)
 	case !proven.Verify(sig):
 		return errWrongProof
+	}
+	if p.cfg.Elsewhere != nil {
+		if _, err := p.cfg.Elsewhere.JudgePeer(ctx, federation.Remote{Domain: proven.Name.Domain, Key: proven.Key}); err != nil {
+			return err
+		}
 	}
 	p.peer = &proof{name: proven.Name, key: proven.Key}
 	return nil

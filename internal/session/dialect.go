@@ -1,9 +1,12 @@
 package session
 
 import (
+	"context"
+
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
 	"cmtpd/internal/cmtp"
+	"cmtpd/internal/federation"
 	"cmtpd/internal/spool"
 )
 
@@ -15,7 +18,7 @@ const maxUnknown = 10
 // out. Part I and Part II of the protocol are one each. It belongs to one session.
 type dialect interface {
 	// command appends the reply to c, or says why c failed, and what comes next.
-	command(c *cmtp.Command, reply []byte) ([]byte, action, error)
+	command(ctx context.Context, c *cmtp.Command, reply []byte) ([]byte, action, error)
 	// form appends the reply to the form that the last command announced, or says
 	// why it is refused.
 	form(form, reply []byte) ([]byte, error)
@@ -23,6 +26,8 @@ type dialect interface {
 	envelope(h *cmtp.Header) (delivery, error)
 	// stored appends the reply for a message that is durable.
 	stored(reply []byte, d delivery, digest [32]byte, s spool.Stored) []byte
+	// remote is the server at the other end, if it has proven to be one.
+	remote() *federation.Remote
 	// fail appends the reply for what failed.
 	fail(reply []byte, err error) []byte
 }
@@ -44,6 +49,7 @@ type delivery struct {
 	mailbox spool.MailboxID
 	to      address.Address // in normal form; the zero Account is the server itself
 	queued  bool            // for another server
+	foreign bool            // from another server's domain, which may vouch for it
 }
 
 var (

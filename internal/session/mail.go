@@ -61,9 +61,17 @@ func (s *session) store(ctx context.Context, src *pacedReader, m *cmtp.MessageRe
 	if err != nil {
 		return s.refuse(src, m, Failed, err)
 	}
-	stored, err := w.Commit(context.WithoutCancel(ctx), spool.Entry{
-		Mailbox: to.mailbox, Digest: digest, Received: s.cfg.Now(), From: s.conn.Client.Addr().String(),
-	})
+	from := s.conn.Client.Addr().String()
+	if s.cfg.Elsewhere != nil {
+		standing, err := s.provenance(ctx, m, digest, to)
+		if err != nil {
+			return s.refuse(src, m, Refused, err)
+		}
+		if standing != "" {
+			from += " origin=" + standing
+		}
+	}
+	stored, err := w.Commit(context.WithoutCancel(ctx), spool.Entry{Mailbox: to.mailbox, Digest: digest, Received: s.cfg.Now(), From: from})
 	if err != nil {
 		return s.refuse(src, m, Failed, err)
 	}
@@ -73,6 +81,9 @@ func (s *session) store(ctx context.Context, src *pacedReader, m *cmtp.MessageRe
 		outcome = Duplicate
 	case to.queued:
 		outcome = Queued
+	}
+	if to.queued && s.cfg.Elsewhere != nil {
+		s.cfg.Elsewhere.Added(stored.ID, to.to.Domain.String())
 	}
 	s.fate(slog.LevelInfo, outcome, src, m.Header(), "message", stored.ID)
 	out := s.buffer()

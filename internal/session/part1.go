@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"fmt"
 
 	"cmtpd/internal/address"
@@ -39,7 +40,7 @@ func newWords(version string, key *crypt.PrivateKey) *words {
 	}
 }
 
-func (p *part1) command(c *cmtp.Command, reply []byte) ([]byte, action, error) {
+func (p *part1) command(_ context.Context, c *cmtp.Command, reply []byte) ([]byte, action, error) {
 	switch c.Verb {
 	case cmtp.Ohai:
 		return append(reply, p.words.ohai...), next, nil
@@ -118,7 +119,7 @@ func (p *part1) envelope(h *cmtp.Header) (delivery, error) {
 	if p.isLocal(source.Domain) && !p.cfg.AcceptUnproven {
 		return delivery{}, errNotProven
 	}
-	return p.local(h)
+	return p.local(h, source)
 }
 
 func (p *part1) stored(reply []byte, _ delivery, _ [32]byte, _ spool.Stored) []byte {
@@ -142,16 +143,16 @@ func (s *Server) checkEnvelope(h *cmtp.Header) (source address.Address, err erro
 }
 
 // local returns the delivery of a message to a domain of this server.
-func (s *Server) local(h *cmtp.Header) (delivery, error) {
+func (s *Server) local(h *cmtp.Header, source address.Address) (delivery, error) {
 	a, err := s.cfg.Directory.Resolve(h.DestinationAccount, h.DestinationDomain)
 	if err != nil {
 		return delivery{}, err
 	}
 	to, err := parseName(h.DestinationAccount, h.DestinationDomain)
 	if err != nil || a == nil {
-		return delivery{mailbox: operator, to: to}, err
+		return delivery{mailbox: operator, to: to, foreign: !s.isLocal(source.Domain)}, err
 	}
-	return delivery{mailbox: spool.MailboxID(a.ID), to: to}, nil
+	return delivery{mailbox: spool.MailboxID(a.ID), to: to, foreign: !s.isLocal(source.Domain)}, nil
 }
 
 // parseName returns the normal form of two names; an empty account is the server.

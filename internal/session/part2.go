@@ -1,6 +1,8 @@
 package session
 
 import (
+	"context"
+
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
 	"cmtpd/internal/cmtp"
@@ -36,7 +38,7 @@ type enrollment struct {
 	code string
 }
 
-func (p *part2) command(c *cmtp.Command, reply []byte) ([]byte, action, error) {
+func (p *part2) command(ctx context.Context, c *cmtp.Command, reply []byte) ([]byte, action, error) {
 	do := next
 	payload, err := []byte(nil), error(nil)
 	switch c.Verb {
@@ -45,11 +47,11 @@ func (p *part2) command(c *cmtp.Command, reply []byte) ([]byte, action, error) {
 	case cmtp.Help:
 		payload = []byte(cmtp.HelpText1)
 	case cmtp.KeyRequest:
-		payload, err = p.cmdKeyRequest(string(c.User()), string(c.Domain()))
+		payload, err = p.cmdKeyRequest(ctx, string(c.User()), string(c.Domain()))
 	case cmtp.Login:
 		payload, err = p.cmdLogin(string(c.User()))
 	case cmtp.Auth:
-		payload, err = p.cmdAuth(c)
+		payload, err = p.cmdAuth(ctx, c)
 	case cmtp.Unlock:
 		payload, err = p.cmdUnlock(c)
 	case cmtp.Enroll:
@@ -94,8 +96,11 @@ func (p *part2) form(form, reply []byte) ([]byte, error) {
 }
 
 // cmdKeyRequest answers with all that is stated about the key of a name.
-func (p *part2) cmdKeyRequest(user, domain string) ([]byte, error) {
+func (p *part2) cmdKeyRequest(ctx context.Context, user, domain string) ([]byte, error) {
 	a, err := p.cfg.Directory.Resolve(user, domain)
+	if isForeign(err) && p.cfg.Elsewhere != nil {
+		return p.lookup(ctx, user, domain)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +178,7 @@ func (p *part2) envelope(h *cmtp.Header) (delivery, error) {
 	if foreign {
 		return delivery{mailbox: outgoing, to: to, queued: true}, nil
 	}
-	return p.local(h)
+	return p.local(h, source)
 }
 
 // owns reports why the session's user may not write as source.

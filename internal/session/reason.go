@@ -9,6 +9,7 @@ import (
 	"cmtpd/internal/address"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/federation"
 	"cmtpd/internal/guess"
 	"cmtpd/internal/oprf"
 	"cmtpd/internal/spool"
@@ -29,6 +30,7 @@ var (
 	errInChannel      = errors.New("the channel is there already")
 	errNoLogin        = errors.New("LOGIN is switched off for this account's keys")
 	errNotProven      = errors.New("nobody has proven to be its source")
+	errNotAsker       = errors.New("nobody has proven to be a user of this server")
 	errNotUser        = errors.New("nobody has proven to be the account's user")
 	errForeignSource  = errors.New("the source is not the user's own")
 	errParameter      = errors.New("a parameter is not what it must be")
@@ -56,6 +58,12 @@ var reasons = []struct {
 	{account.ErrNoSeed, cmtp.StatusNotNow, "The keys of this account are of an older form, which opens with the password alone: use LOGIN."},
 	{errNoLogin, cmtp.StatusSwitchedOff, "The operator does not hand out keys of the older form, which anybody could try passwords on. Ask the operator for an invitation to reset the account."},
 	{errNotProven, cmtp.StatusNotProven, "Only a user of this server, who has proven to be one, may write in the name of one or to another server."},
+	{errNotAsker, cmtp.StatusNotProven, "Only a user of this server, who has proven to be one, may ask it for keys of other domains. Ask the domain's own server."},
+	{errOwnOrigin, cmtp.StatusBadMessage, "The message's log has an origin entry, which only servers write."},
+	{errLoop, cmtp.StatusBadMessage, "The message has gone through thirty servers, and so in circles."},
+	{federation.ErrForged, cmtp.StatusBadMessage, "The message's origin entry is not by the server of its source's domain."},
+	{federation.ErrOrigin, cmtp.StatusBadMessage, "The message's log has no single well-formed origin entry of its source's domain."},
+	{federation.ErrDistrusted, cmtp.StatusPeerDistrusted, "The key of the server that vouches is not trusted for its domain now. The operator of this server sees why."},
 	{errNotUser, cmtp.StatusNotProven, "Only the account's own user, who has proven to be that by AUTH, may change its keys."},
 	{errForeignSource, cmtp.StatusForeignSource, "The message names a source that is not you. Use your own address or an alias of it."},
 	{errOldKey, cmtp.StatusWrongProof, "The account has a newer key. Fetch your keys again with your password."},
@@ -94,6 +102,10 @@ func explain(err error) (cmtp.Status, string) {
 	if errors.As(err, &spent) {
 		wait := max(spent.RetryAfter.Round(time.Second), time.Second)
 		return cmtp.StatusTooOften, fmt.Sprintf("Too many attempts were made. The next one may be made in %v.", wait)
+	}
+	var failed lookupError
+	if errors.As(err, &failed) {
+		return federation.LookupStatus(failed.error)
 	}
 	for _, r := range reasons {
 		if errors.Is(err, r.err) {

@@ -122,6 +122,7 @@ type Config struct {
 	Accounts        Accounts
 	Guesses         Guesses
 	Store           Store
+	Elsewhere       Elsewhere // nil: nothing is known of other servers
 	AllowLogin      func(netip.Addr) bool
 	AllowTLS        func(netip.Addr) bool
 	Observer        Observer // may be nil
@@ -245,7 +246,7 @@ func (s *session) run(ctx context.Context) error {
 		}
 		s.commands++
 		s.fresh = true
-		do, err := s.answer(&cmd)
+		do, err := s.answer(ctx, &cmd)
 		verb := cmd.Verb
 		s.in.Discard(n) // cmd's parameters lie in the buffer until here
 		switch do {
@@ -266,9 +267,9 @@ func (s *session) run(ctx context.Context) error {
 	}
 }
 
-func (s *session) answer(cmd *cmtp.Command) (action, error) {
+func (s *session) answer(ctx context.Context, cmd *cmtp.Command) (action, error) {
 	out := s.buffer()
-	reply, do, err := s.command(cmd, *out)
+	reply, do, err := s.command(ctx, cmd, *out)
 	*out = reply
 	if do != receive && do != takeForm {
 		s.outcome(cmd.Verb, err)

@@ -1,0 +1,205 @@
+package main_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cmtpd/internal/address"
+	"cmtpd/internal/client"
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/cmtptest"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/discovery/dnstest"
+	"cmtpd/internal/keyfile"
+	"cmtpd/internal/letter"
+)
+
+// A world is a DNS server and the servers of some domains, each a real process.
+type world struct {
+	*testing.T
+	dns     *dnstest.Server
+	zone    map[string]string // by domain
+	servers map[string]*realm
+}
+
+// A realm is the server of one domain.
+type realm struct {
+	*cmtptest.Site
+	*cmtptest.Daemon
+	domain string
+}
+
+func newWorld(t *testing.T) *world {
+	return &world{T: t, dns: dnstest.Start(t, "example. 60 SOA ns.example. root.example. 1 60 60 60 60\n"), zone: map[string]string{}, servers: map[string]*realm{}}
+}
+
+// realm starts the server of a domain with the user alice, and publishes it in DNS.
+func (w *world) realm(domain string, settings cmtptest.Settings) *realm {
+	w.Helper()
+	all := cmtptest.Settings{
+		"hostname": `"mx.` + domain + `"`, "domains": `["` + domain + `"]`, "dns.resolver": `"` + w.dns.Addr + `"`,
+		"delivery.loopback": "true", "delivery.retry_min": `"1s"`, "delivery.retry_max": `"2s"`, "log.level": `"debug"`,
+	}
+	for k, v := range settings {
+		all[k] = v
+	}
+	r := &realm{Site: cmtptest.NewSite(w, all), domain: domain}
+	r.Must(w, cmtptest.Password+"\n", "user", "add", "alice@"+domain, "--password-stdin")
+	r.Daemon = r.Site.Start(w)
+	w.servers[domain] = r
+	w.publish(r, r.key())
+	return r
+}
+
+// key returns the key of the server.
+func (r *realm) key() crypt.PublicKey {
+	k, err := keyfile.Load(filepath.Join(r.Data, "server.key"))
+	if err != nil {
+		panic(err)
+	}
+	return k.Public()
+}
+
+// publish puts a server into DNS, with a key.
+func (w *world) publish(r *realm, key crypt.PublicKey) {
+	w.Helper()
+	_, port, err := net.SplitHostPort(r.Shared[0])
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.zone[r.domain] = fmt.Sprintf("%[1]s. 1 MX 10 mx.%[1]s.\nmx.%[1]s. 1 A 127.0.0.1\n_cmtp.%[1]s. 1 TXT \"v=CMTP1; p=%[2]s; port=%[3]s\"\n",
+		r.domain, base64.StdEncoding.EncodeToString(key[:]), port)
+	text := "example. 1 SOA ns.example. root.example. 1 60 60 60 1\n"
+	for _, z := range w.zone {
+		text += z
+	}
+	w.dns.SetZone(w, text)
+}
+
+// signIn returns a channel to r in which alice is proven, and her key.
+func (w *world) signIn(r *realm) *client.Channel {
+	w.Helper()
+	d := client.Dialer{Timeout: time.Minute}
+	_, ch, err := d.Open(w.Context(), r.Shared[0], true)
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { ch.Close() })
+	ch.Accept()
+	ring, _, err := client.Unseal(ch, r.alice(), []byte(cmtptest.Password))
+	if err != nil {
+		w.Fatal(err)
+	}
+	if _, err := ch.Auth(r.alice(), ring.Keys[0].Key); err != nil {
+		w.Fatal(err)
+	}
+	return ch
+}
+
+func (r *realm) alice() address.Address {
+	a, err := address.Parse("alice@" + r.domain)
+	if err != nil {
+		panic(err)
+	}
+	return a
+}
+
+// send has alice at one server write to a name at another, whose key is asked for there.
+func (w *world) send(ch *client.Channel, from *realm, to address.Address, key crypt.PublicKey, subject string) {
+	w.Helper()
+	m, err := (&letter.Draft{Time: time.Now(), Subject: subject, Text: []byte("hello")}).Seal(from.alice(), to, key)
+	if err != nil {
+		w.Fatal(err)
+	}
+	sent, err := ch.Send(m.Header, nil, m.Body, m.Attachments)
+	if err != nil || !sent.Queued {
+		w.Fatalf("sending: %+v, %v", sent, err)
+	}
+}
+
+// A listed is a message as spool list --json shows it.
+type listed struct {
+	ID, Source, Destination string
+	From                    string   `json:"from_address"`
+	Log                     []string `json:"log"`
+}
+
+func (r *realm) list(w *world) (all []listed) {
+	w.Helper()
+	if err := json.Unmarshal([]byte(r.Must(w, "", "spool", "list", "--json")), &all); err != nil {
+		w.Fatal(err)
+	}
+	return all
+}
+
+// await waits for a line of the log with all words.
+func (r *realm) await(w *world, words ...string) string {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), time.Minute)
+	defer cancel()
+	line, err := r.Await(ctx, words...)
+	if err != nil {
+		w.Fatalf("%v\n%s", err, r.Log())
+	}
+	return line
+}
+
+// Two servers that never heard of each other exchange mail by domain name alone. The
+// receiver knows whose server vouches for it, and nothing is left in the sender's queue.
+func TestFederation_Delivery(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a, b := w.realm("a.example", nil), w.realm("b.example", nil)
+	ch := w.signIn(a)
+	foreign, err := ch.Foreign(b.alice())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if foreign.Server != b.key() || foreign.Trust != crypt.TrustDNS {
+		t.Errorf("the other server's key is %v, trusted %v", foreign.Server, foreign.Trust)
+	}
+	w.send(ch, a, b.alice(), foreign.History.Current().Key, "across")
+	b.await(w, "message stored", "alice@b.example")
+	all := b.list(w)
+	if len(all) != 1 || all[0].Source != "alice@a.example" || !strings.Contains(all[0].From, "origin=proven") {
+		t.Errorf("arrived: %+v", all)
+	}
+	a.await(w, "delivered")
+	if left := a.list(w); len(left) != 0 {
+		t.Errorf("left behind: %+v", left)
+	}
+}
+
+// A letter that the other server refuses is reported to its sender, in the sender's
+// own mailbox, and to nobody else.
+func TestFederation_Report(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a, b := w.realm("a.example", nil), w.realm("b.example", nil)
+	ch := w.signIn(a)
+	nobody, err := address.Parse("nobody@b.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused *cmtp.StatusError
+	if _, err := ch.Foreign(nobody); !errors.As(err, &refused) || refused.Status != cmtp.StatusNoAccount {
+		t.Fatalf("the key of nobody: %v", err)
+	}
+	w.send(ch, a, nobody, b.key(), "to nobody")
+	a.await(w, "a sender was told", "late=false")
+	all := a.list(w)
+	if len(all) != 1 || all[0].Destination != "alice@a.example" || all[0].Source != "@a.example" {
+		t.Errorf("the report: %+v", all)
+	}
+	if got := b.list(w); len(got) != 0 {
+		t.Errorf("the other server keeps %+v", got)
+	}
+}

@@ -1,0 +1,57 @@
+package daemon
+
+import (
+	"cmtpd/internal/account"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/discovery"
+	"cmtpd/internal/federation"
+	"cmtpd/internal/keyfile"
+	"cmtpd/internal/queue"
+	"cmtpd/internal/spool"
+)
+
+// elsewhere is what sessions know of the servers of other domains. It implements
+// session.Elsewhere.
+type elsewhere struct {
+	*federation.Peers
+	*federation.Keys
+	*queue.Queue
+}
+
+// openQueue makes what delivers mail for other servers, and asks them for keys. Nothing is
+// dialled before the daemon serves.
+func (d *daemon) openQueue() error {
+	former, err := keyfile.Former(d.cfg.KeyFile())
+	if err != nil {
+		return err
+	}
+	peers := federation.New(federation.Config{
+		Domains: d.cfg.Domains, Key: d.identity, Former: publicKeys(former), Finder: discovery.New(d.cfg, discovery.Options{}),
+		Trust: d.trust, Log: d.log,
+	})
+	c, counts := d.cfg.Delivery, newQueueCollector()
+	q, err := queue.New(queue.Config{
+		Store: queue.Spool{Spool: d.spool}, Mailbox: spool.MailboxID(account.Outgoing), Log: d.log,
+		Deliverer:  federation.NewDeliverer(peers, d.spool, d.cfg.Hostname.String()),
+		Reporter:   federation.NewReports(peers, d.spool, d.directory()),
+		Observer:   counts,
+		FirstRetry: c.RetryMin, LastRetry: c.RetryMax, MaxAge: c.MaxAge, DelayNotice: c.DelayNotice,
+		Workers: c.MaxConnections, PerDomain: c.MaxConnectionsPerDomain,
+	})
+	if err != nil {
+		return err
+	}
+	keys := federation.NewKeys(federation.KeysConfig{Peers: peers, Size: c.KeyCache, Life: c.KeyCacheTime})
+	d.elsewhere = &elsewhere{peers, keys, q}
+	counts.queue = q
+	d.metrics.registry.MustRegister(counts)
+	d.serving = append(d.serving, q.Run)
+	return nil
+}
+
+func publicKeys(keys []*crypt.PrivateKey) (public []crypt.PublicKey) {
+	for _, k := range keys {
+		public = append(public, k.Public())
+	}
+	return public
+}

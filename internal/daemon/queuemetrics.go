@@ -1,0 +1,64 @@
+package daemon
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"cmtpd/internal/queue"
+)
+
+// A queueCollector shows what waits for other servers, as it is when somebody asks, and
+// counts what became of the rest. It implements queue.Observer.
+type queueCollector struct {
+	queue     *queue.Queue
+	delivered *prometheus.CounterVec
+
+	messages, held, destinations, workers, oldest *prometheus.Desc
+}
+
+func newQueueCollector() *queueCollector {
+	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
+	return &queueCollector{
+		delivered: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_deliveries_total",
+			Help: "Messages for other servers by what became of an attempt: delivered, deferred, failed for good."}, []string{"outcome"}),
+		messages:     desc("cmtpd_queue_messages", "Messages that wait for other servers."),
+		held:         desc("cmtpd_queue_held", "Of them, those that the operator holds."),
+		destinations: desc("cmtpd_queue_destinations", "Domains that they are for."),
+		workers:      desc("cmtpd_queue_connections", "Connections to other servers that deliver now."),
+		oldest:       desc("cmtpd_queue_oldest_seconds", "Age of the oldest of them; 0 when there is none."),
+	}
+}
+
+// Delivered implements queue.Observer.
+func (c *queueCollector) Delivered(n int) { c.delivered.WithLabelValues("delivered").Add(float64(n)) }
+
+// Deferred implements queue.Observer.
+func (c *queueCollector) Deferred(n int) { c.delivered.WithLabelValues("deferred").Add(float64(n)) }
+
+// Failed implements queue.Observer.
+func (c *queueCollector) Failed(n int) { c.delivered.WithLabelValues("failed").Add(float64(n)) }
+
+// Describe implements prometheus.Collector.
+func (c *queueCollector) Describe(ch chan<- *prometheus.Desc) {
+	c.delivered.Describe(ch)
+	for _, d := range []*prometheus.Desc{c.messages, c.held, c.destinations, c.workers, c.oldest} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *queueCollector) Collect(ch chan<- prometheus.Metric) {
+	c.delivered.Collect(ch)
+	st := c.queue.Stats()
+	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
+	gauge(c.messages, float64(st.Queued))
+	gauge(c.held, float64(st.Held))
+	gauge(c.destinations, float64(st.Destinations))
+	gauge(c.workers, float64(st.Workers))
+	age := 0.0
+	if !st.Oldest.IsZero() {
+		age = time.Since(st.Oldest).Seconds()
+	}
+	gauge(c.oldest, age)
+}

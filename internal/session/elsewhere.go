@@ -1,0 +1,92 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"cmtpd/internal/account"
+	"cmtpd/internal/address"
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/federation"
+	"cmtpd/internal/spool"
+)
+
+// Elsewhere is what sessions need of the servers of other domains.
+type Elsewhere interface {
+	// Lookup asks another domain's server for the key of a name. federation.LookupStatus
+	// makes a status of its error.
+	Lookup(ctx context.Context, name address.Address) (*federation.Foreign, error)
+	// JudgePeer says whether a server that has proven to hold a key is its domain's.
+	JudgePeer(ctx context.Context, r federation.Remote) (federation.Standing, error)
+	// CheckOrigin says whether the source's domain vouches for a message.
+	CheckOrigin(ctx context.Context, h *cmtp.Header, log []byte, digest [32]byte, from *federation.Remote) (federation.Standing, error)
+	// Added is told of every message that is for another server, once it is durable.
+	Added(id spool.ID, domain string)
+}
+
+// maxReceived is how many servers a message may have gone through (docs/protocol.md
+// section 17.7): one that comes by more often goes in circles.
+const maxReceived = 30
+
+var (
+	errOwnOrigin = errors.New("only a server writes an origin entry, when it hands a message on")
+	errLoop      = fmt.Errorf("it has gone through %d servers, and so in circles", maxReceived)
+)
+
+// A lookupError is why a name of another domain has no key.
+type lookupError struct{ error }
+
+func (e lookupError) Unwrap() error { return e.error }
+
+// lookup answers for a name of another domain, to a proven user alone: the question makes
+// this server connect to somebody else's.
+func (p *part2) lookup(ctx context.Context, user, domain string) ([]byte, error) {
+	asked, err := parseName(user, domain)
+	if err != nil {
+		return nil, err
+	}
+	if p.proven() == nil {
+		return nil, errNotAsker
+	}
+	f, err := p.cfg.Elsewhere.Lookup(ctx, asked)
+	if err != nil {
+		return nil, lookupError{err}
+	}
+	return f.Payload, nil
+}
+
+// provenance says who vouches for a message that was read to its end, in words for the
+// operator: nobody has to for one that a user of this server has submitted.
+func (s *session) provenance(ctx context.Context, m *cmtp.MessageReader, digest [32]byte, to delivery) (string, error) {
+	received := 0
+	for _, entry := range cmtp.LogEntries(m.Log()) {
+		switch kind, _, _ := strings.Cut(entry, " "); {
+		case kind == "received":
+			received++
+		case kind == "origin" && !to.foreign:
+			return "", errOwnOrigin
+		}
+	}
+	switch {
+	case received >= maxReceived:
+		return "", errLoop
+	case !to.foreign:
+		return "", nil
+	}
+	standing, err := s.cfg.Elsewhere.CheckOrigin(ctx, m.Header(), m.Log(), digest, s.remote())
+	return standing.String(), err
+}
+
+func (p *part1) remote() *federation.Remote { return nil }
+
+func (p *part2) remote() *federation.Remote {
+	if p.peer == nil {
+		return nil
+	}
+	return &federation.Remote{Domain: p.peer.name.Domain, Key: p.peer.key}
+}
+
+// isForeign reports whether err is that the domain is not one of ours.
+func isForeign(err error) bool { return errors.Is(err, account.ErrForeign) }
