@@ -310,16 +310,6 @@ func (s *Store) Revoke(addr address.Address) error {
 	return nil
 }
 
-// InvitationID returns the ID of an address's invitation, on which wrong codes are
-// charged, and whether there is one.
-func (s *Store) InvitationID(addr address.Address) (ID, bool) {
-	i := s.invitation(addr)
-	if i == nil || !s.now().Before(i.Expires) {
-		return ID{}, false
-	}
-	return i.ID, true
-}
-
 // opened returns the invitation that the secret of a code opens, or ErrInvitation.
 func (s *Store) opened(addr address.Address, secret string) (*Invitation, error) {
 	i := s.invitation(addr)

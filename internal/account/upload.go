@@ -70,6 +70,9 @@ func (s *Store) rekeyed(old *Account, f *cmtp.UploadForm) (*Account, error) {
 	if f.Statement.Reset {
 		return nil, fmt.Errorf("%w: only an invitation resets an account", ErrStatement)
 	}
+	if i := s.invitation(old.Address); i != nil && i.Reset && s.now().Before(i.Expires) {
+		return nil, fmt.Errorf("%w: the account is about to be reset", ErrStatement)
+	}
 	if len(old.Statements) >= crypt.MaxKeyStatements-keptForResets {
 		return nil, fmt.Errorf("%w: %d; the rest is for resets", ErrHistoryFull, len(old.Statements))
 	}

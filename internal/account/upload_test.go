@@ -115,6 +115,23 @@ func TestStore_Upload_Refused(t *testing.T) {
 	}
 }
 
+// While a reset is open, the account's keys do not change by whoever has the old one: a
+// thief of a device could otherwise keep ahead of the owner.
+func TestStore_Upload_Reset(t *testing.T) {
+	s := open(t, "/accounts", durabletest.New())
+	a := mustRegister(t, s, alice, 2)
+	mustInvite(t, s, alice, true)
+	if _, err := s.Upload(a.ID, uploadForm(t, a, 2, 3)); !errors.Is(err, account.ErrStatement) {
+		t.Errorf("another key: %v", err)
+	}
+	if err := s.Revoke(a.Address); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Upload(a.ID, uploadForm(t, a, 2, 3)); err != nil {
+		t.Errorf("after the invitation: %v", err)
+	}
+}
+
 // An account has as many keys as a history may have, also after a restart, and not one
 // more. Its user can use up all but what is kept for resets, and none twice.
 func TestStore_Upload_History(t *testing.T) {

@@ -60,12 +60,14 @@ func newCode(secret, server uint64) Code {
 func New(server crypt.PublicKey) Code {
 	var b [8]byte
 	rand.Read(b[:])
-	return newCode(binary.BigEndian.Uint64(b[:])&halfMask, fingerprint(server))
+	secret := binary.BigEndian.Uint64(b[:]) & halfMask
+	return newCode(secret, fingerprint(secret, server))
 }
 
-// fingerprint is the first 60 bits of the digest of a server's key.
-func fingerprint(server crypt.PublicKey) uint64 {
-	sum := sha256.Sum256(append([]byte(serverLabel), server[:]...))
+// fingerprint is the first 60 bits of the digest of a server's key and the secret: who does
+// not have the secret cannot look beforehand for a key that would pass.
+func fingerprint(secret uint64, server crypt.PublicKey) uint64 {
+	sum := sha256.Sum256(appendSymbols(append([]byte(serverLabel), server[:]...), secret))
 	return binary.BigEndian.Uint64(sum[:8]) >> (64 - half*symbolBits)
 }
 
@@ -135,8 +137,8 @@ func appendSymbols(b []byte, bits uint64) []byte {
 // IsFor reports whether the code was made for the server with this key. Nothing of
 // the code is to be sent to any other.
 func (c Code) IsFor(server crypt.PublicKey) bool {
-	_, is := c.halves()
-	return is == fingerprint(server)
+	secret, is := c.halves()
+	return is == fingerprint(secret, server)
 }
 
 // Secret returns the part that the server asks for.

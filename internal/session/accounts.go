@@ -163,22 +163,15 @@ func (p *part2) cmdEnroll(c *cmtp.Command) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, ok := p.cfg.Accounts.InvitationID(at)
-	if ok {
-		err = p.charge(id)
-	} else {
-		err = p.cfg.Guesses.ChargeNetwork(p.client.addr)
-	}
-	if err != nil {
+	// A code has 60 random bits, so it needs no allowance of its own, which strangers could
+	// use up, and which would tell them who is invited.
+	if err := p.cfg.Guesses.ChargeNetwork(p.client.addr); err != nil {
 		return nil, err
 	}
 	code := string(c.Code())
 	payload, err := element(p.cfg.Accounts.Enroll(at, code, c.Element()))
 	if err != nil {
 		return nil, err
-	}
-	if ok { // an invitation may have been made just now
-		p.refund(id)
 	}
 	p.enrolled = &enrollment{at, code}
 	return payload, nil

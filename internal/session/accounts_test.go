@@ -387,7 +387,7 @@ func (m *modern) register0(s *server, client string) {
 	c.end()
 }
 
-// What cannot be evaluated is charged too, and wrong codes are guesses at an invitation.
+// What cannot be evaluated is charged too.
 func TestServer_Guesses_Charged(t *testing.T) {
 	s := guessing(t, t.TempDir(), 1000)
 	m := newModern(t, "erin@cref.example")
@@ -397,11 +397,24 @@ func TestServer_Guesses_Charged(t *testing.T) {
 		c.want(cmtp.StatusBadParameter, command(cmtp.Unlock, m.addr, "", bytes.Repeat([]byte{0xff}, 32)...))
 	}
 	c.want(cmtp.StatusTooOften, command(cmtp.Unlock, m.addr, "", bytes.Repeat([]byte{0xff}, 32)...))
+	c.end()
+}
+
+// Wrong codes are charged on the network that they come from, and on nothing else: they
+// neither keep the right one out nor tell who is invited.
+func TestServer_Guesses_Codes(t *testing.T) {
+	s := guessing(t, t.TempDir(), 12)
 	code := s.invite("frank@cref.example", false)
 	e, _ := blind(t, "x")
-	for range 10 {
-		c.want(cmtp.StatusBadInvitation, command(cmtp.Enroll, "frank@cref.example", "000000000000", e...))
+	for client, addr := range map[string]string{"198.51.100.1": "frank@cref.example", "198.51.100.2": "nobody@cref.example"} {
+		c := s.insideFrom(client)
+		for range 12 {
+			c.want(cmtp.StatusBadInvitation, command(cmtp.Enroll, addr, "000000000000", e...))
+		}
+		c.want(cmtp.StatusTooOften, command(cmtp.Enroll, addr, code, e...))
+		c.end()
 	}
-	c.want(cmtp.StatusTooOften, command(cmtp.Enroll, "frank@cref.example", code, e...)) // right, and too late
+	c := s.insideFrom("198.51.100.3")
+	c.want(cmtp.StatusDone, command(cmtp.Enroll, "frank@cref.example", code, e...))
 	c.end()
 }

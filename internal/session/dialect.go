@@ -57,8 +57,16 @@ var (
 	outgoing = spool.MailboxID(account.Outgoing)
 )
 
-// A strikes counts the unknown commands of a session.
+// A strikes counts the unknown commands, and the wrong proofs, of a session.
 type strikes int
+
+// wrong returns what comes next after a wrong proof, which costs the server a signature.
+func (s *strikes) wrong() action {
+	if *s++; *s >= maxUnknown {
+		return end
+	}
+	return next
+}
 
 // unknown returns the error for one more unknown command, and whether it was one too many.
 func (s *strikes) unknown() (action, error) {

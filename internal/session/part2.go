@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
@@ -70,6 +71,9 @@ func (p *part2) command(ctx context.Context, c *cmtp.Command, reply []byte) ([]b
 		err = errInChannel
 	default:
 		do, err = p.unknown()
+	}
+	if errors.Is(err, errWrongProof) {
+		do = p.wrong()
 	}
 	if err != nil {
 		return reply, do, err

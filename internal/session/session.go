@@ -43,8 +43,6 @@ type Directory interface {
 // Accounts are changed by their users. account.Store is one. What a method returns
 // is on disk.
 type Accounts interface {
-	// InvitationID names what guesses at the invitation of an address are charged to.
-	InvitationID(at address.Address) (account.ID, bool)
 	// Enroll evaluates a blinded element for who has the code of an invitation.
 	Enroll(at address.Address, code string, blinded [32]byte) ([32]byte, error)
 	// Register makes or resets the account of an invitation.
