@@ -175,8 +175,9 @@ func (q *Queue) gone(d *destination, tries ...try) {
 	q.plan(d)
 }
 
-// reached notes that a destination answers, and completes the first batch. Where it did not answer
-// before, that it did not is taken out of the message's state, so that a restart does not make all wait.
+// reached notes that a destination answers, and completes the first batch. That this attempt is one to
+// reach it is taken out of the message's state, so that a crash does not make all wait: where they would
+// wait longer than after a first attempt.
 func (q *Queue) reached(ctx context.Context, v *visit, lead try) []try {
 	d := v.destination
 	q.mu.Lock()
@@ -188,7 +189,7 @@ func (q *Queue) reached(ctx context.Context, v *visit, lead try) []try {
 	q.plan(d)
 	q.mu.Unlock()
 	rest := q.begin(d, q.more(ctx, d, q.cfg.Batch-1, false), false)
-	if failed {
+	if failed || lead.State.Attempts > 1 {
 		lead.State.Flags &^= flagDestination
 		return append(q.record("recording that a destination answers", d, []try{lead}), rest...)
 	}
@@ -235,7 +236,7 @@ func (q *Queue) unreachable(ctx context.Context, d *destination, lead try, err e
 // failed notes that a destination as a whole has failed, and waits. Under mu.
 func (q *Queue) failed(d *destination, next time.Time) {
 	d.failures, d.class, d.failing = min(d.failures+1, maxFailures), doubtful, true
-	d.next, d.look = until(next), 0
+	d.next = until(next)
 }
 
 // send sends a batch and settles it. It says whether the connection can be used again.

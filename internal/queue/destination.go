@@ -199,3 +199,29 @@ func (l *line) pop() *destination {
 	}
 	return d
 }
+
+// past is which destinations without messages were proven ones: the last few thousand.
+type past struct{ new, old map[string]struct{} }
+
+const pastSize = 4096
+
+// keep notes how a destination was in the end.
+func (p *past) keep(domain string, proven bool) {
+	if !proven {
+		delete(p.new, domain)
+		delete(p.old, domain)
+		return
+	}
+	if p.new == nil || len(p.new) >= pastSize {
+		p.new, p.old = make(map[string]struct{}), p.new
+	}
+	p.new[domain] = struct{}{}
+}
+
+func (p *past) has(domain string) bool {
+	_, ok := p.new[domain]
+	if !ok {
+		_, ok = p.old[domain]
+	}
+	return ok
+}

@@ -12,10 +12,13 @@ import (
 // MaxIDs is how many messages Retry, Hold, Release and Drop take at once.
 const MaxIDs = 4096
 
+// busyWait is how long an operator waits for a message that is with somebody.
+const busyWait = 15 * time.Second
+
 // Errors of what an operator asks for.
 var (
-	// ErrBusy: a message is being sent, or told of, at this moment, or the queue is still being read.
-	ErrBusy = errors.New("queue: busy; try again in a moment")
+	// ErrBusy: a message is being sent, or told of, or the queue is still being read, for quite some time.
+	ErrBusy = errors.New("queue: busy; try again later")
 	// ErrHeld: a message is held by the operator.
 	ErrHeld = errors.New("queue: the message is held; release it")
 	// ErrTooMany: more than MaxIDs messages.
@@ -56,30 +59,64 @@ func (q *Queue) Retry(ids []spool.ID) (n int, err error) {
 // RetryDomain is Retry for all messages to a domain, RetryAll for all of all; but those that are
 // held stay so.
 func (q *Queue) RetryDomain(domain string) (n int, err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if !q.loaded {
-		return 0, ErrBusy
-	}
-	if d := q.all[Domain(domain)]; d != nil {
-		n = q.hurry(d)
-	}
+	err = q.patiently(func() error {
+		if d := q.all[Domain(domain)]; d != nil {
+			n = q.hurry(d)
+		}
+		return nil
+	})
 	q.signal()
-	return n, nil
+	return n, err
 }
 
 // RetryAll is described at RetryDomain.
 func (q *Queue) RetryAll() (n int, err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if !q.loaded {
-		return 0, ErrBusy
-	}
-	for _, d := range q.all {
-		n += q.hurry(d)
-	}
+	err = q.patiently(func() error {
+		for _, d := range q.all {
+			n += q.hurry(d)
+		}
+		return nil
+	})
 	q.signal()
-	return n, nil
+	return n, err
+}
+
+// patiently calls do under mu, again and again while it is told that a message is with somebody, but
+// not for long.
+func (q *Queue) patiently(do func() error) error {
+	timer := time.NewTimer(busyWait)
+	defer timer.Stop()
+	for {
+		var freed chan struct{}
+		q.mu.Lock()
+		err := ErrBusy
+		if q.loaded {
+			err = do()
+		}
+		if errors.Is(err, ErrBusy) {
+			if q.freed == nil {
+				q.freed = make(chan struct{})
+			}
+			freed = q.freed
+		}
+		q.mu.Unlock()
+		if freed == nil {
+			return err
+		}
+		select {
+		case <-freed:
+		case <-timer.C:
+			return err
+		}
+	}
+}
+
+// free wakes who is patient. Under mu.
+func (q *Queue) free() {
+	if q.freed != nil {
+		close(q.freed)
+		q.freed = nil
+	}
 }
 
 // hurry makes all messages of a destination ready. Under mu.
@@ -185,7 +222,11 @@ func (q *Queue) grasp(ids []spool.ID) (tries []try, err error) {
 		}
 		domains[n] = Domain(h.DestinationDomain)
 	}
-	claimed, err := q.claim(ids, domains)
+	var claimed []errand
+	err = q.patiently(func() (err error) {
+		claimed, err = q.claim(ids, domains)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -197,14 +238,30 @@ func (q *Queue) grasp(ids []spool.ID) (tries []try, err error) {
 	return tries, nil
 }
 
-// claim takes messages out of what waits, or none of them.
-func (q *Queue) claim(ids []spool.ID, domains []string) (claimed []errand, err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if !q.loaded {
-		return nil, ErrBusy
+// adopt takes in a message that is in the mailbox, and that nobody has told of. Under mu.
+func (q *Queue) adopt(id spool.ID, domain string) {
+	if q.knows(id, domain) {
+		return
 	}
+	if info, err := q.cfg.Store.Get(id); err == nil && info.Mailbox == q.cfg.Mailbox {
+		q.adopted = max(q.adopted, id)
+		q.resume(&info, domain)
+	}
+}
+
+// knows says whether a message was taken in. Under mu.
+func (q *Queue) knows(id spool.ID, domain string) bool {
+	if _, out := q.out[id]; out {
+		return true
+	}
+	d := q.all[domain]
+	return d != nil && d.has(id)
+}
+
+// claim takes messages out of what waits, or none of them. Under mu.
+func (q *Queue) claim(ids []spool.ID, domains []string) (claimed []errand, err error) {
 	for n, id := range ids {
+		q.adopt(id, domains[n])
 		if _, out := q.out[id]; out {
 			err = fmt.Errorf("%w: %s", ErrBusy, id)
 		} else if d := q.all[domains[n]]; d == nil || !d.has(id) {

@@ -122,6 +122,57 @@ func TestQueue_Drop(t *testing.T) {
 	})
 }
 
+// TestQueue_Busy: the operator waits for a message that is being sent, and for the queue to be read, but not for ever.
+func TestQueue_Busy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, s := newFake(), &site{send: 5 * time.Second}
+		w := newWorld(t.Errorf, f, func(string) *site { return s })
+		s.fate = func(queue.Item) queue.Result { return queue.Result{Outcome: queue.Temporary} }
+		f.add(1, "example.net", time.Now())
+		q, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
+		if n, err := q.RetryAll(); n > 1 || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+		time.Sleep(time.Second)
+		began := time.Now()
+		if n, err := q.Hold([]spool.ID{1}); n != 1 || err != nil || time.Since(began) != 4*time.Second {
+			t.Errorf("%d, %v, after %s", n, err, time.Since(began))
+		}
+		s.send = time.Minute
+		clear(w.sent) // the operator's word goes before what was promised
+		if _, err := q.Release([]spool.ID{1}); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Second)
+		if n, err := q.Hold([]spool.ID{1}); n != 0 || !errors.Is(err, queue.ErrBusy) {
+			t.Errorf("%d, %v", n, err)
+		}
+		stopped(t, stop)
+	})
+}
+
+// TestQueue_Adopted: the operator can name a message before Added does, and it is one message then.
+func TestQueue_Adopted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, w, _, q, _, stop := waitingQueue(t)
+		f.add(7, "example.net", time.Now())
+		f.add(8, "example.net", time.Now())
+		if n, err := q.Hold([]spool.ID{7}); n != 1 || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+		q.Added(7, "example.net")
+		q.Added(8, "example.net")
+		if s := q.Stats(); s.Queued != 8 || s.Held != 1 {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(11 * day)
+		stopped(t, stop)
+		if w.reported[8] != 1 || f.left() != 1 {
+			t.Errorf("reported %v, %d left", w.reported, f.left())
+		}
+	})
+}
+
 // TestQueue_List: by pages and by domain, with what waits for its destination alone.
 func TestQueue_List(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -192,13 +192,16 @@ type Queue struct {
 	early   []arrival                 // added before that
 	all     map[string]*destination   // what has messages
 	agenda  agenda                    // of all
+	past    past                      // what had messages
 	waiting [classes]line             // for a worker
 	turn    class                     // whose turn it is to be asked first
 	running [classes]int              // workers
 	retry   time.Time                 // the next doubtful destination may be dialled
 	desk    []errand                  // for the clerk
 	queued  int                       // messages
+	adopted spool.ID                  // the newest message that the operator named before Added did
 	out     map[spool.ID]*destination // with a worker, the clerk or the operator
+	freed   chan struct{}             // closed when one of them is given back; nil where nobody waits for it
 	broken  error                     // the store has failed for good
 	work    sync.WaitGroup
 }
@@ -233,6 +236,9 @@ func (q *Queue) Added(id spool.ID, domain string) {
 
 // arrive takes a new message in. Under mu.
 func (q *Queue) arrive(a arrival) {
+	if a.id <= q.adopted && q.knows(a.id, a.domain) {
+		return
+	}
 	d := q.destination(a.domain)
 	q.put(d, item{id: a.id, arrived: until(a.arrived)}, false)
 	q.queued++

@@ -79,13 +79,17 @@ func TestQueue_Backoff(t *testing.T) {
 		_, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
 		time.Sleep(11 * 24 * time.Hour)
 		stopped(t, stop)
-		want := time.Minute
+		want, gaps := time.Minute, map[time.Duration]bool{}
 		for n := 1; n < len(dials); n++ {
 			gap := dials[n].Sub(dials[n-1])
 			if gap < want*8/10 || gap > want*12/10+2*time.Second {
 				t.Errorf("dial %d came %s after the one before, want %s", n+1, gap, want)
 			}
 			want = min(2*want, 4*time.Hour)
+			gaps[gap.Round(time.Minute)] = true
+		}
+		if len(gaps) < len(dials)/2 {
+			t.Errorf("only %d different waits", len(gaps))
 		}
 		if len(dials) < 55 || len(dials) > 85 {
 			t.Errorf("%d dials", len(dials))
@@ -316,6 +320,88 @@ func TestQueue_Added(t *testing.T) {
 			if n != 1 {
 				t.Fatalf("message %s was delivered %d times", id, n)
 			}
+		}
+	})
+}
+
+// TestQueue_GivenUp: what was given up is not sent any more, even if the destination returns between the
+// report and the removal, and there is a crash.
+func TestQueue_GivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, s := newFake(), &site{up: func(time.Time) bool { return false }}
+		w := newWorld(t.Errorf, f, func(string) *site { return s })
+		f.add(1, "example.net", time.Now())
+		cfg := queue.Config{Store: f, Deliverer: w, Reporter: w}
+		w.reporting = func(spool.ID) error {
+			f.inject = func(int) fault { return before }
+			return nil
+		}
+		_, stop := run(t, cfg)
+		time.Sleep(11 * day)
+		if err := stop(); !errors.Is(err, spool.ErrFailed) {
+			t.Errorf("it ended with %v", err)
+		}
+		f.restart()
+		s.up, w.reporting = nil, nil
+		_, stop = run(t, cfg)
+		time.Sleep(time.Hour)
+		stopped(t, stop)
+		if w.delivered[1] != 0 || w.reported[1] != 2 || f.left() != 0 {
+			t.Errorf("delivered %v, reported %v, %d left", w.delivered, w.reported, f.left())
+		}
+	})
+}
+
+// TestQueue_RestartLate: a destination that fails again after a restart gives up what is too old, also
+// where its sender was told of the delay before.
+func TestQueue_RestartLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		w := newWorld(t.Errorf, f, func(string) *site { return &site{up: func(time.Time) bool { return false }} })
+		f.add(1, "example.net", time.Now())
+		f.add(2, "example.net", time.Now())
+		cfg := queue.Config{Store: f, Deliverer: w, Reporter: w}
+		_, stop := run(t, cfg)
+		time.Sleep(day)
+		stopped(t, stop)
+		time.Sleep(20 * day)
+		opens := w.opens["example.net"]
+		_, stop = run(t, cfg)
+		time.Sleep(5 * time.Minute)
+		stopped(t, stop)
+		if w.reported[1] != 1 || w.reported[2] != 1 || w.opens["example.net"] != opens+1 {
+			t.Errorf("reported %v, after %d more dials", w.reported, w.opens["example.net"]-opens)
+		}
+	})
+}
+
+// TestQueue_Returned: once a destination answers, nothing on disk says that all of its messages wait.
+func TestQueue_Returned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		began := time.Now()
+		w := newWorld(t.Errorf, f, func(string) *site {
+			return &site{
+				up: func(now time.Time) bool { return now.Sub(began) > time.Hour },
+				fate: func(queue.Item) queue.Result {
+					for id := range spool.ID(3) {
+						info, err := f.Get(id + 1)
+						if s, parseErr := queue.ParseState(info.Mark); err != nil || parseErr != nil || s.Attempts > 1 && s.Flags&queue.FlagDestination != 0 {
+							t.Errorf("while it answers: %+v, %v, %v", s, err, parseErr)
+						}
+					}
+					return queue.Result{Outcome: queue.Temporary}
+				},
+			}
+		})
+		for id := range spool.ID(3) {
+			f.add(id+1, "example.net", time.Now())
+		}
+		_, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
+		time.Sleep(3 * time.Hour)
+		stopped(t, stop)
+		if w.sent[1].Attempts == 0 {
+			t.Error("nothing was sent")
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"cmtpd/internal/cmtp"
@@ -29,8 +30,8 @@ func (q *Queue) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer q.work.Wait()
 	defer cancel()
-	if err := q.load(ctx); err != nil || ctx.Err() != nil {
-		return err
+	if err := q.load(ctx); err != nil {
+		return fmt.Errorf("reading the queue: %w", err)
 	}
 	q.work.Go(func() { q.clerk(ctx) })
 	timer := time.NewTimer(0)
@@ -44,7 +45,7 @@ func (q *Queue) Run(ctx context.Context) error {
 		}
 		wait, err := q.step(ctx)
 		if err != nil {
-			return err
+			return fmt.Errorf("the queue cannot be written, and what is on disk is known only after a restart: %w", err)
 		}
 		timer.Reset(wait)
 	}
@@ -84,6 +85,7 @@ func (q *Queue) load(ctx context.Context) error {
 		}
 	}
 	q.early, q.loaded = nil, true
+	q.free()
 	q.cfg.Log.Info("the queue was read", "messages", q.queued, "destinations", len(q.all), "took", q.cfg.Now().Sub(began))
 	return nil
 }
@@ -114,6 +116,9 @@ func (q *Queue) destination(domain string) *destination {
 	d := q.all[domain]
 	if d == nil {
 		d = &destination{domain: domain, look: never, at: never}
+		if q.past.has(domain) {
+			d.class = proven
+		}
 		q.all[domain] = d
 		heap.Push(&q.agenda, d)
 	}
@@ -163,6 +168,7 @@ func (q *Queue) plan(d *destination) {
 	if len(d.ready)+len(d.later) == 0 && d.out == 0 && d.workers == 0 && !d.waits {
 		heap.Remove(&q.agenda, int(d.place))
 		delete(q.all, d.domain)
+		q.past.keep(d.domain, d.class == proven)
 		return
 	}
 	d.at = d.look
@@ -266,6 +272,7 @@ func (q *Queue) take(d *destination, many ...item) {
 func (q *Queue) give(d *destination, i item) {
 	delete(q.out, i.id)
 	d.out--
+	q.free()
 }
 
 // forget is give for a message that is gone. Under mu.

@@ -71,7 +71,7 @@ func List(from Lister, mailbox spool.MailboxID, domain string, after spool.ID, n
 // Show is List for one message. spool.ErrNotFound also where it is in another mailbox.
 func Show(from Lister, mailbox spool.MailboxID, id spool.ID) (Entry, error) {
 	info, err := from.Get(id)
-	if err == nil && info.Mailbox != mailbox {
+	if errors.Is(err, spool.ErrNotFound) || err == nil && info.Mailbox != mailbox {
 		err = missing(id)
 	}
 	if err != nil && (info.ID == 0 || !errors.Is(err, spool.ErrDamaged)) {

@@ -350,6 +350,51 @@ func TestQueue_Slow(t *testing.T) {
 	})
 }
 
+// TestQueue_GivesWay: destinations with much mail hold every worker, and give way to one that comes; and
+// however many are new and silent, some workers are left to one that has answered before.
+func TestQueue_GivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		w := newWorld(t.Errorf, f, func(domain string) *site {
+			if domain[0] == 's' {
+				return &site{dial: time.Hour}
+			}
+			return &site{send: time.Second}
+		})
+		w.bounds[0] = 8
+		id := spool.ID(0)
+		q, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w, Workers: 8, PerDomain: 1, Batch: 10})
+		add := func(domain string) spool.ID {
+			id++
+			f.add(id, domain, time.Now())
+			q.Added(id, domain)
+			return id
+		}
+		for range 3000 {
+			for n := range 8 {
+				add(fmt.Sprintf("b%d.example", n))
+			}
+		}
+		time.Sleep(time.Minute)
+		sent := func(id spool.ID, within time.Duration, beside string) {
+			time.Sleep(within)
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.delivered[id] != 1 {
+				t.Errorf("a message beside %s was not delivered in %s", beside, within)
+			}
+		}
+		sent(add("g.example"), 15*time.Second, "large destinations")
+		time.Sleep(time.Hour)
+		for n := range 1000 {
+			add(fmt.Sprintf("s%d.example", n))
+		}
+		time.Sleep(3500 * time.Millisecond) // while all of them are dialled
+		sent(add("g.example"), 1100*time.Millisecond, "silent destinations")
+		stopped(t, stop)
+	})
+}
+
 // TestQueue_Herd: destinations that failed together, for want of a network say, are not dialled
 // together again, and none is dialled out of turn.
 func TestQueue_Herd(t *testing.T) {
