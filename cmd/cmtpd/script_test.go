@@ -29,6 +29,7 @@ import (
 //	keyrequest ADDRESS        ask it for a key; ! for FAILURE
 //	letter ACCOUNT BYTES      deliver a message with a body of so many bytes
 //	meet DOMAIN NUMBER        judge a server of a domain that shows the key of that number
+//	enqueue DOMAIN BYTES      store a message that waits for a server of a domain; $ID is its number
 //	json FILE                 FILE, or stdout, is JSON
 //	flip FILE OFFSET          flip a bit; a negative OFFSET counts from the end
 //	halves FILE               give a key file another public half
@@ -44,7 +45,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "serve": serve, "halt": halt, "keyrequest": keyrequest, "letter": sendLetter,
-			"meet": meet, "json": isJSON, "flip": flip, "halves": halves,
+			"meet": meet, "enqueue": enqueue, "json": isJSON, "flip": flip, "halves": halves,
 		},
 	})
 }

@@ -212,6 +212,7 @@ func (d *daemon) listenControl() error {
 	directory := d.directory()
 	srv := control.NewServer(localUsers{d.accounts, directory}, d.spool)
 	control.HandleTrust(srv, d.trust)
+	control.HandleQueue(srv, d.elsewhere.Queue)
 	d.serving = append(d.serving, serveHTTP(srv, l))
 	return nil
 }
