@@ -20,17 +20,50 @@ func (c *Channel) Foreign(asked address.Address) (*crypt.Foreign, error) {
 	return f, nil
 }
 
+// Either is Foreign for a name of which the caller does not know whether its domain is
+// the server's own: then the answer is a history, verified as History does.
+func (c *Channel) Either(asked address.Address) (*crypt.History, *crypt.Foreign, error) {
+	h, f, err := c.either(asked)
+	if err != nil {
+		return nil, nil, fmt.Errorf("asking for the key of %s: %w", asked, err)
+	}
+	return h, f, nil
+}
+
+func (c *Channel) either(asked address.Address) (*crypt.History, *crypt.Foreign, error) {
+	payload, err := c.about(asked)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(payload) > 0 && payload[0] == 0 { // a history's first byte is no trust (sections 17.3 and 19.1)
+		h, err := c.history(payload, asked)
+		return h, nil, err
+	}
+	f, err := c.said(payload, asked)
+	return nil, f, err
+}
+
 func (c *Channel) foreign(asked address.Address) (*crypt.Foreign, error) {
+	payload, err := c.about(asked)
+	if err != nil {
+		return nil, err
+	}
+	return c.said(payload, asked)
+}
+
+// about asks an accepted server about a name of any domain.
+func (c *Channel) about(asked address.Address) ([]byte, error) {
 	switch {
 	case asked.Domain.IsZero():
 		return nil, fmt.Errorf("%w: the domain is empty", ErrParameter)
 	case !c.accepted:
 		return nil, ErrNotAccepted
 	}
-	payload, err := c.do(cmtp.KeyRequest, named(cmtp.KeyRequest, asked).Append(nil), crypt.MaxForeign)
-	if err != nil {
-		return nil, err
-	}
+	return c.do(cmtp.KeyRequest, named(cmtp.KeyRequest, asked).Append(nil), crypt.MaxForeign)
+}
+
+// said returns what another server has said of a name, once it may say so.
+func (c *Channel) said(payload []byte, asked address.Address) (*crypt.Foreign, error) {
 	f, err := crypt.ParseForeign(payload)
 	if err == nil {
 		err = f.Verify(asked)

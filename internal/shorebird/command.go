@@ -12,7 +12,7 @@ const about = `shorebird sends and opens mail that only its reader can read, ove
 It finds a domain's server by --server, or by $XDG_CONFIG_HOME/shorebird/config.toml:
 
     account = "you@example.org"         whose mail you send and open
-    server = "mail.example.org:25"      asked for every domain not named below
+    server = "mail.example.org:25"      the server of your account
     [servers]
     "example.net" = "mx.example.net:25"
 
@@ -24,6 +24,12 @@ the second line. Nothing secret is ever an argument, and a script is never asked
 Your keys are kept in a file, sealed under your password, and where there is one in the
 desktop keyring, so that the password is asked for seldom. --no-keyring, or
 SHOREBIRD_NO_KEYRING=1, leaves the desktop keyring alone.`
+
+const abroad = `Where ADDRESS is of another domain than your own, your own server is asked, as you, and
+delivers: --server and server are then its place. The key of the other domain's server,
+and what vouches for it, are what your server says; shorebird remembers it, and refuses
+another one later. A domain that is named under [servers] is asked directly, as are all
+with --direct.`
 
 // command returns the command line's grammar.
 func (r *run) command() *cobra.Command {
@@ -55,14 +61,14 @@ func (r *run) action(do func(context.Context, []string) error) func(*cobra.Comma
 
 func (r *run) keysCommand() *cobra.Command {
 	var forget string
-	var accept bool
+	var o keysOptions
 	c := &cobra.Command{
 		Use: "keys ADDRESS", Short: "Ask a server for an address's key, and check it",
 		Long: "keys asks the server of ADDRESS for its own key and for the one of ADDRESS, checks the\n" +
 			"signatures, and prints both with their fingerprints and how far they can be trusted.\n" +
 			"A server that shows another key than before, which that one has not named, is refused;\n" +
 			"so is another key of ADDRESS which the one before has not signed for. Where the owner\n" +
-			"of ADDRESS has told you the new fingerprint, --accept-new-key takes it.",
+			"of ADDRESS has told you the new fingerprint, --accept-new-key takes it.\n\n" + abroad,
 		Args: func(c *cobra.Command, args []string) error {
 			if forget != "" {
 				return cobra.NoArgs(c, args)
@@ -73,12 +79,19 @@ func (r *run) keysCommand() *cobra.Command {
 			if forget != "" {
 				return r.forget(ctx, forget)
 			}
-			return r.keys(ctx, args[0], accept)
+			return r.keys(ctx, args[0], o)
 		}),
 	}
 	c.Flags().StringVar(&forget, "forget", "", "forget the remembered key of `DOMAIN`'s server, or of an address: the next contact is a first one")
-	c.Flags().BoolVar(&accept, "accept-new-key", false, "remember the key of ADDRESS although it does not follow from the one before")
+	c.Flags().BoolVar(&o.accept, "accept-new-key", false, "remember the key of ADDRESS although it does not follow from the one before")
+	c.Flags().StringVar(&o.account, "account", "", "your own `ADDRESS`, whose server is asked for other domains, instead of the configuration's account")
+	r.directFlag(c, &o.direct)
+	r.passwordFlag(c)
 	return c
+}
+
+func (r *run) directFlag(c *cobra.Command, direct *bool) {
+	c.Flags().BoolVar(direct, "direct", false, "ask the servers of other domains directly, not your own one")
 }
 
 func (r *run) sendCommand() *cobra.Command {
@@ -87,7 +100,7 @@ func (r *run) sendCommand() *cobra.Command {
 		Use: "send ADDRESS...", Short: "Send a letter, its text from standard input",
 		Long: "send seals a letter to each ADDRESS and sends each its own copy. All keys are asked for\n" +
 			"and checked first: if one is not to be had, nothing is sent to anybody. Your own server\n" +
-			"wants to see proven who you are, by your keys, before it takes your letter.",
+			"wants to see proven who you are, by your keys, before it takes your letter.\n\n" + abroad,
 		Args: cobra.MinimumNArgs(1),
 		RunE: r.action(func(ctx context.Context, args []string) error { return r.send(ctx, args, o) }),
 	}
@@ -97,6 +110,7 @@ func (r *run) sendCommand() *cobra.Command {
 	f.StringVar(&o.from, "from", "", "your own `ADDRESS`, instead of the configuration's account")
 	f.StringVar(&o.replyTo, "reply-to", "", "the `ADDRESS` that answers should go to")
 	f.StringArrayVar(&o.cc, "cc", nil, "name `ADDRESS` as one who got a copy; it gets none by this; may be given several times")
+	r.directFlag(c, &o.direct)
 	return c
 }
 

@@ -14,7 +14,7 @@
 // # Files
 //
 //	$XDG_CONFIG_HOME/shorebird/config.toml           account, server, [servers]; optional
-//	$XDG_DATA_HOME/shorebird/servers.json            by domain: the server's key, as first seen, and whether it spoke CMTP 1
+//	$XDG_DATA_HOME/shorebird/servers.json            by domain: the server's key, as first seen, whether it spoke CMTP 1, and who told
 //	$XDG_DATA_HOME/shorebird/contacts.json           by address: the key, as first seen, and the digest of the newest statement
 //	$XDG_DATA_HOME/shorebird/accounts.json           by the user's own addresses: digests of the server's xzibit
 //	$XDG_DATA_HOME/shorebird/ADDRESS.xzibit          an account's keys, sealed under its password
@@ -29,6 +29,20 @@
 // "shorebird", the address for the user, and for the secret the base64 of the digest of
 // the server's xzibit that they came from and of the keyring (protocol.md section 8.2).
 // An entry that came from another xzibit than the file is not used.
+//
+// # Other domains
+//
+// Where an account is known (account, --account, --from) and a place of its own domain's
+// server (server, [servers], --server), that server is asked for the keys of all other
+// domains, proven to be the account's user, and takes the letters for them into its queue
+// (docs/protocol.md sections 19.1 and 19.7). It hands on what the other server has signed,
+// which is checked; what it says by itself is that server's key and what vouches for it.
+// The key is remembered in servers.json as if it had been met, with told_by, the domain of
+// the account, and vouched: first_contact, dns, dnssec or operator. Another key that the
+// remembered one has not named is refused whatever vouches for it, until keys --forget.
+//
+// A domain that [servers] names is asked directly, every domain is with --direct, and so is
+// the server that the account's domain has in CMTP 0.01.
 //
 // # Secrets
 //
@@ -60,6 +74,10 @@
 // object on standard error, with the fields error, hint (may be absent) and code, the
 // exit status. Keys are base64, times RFC 3339 in UTC. Fields may be added, none is
 // renamed. See the types KeysReport, ForgetReport, AccountReport, RecoverReport,
-// SendReport, OpenReport and VersionReport. AccountReport may have the words of a
+// SendReport, OpenReport and VersionReport. KeysReport, and in SendReport each copy that
+// was sent, has the field home where the user's own server has answered: its domain,
+// server_key, server_fingerprint, and vouched; server is then its place, and server_key,
+// trust and protocol are of the other domain's server, as it tells. A copy that it will
+// deliver has queued, true, and the own server's receipt. AccountReport may have the words of a
 // recovery key: they are secret, and nowhere else.
 package shorebird

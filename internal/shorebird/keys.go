@@ -17,7 +17,7 @@ type KeysReport struct {
 	Address           string `json:"address"`
 	Key               string `json:"key"`
 	Fingerprint       string `json:"fingerprint"`
-	Server            string `json:"server"` // host:port
+	Server            string `json:"server"` // host:port that was asked
 	ServerKey         string `json:"server_key"`
 	ServerFingerprint string `json:"server_fingerprint"`
 	Trust             Trust  `json:"trust"`
@@ -30,6 +30,18 @@ type KeysReport struct {
 
 	Change   KeyChange `json:"change,omitempty"`               // since the address was seen last
 	Previous string    `json:"previous_fingerprint,omitempty"` // the key then, where it was another
+
+	// Home is the user's own server, where that one was asked: server_key, trust and
+	// protocol are then of the address's server, as the own one tells.
+	Home *HomeReport `json:"home,omitempty"`
+}
+
+// HomeReport is who told of another domain's server.
+type HomeReport struct {
+	Domain            string  `json:"domain"`
+	ServerKey         string  `json:"server_key"`
+	ServerFingerprint string  `json:"server_fingerprint"`
+	Vouched           Voucher `json:"vouched"` // what vouches for the other server's key
 }
 
 func (a *answer) report() KeysReport {
@@ -40,6 +52,9 @@ func (a *answer) report() KeysReport {
 	}
 	if a.before != (crypt.PublicKey{}) && a.before != a.key {
 		v.Previous = a.before.String()
+	}
+	if t := a.told; t != nil {
+		v.Home = &HomeReport{t.by.String(), base64Key(t.key), t.key.String(), t.vouched}
 	}
 	if a.history != nil {
 		v.Statements, v.Since = len(a.history.Keys), a.history.Current().NotBefore.Time()
@@ -80,18 +95,40 @@ func (v *KeysReport) story() string {
 	return s
 }
 
-func (r *run) keys(ctx context.Context, arg string, accept bool) error {
+// rows tell of the server, and who vouches for it.
+func (v *KeysReport) rows() [][2]string {
+	key := [][2]string{{"server key", v.ServerKey}, {"server fingerprint", v.ServerFingerprint}}
+	protocol := [2]string{"protocol", v.Protocol}
+	if v.Home == nil {
+		return append(append([][2]string{{"server", v.Server}}, key...), [2]string{"trust", v.Trust.words()}, protocol)
+	}
+	return append(append([][2]string{{"asked", v.Server + ", your own server, of " + v.Home.Domain}}, key...),
+		[2]string{"trust", v.Trust.told()}, [2]string{"vouched for by", v.Home.Vouched.words()}, protocol)
+}
+
+type keysOptions struct {
+	accept, direct bool
+	account        string
+}
+
+func (r *run) keys(ctx context.Context, arg string, o keysOptions) error {
 	addr, err := address.Parse(arg)
 	if err != nil {
 		return err
 	}
-	n, _, err := r.network()
+	n, h, err := r.network()
 	if err != nil {
 		return err
 	}
 	defer n.close()
-	n.accept = accept
-	a, err := n.lookup(ctx, addr)
+	n.accept = o.accept
+	account := n.settings.Account
+	if o.account != "" {
+		if account, err = address.Parse(o.account); err != nil {
+			return fmt.Errorf("--account: %w", err)
+		}
+	}
+	a, err := r.finder(n, h, account, o.direct).find(ctx, addr)
 	if err != nil {
 		return err
 	}
@@ -101,10 +138,7 @@ func (r *run) keys(ctx context.Context, arg string, accept bool) error {
 		if v.Previous != "" {
 			rows = append(rows, [2]string{"before", v.Previous + ", " + changes[v.Change]})
 		}
-		table(out, append(rows, [][2]string{
-			{"server", v.Server}, {"server key", v.ServerKey}, {"server fingerprint", v.ServerFingerprint},
-			{"trust", a.trust.words()}, {"protocol", v.Protocol},
-		}...))
+		table(out, append(rows, v.rows()...))
 	})
 }
 

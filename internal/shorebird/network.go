@@ -95,6 +95,7 @@ type answer struct {
 	trust   Trust
 	before  crypt.PublicKey // that was remembered of the address; zero when none was
 	change  KeyChange
+	told    *told // by the user's own server, which was asked in place of the address's; or nil
 }
 
 // domain returns the server of a domain, accepted.
@@ -121,14 +122,20 @@ func (n *network) reach(ctx context.Context, d address.Domain) (*peer, Trust, er
 	if err != nil {
 		return nil, "", err
 	}
-	trust, err := compare(known, d, p.key)
-	if errors.Is(err, errKeyChanged) && p.channel != nil {
-		trust, err = n.succession(ctx, d, p, known[d.String()].Key, err)
-	}
+	trust, err := n.judge(ctx, d, p, known)
 	if err != nil {
 		return nil, "", err
 	}
 	return p, trust, nil
+}
+
+// judge says how far a server can be trusted that is there for a domain.
+func (n *network) judge(ctx context.Context, d address.Domain, p *peer, known map[string]knownServer) (Trust, error) {
+	trust, err := compare(known, d, p.key)
+	if errors.Is(err, errKeyChanged) && p.channel != nil {
+		trust, err = n.succession(ctx, d, p, known[d.String()].Key, err)
+	}
+	return trust, err
 }
 
 // succession asks a server with another key than the remembered one whether that one
@@ -143,10 +150,15 @@ func (n *network) succession(ctx context.Context, d address.Domain, p *peer, was
 	if err != nil || !ok || !h.Follows(key) {
 		return "", changed
 	}
-	if err := n.known.succeed(ctx, d, was, p.key); err != nil {
+	return n.succeed(ctx, d, was, p.key)
+}
+
+// succeed remembers a server's new key, which the one before has named.
+func (n *network) succeed(ctx context.Context, d address.Domain, was string, key crypt.PublicKey) (Trust, error) {
+	if err := n.known.succeed(ctx, d, was, key); err != nil {
 		return "", err
 	}
-	n.note("The server of %s has a new key, which the one before has named: %s", d, p.key)
+	n.note("The server of %s has a new key, which the one before has named: %s", d, key)
 	return Succeeded, nil
 }
 
@@ -157,11 +169,16 @@ func (n *network) lookup(ctx context.Context, a address.Address) (*answer, error
 	if err != nil {
 		return nil, err
 	}
+	return n.acquaint(ctx, found)
+}
+
+// acquaint holds an answer against what is remembered of its address, and remembers it.
+func (n *network) acquaint(ctx context.Context, found *answer) (*answer, error) {
 	if err := n.contacts.meet(ctx, found, n.accept); err != nil {
 		return nil, err
 	}
 	if found.change == Rotated {
-		n.note("%s has a new key, which the one before has signed for: %s", a, found.key)
+		n.note("%s has a new key, which the one before has signed for: %s", found.address, found.key)
 	}
 	return found, nil
 }
@@ -205,12 +222,16 @@ func (n *network) meet(ctx context.Context, d address.Domain, p *peer, trust Tru
 // again returns the server that gave the answer. Where it had to be called anew it
 // has to be the same one still.
 func (n *network) again(ctx context.Context, a *answer) (*peer, error) {
-	p, err := n.peer(ctx, a.where, a.history != nil)
+	domain, key, private := a.address.Domain, a.server, a.history != nil
+	if a.told != nil {
+		domain, key, private = a.told.by, a.told.key, true
+	}
+	p, err := n.peer(ctx, a.where, private)
 	if err != nil {
 		return nil, err
 	}
-	if p.key != a.server {
-		return nil, hint(fmt.Errorf("%s: %w while this was running", a.address.Domain, errKeyChanged), "Nothing was sent to it. Ask its operator.")
+	if p.key != key {
+		return nil, hint(fmt.Errorf("%s: %w while this was running", domain, errKeyChanged), "Nothing was sent to it. Ask its operator.")
 	}
 	p.accept()
 	return p, nil

@@ -22,6 +22,7 @@ const maxText = 16 << 20
 type sendOptions struct {
 	subject, from, replyTo string
 	attach, cc             []string
+	direct                 bool
 }
 
 // SendReport is what send prints with --json, also when some copies were not sent.
@@ -85,12 +86,13 @@ func (r *run) send(ctx context.Context, args []string, o sendOptions) error {
 	if draft.Text, err = r.text(ctx); err != nil {
 		return err
 	}
-	answers, err := n.lookupAll(ctx, to)
+	find := r.finder(n, h, from, o.direct)
+	answers, err := find.all(ctx, to)
 	if err != nil {
 		return err
 	}
 	s := &sender{network: n, from: from}
-	if s.account, err = r.submitter(ctx, n, h, from, answers); err != nil {
+	if s.account, err = find.submitter(ctx, from, answers); err != nil {
 		return fmt.Errorf("nothing was sent: %w", err)
 	}
 	return r.sendAll(ctx, s, draft, files, answers)
@@ -106,30 +108,22 @@ type sender struct {
 // submitter returns the account that proves to be the source where a letter goes to
 // from's own server, which takes its domains' names from nobody else (docs/protocol.md
 // section 19.7). Every other server takes the source for a claim.
-func (r *run) submitter(ctx context.Context, n *network, h home, from address.Address, answers []*answer) (*desk, error) {
-	known, err := n.known.load()
+func (f *finder) submitter(ctx context.Context, from address.Address, answers []*answer) (*desk, error) {
+	known, err := f.known.load()
 	if err != nil {
 		return nil, err
 	}
 	if !slices.ContainsFunc(answers, func(a *answer) bool { return a.isHome(from, known) }) {
 		return nil, nil
 	}
-	account := from
-	account.Account = from.Account.Base()
-	if own := n.settings.Account; !h.hasKeys(account) && !own.IsZero() && h.hasKeys(own) {
-		account = own // from may be an alias
-	}
-	d, err := r.desk(ctx, n, h, account)
-	if err != nil {
-		return nil, err
-	}
-	_, _, err = d.signIn(ctx)
-	return d, err
+	_, err = f.signIn(ctx)
+	return f.desk, err
 }
 
-// isHome reports whether the answer is from the server of an address, in CMTP 1.
+// isHome reports whether the answer is from the server of an address, in CMTP 1, or was
+// told by the user's own.
 func (a *answer) isHome(of address.Address, known map[string]knownServer) bool {
-	return a.history != nil && known[of.Domain.String()].Key == base64Key(a.server)
+	return a.told != nil || a.history != nil && known[of.Domain.String()].Key == base64Key(a.server)
 }
 
 // envelope returns whom a letter is from and, each once, whom it is to.
@@ -190,11 +184,11 @@ func (r *run) text(ctx context.Context) ([]byte, error) {
 	return text, nil
 }
 
-// lookupAll asks for every key before anything is sent to anybody.
-func (n *network) lookupAll(ctx context.Context, to []address.Address) ([]*answer, error) {
+// all asks for every key before anything is sent to anybody.
+func (f *finder) all(ctx context.Context, to []address.Address) ([]*answer, error) {
 	var answers []*answer
 	for _, addr := range to {
-		a, err := n.lookup(ctx, addr)
+		a, err := f.find(ctx, addr)
 		if err != nil {
 			return nil, fmt.Errorf("nothing was sent: %w", err)
 		}
@@ -239,12 +233,21 @@ func (r *run) sendAll(ctx context.Context, s *sender, d *letter.Draft, files []*
 }
 
 func (s *SendReport) text(out *bytes.Buffer) {
+	queued := false
 	for _, a := range s.Sent {
 		what := "sent to"
 		if a.Queued {
 			what = "queued for"
 		}
-		fmt.Fprintf(out, "%s %s: %d bytes, sealed to %s (server: %s)\n", what, a.Address, a.Bytes, a.Fingerprint, a.Trust)
+		server := string(a.Trust)
+		if a.Home != nil {
+			server += ", vouched for by " + a.Home.Vouched.short()
+		}
+		fmt.Fprintf(out, "%s %s: %d bytes, sealed to %s (server: %s)\n", what, a.Address, a.Bytes, a.Fingerprint, server)
+		queued = queued || a.Queued
+	}
+	if queued {
+		fmt.Fprintln(out, "queued: your server delivers it; a report comes to your mailbox if it cannot")
 	}
 	if len(s.Sent)+len(s.Failed) > 1 {
 		for _, f := range s.Failed {
@@ -266,7 +269,7 @@ func (s *sender) sendOne(ctx context.Context, d *letter.Draft, a *answer) (int64
 	}
 	sent, err := p.send(m)
 	if err != nil {
-		s.drop(a.where)
+		s.drop(p.where)
 		return 0, nil, fmt.Errorf("%s: %w", a.address, err)
 	}
 	p.used = s.now()
@@ -284,8 +287,12 @@ func (s *sender) submitTo(ctx context.Context, a *answer) (*peer, error) {
 	if err != nil || !a.isHome(s.from, known) {
 		return p, err
 	}
-	if _, _, err = s.account.signIn(ctx); err != nil {
+	key := p.key
+	if p, _, err = s.account.signIn(ctx); err != nil {
 		return nil, err
+	}
+	if p.key == key { // never called anew in between, which would leave nobody proven
+		return p, nil
 	}
 	return s.again(ctx, a)
 }

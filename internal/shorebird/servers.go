@@ -34,6 +34,10 @@ type knownServer struct {
 	// CMTP1 says that the domain has spoken CMTP 1, without which it is not spoken to
 	// any more (docs/protocol.md section 15.6).
 	CMTP1 bool `json:"cmtp1,omitempty"`
+	// Of a server that the user's own one was asked about: the domain of that one, and
+	// what vouches for the key, as it told last.
+	ToldBy  string  `json:"told_by,omitempty"`
+	Vouched Voucher `json:"vouched,omitempty"`
 }
 
 func newKnownServers(dir string, now func() time.Time) knownServers {
@@ -75,6 +79,11 @@ func fingerprint(key string) string {
 // remember keeps the key of a domain's server, unless another one is there by now, and
 // that it has spoken CMTP 1.
 func (k *knownServers) remember(ctx context.Context, d address.Domain, key crypt.PublicKey, cmtp1 bool) error {
+	return k.recall(ctx, d, key, func(s *knownServer) { s.CMTP1 = s.CMTP1 || cmtp1 })
+}
+
+// recall is change of what is remembered of a domain's server that has the key.
+func (k *knownServers) recall(ctx context.Context, d address.Domain, key crypt.PublicKey, learn func(*knownServer)) error {
 	return k.change(ctx, func(known map[string]knownServer) error {
 		trust, err := compare(known, d, key)
 		if err != nil {
@@ -84,7 +93,7 @@ func (k *knownServers) remember(ctx context.Context, d address.Domain, key crypt
 		if trust == FirstContact {
 			s = knownServer{Key: base64Key(key), FirstSeen: k.today()}
 		}
-		s.CMTP1 = s.CMTP1 || cmtp1
+		learn(&s)
 		known[d.String()] = s
 		return nil
 	})
@@ -97,7 +106,7 @@ func (k *knownServers) succeed(ctx context.Context, d address.Domain, was string
 			_, err := compare(known, d, key) // by another process, meanwhile
 			return err
 		}
-		known[d.String()] = knownServer{base64Key(key), k.today(), true}
+		known[d.String()] = knownServer{Key: base64Key(key), FirstSeen: k.today(), CMTP1: true}
 		return nil
 	})
 }

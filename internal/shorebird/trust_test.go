@@ -89,8 +89,8 @@ func TestKeys_Downgrade(t *testing.T) {
 	w := h.twin(t)
 	w.Users["bob@example.net"] = w.Users[bob]
 	where := w.Start(t)
-	p.want(ok, "", []string{"keys", "bob@example.net", "--server", where}, "CMTP 0.01")
-	p.want(trust, "x", []string{"send", "bob@example.net", bob, "--from", "alice@example.com", "--server", where}, "has spoken CMTP 1 before", "nothing was sent")
+	p.want(ok, "", []string{"keys", "bob@example.net", "--server", where, "--direct"}, "CMTP 0.01")
+	p.want(trust, "x", []string{"send", "bob@example.net", bob, "--from", "alice@example.com", "--server", where, "--direct"}, "has spoken CMTP 1 before", "nothing was sent")
 }
 
 // From CMTP 0.01 to CMTP 1 nothing is asked: key and server are the same.
