@@ -131,11 +131,34 @@ func (f *Finder) Find(ctx context.Context, d address.Domain) (*Result, error) {
 // Published returns what a domain publishes at _cmtp. The error is an *Error and
 // temporary: absence is none.
 func (f *Finder) Published(ctx context.Context, d address.Domain) (Published, error) {
-	name := "_cmtp." + d.String()
-	if len(name) > address.MaxDomainLength {
-		return Published{}, nil // nothing can be there
+	name, ok := recordName(d)
+	if !ok {
+		return Published{}, nil
 	}
-	a := f.resolver.ask(ctx, name, dns.TypeTXT)
+	return published(f.resolver.ask(ctx, name, dns.TypeTXT))
+}
+
+// Look is Published for who has to know what is so now: it asks past what is remembered here, and
+// leaves that alone. ttl is for how long a server like this one keeps the answer: at most a day,
+// and 0 for one that nobody keeps.
+func (f *Finder) Look(ctx context.Context, d address.Domain) (p Published, ttl time.Duration, err error) {
+	name, ok := recordName(d)
+	if !ok {
+		return Published{}, 0, nil
+	}
+	before := f.resolver.now()
+	a := f.resolver.resolve(ctx, question{dns.Fqdn(name), dns.TypeTXT})
+	p, err = published(a)
+	return p, max(a.expires.Sub(before).Truncate(time.Second), 0), err
+}
+
+// recordName returns the name of a domain's record. It is false where there can be none.
+func recordName(d address.Domain) (name string, ok bool) {
+	name = "_cmtp." + d.String()
+	return name, len(name) <= address.MaxDomainLength
+}
+
+func published(a *answer) (Published, error) {
 	if isTemporary(a.err) {
 		return Published{}, a.err
 	}
