@@ -27,7 +27,7 @@ func TestServe_KeyRotation(t *testing.T) {
 	equal(t, "former keys at first", len(first.Former), 0)
 	d := site.Start(t)
 	before := checkSigned(t, d)
-	if r := site.Run(t, "", "key", "rotate"); r.Status != 1 || !strings.Contains(r.Err, "stop cmtpd") {
+	if r := site.Run(t, "", "key", "rotate", "--now"); r.Status != 1 || !strings.Contains(r.Err, "stop cmtpd") {
 		t.Fatalf("beside the daemon: %+v", r)
 	}
 	if after := checkSigned(t, d); after != before {
@@ -35,8 +35,8 @@ func TestServe_KeyRotation(t *testing.T) {
 	}
 	d.Stop(t)
 
-	site.Must(t, "", "key", "rotate")
-	printed := site.Must(t, "", "key", "rotate")
+	site.Must(t, "", "key", "rotate", "--now")
+	printed := site.Must(t, "", "key", "rotate", "--now")
 	keys := showKeys(t, site)
 	equal(t, "former keys", len(keys.Former), 2)
 	if !strings.Contains(printed, keys.Identity.Fingerprint) || strings.Contains(printed, before.String()) {
@@ -187,7 +187,7 @@ func TestServe_KeyRotation_Lost(t *testing.T) {
 	t.Parallel()
 	site := cmtptest.NewSite(t, nil)
 	site.Start(t).Stop(t)
-	site.Must(t, "", "key", "rotate")
+	site.Must(t, "", "key", "rotate", "--now")
 	former := showKeys(t, site).Former[0].File
 	kept, err := os.ReadFile(former)
 	if err != nil {

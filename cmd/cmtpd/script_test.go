@@ -18,6 +18,7 @@ import (
 
 	"cmtpd/internal/client"
 	"cmtpd/internal/cmtptest"
+	"cmtpd/internal/discovery/dnstest"
 )
 
 // TestScript runs testdata/script: the command line as an administrator uses it.
@@ -30,6 +31,7 @@ import (
 //	letter ACCOUNT BYTES      deliver a message with a body of so many bytes
 //	meet DOMAIN NUMBER        judge a server of a domain that shows the key of that number
 //	enqueue DOMAIN BYTES      store a message that waits for a server of a domain; $ID is its number
+//	publish FILE [DOMAIN...]  put the _cmtp records in FILE, or stdout, into DNS
 //	json FILE                 FILE, or stdout, is JSON
 //	flip FILE OFFSET          flip a bit; a negative OFFSET counts from the end
 //	halves FILE               give a key file another public half
@@ -45,7 +47,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "serve": serve, "halt": halt, "keyrequest": keyrequest, "letter": sendLetter,
-			"meet": meet, "enqueue": enqueue, "json": isJSON, "flip": flip, "halves": halves,
+			"meet": meet, "enqueue": enqueue, "publish": publish, "json": isJSON, "flip": flip, "halves": halves,
 		},
 	})
 }
@@ -54,6 +56,7 @@ func TestScript(t *testing.T) {
 type script struct {
 	program string
 	daemon  *cmtptest.Daemon
+	zone    *dnstest.Server
 }
 
 type daemonKey struct{}

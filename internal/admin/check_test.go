@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"cmtpd/internal/admin"
 	"cmtpd/internal/cmtptest"
@@ -128,10 +129,10 @@ func TestCheck_Files(t *testing.T) {
 		one(t, wrong, "keys: ", "chmod 600 "+path)
 		chmod(path, 0o600)
 	}
-	if _, _, err := keyfile.Rotate(cfg.KeyFile()); err != nil {
+	if _, err := admin.NewRotation(cfg, false, time.Now).Now(""); err != nil {
 		t.Fatal(err)
 	}
-	former, err := filepath.Glob(cfg.KeyFile() + ".*")
+	former, err := filepath.Glob(cfg.KeyFile() + "." + strings.Repeat("?", 40))
 	if err != nil || len(former) != 1 {
 		t.Fatal(former, err)
 	}

@@ -1,14 +1,18 @@
 package admin
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
+	"time"
 
 	"cmtpd/internal/config"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/discovery"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
 )
@@ -30,50 +34,106 @@ func keyView(key crypt.PublicKey, file string) KeyView {
 
 // KeysView is what is shown of all keys of a server.
 type KeysView struct {
-	Identity KeyView   `json:"identity"`
-	Spool    *KeyView  `json:"spool,omitempty"` // nil before the first start
-	Former   []KeyView `json:"former"`          // identities that were rotated
+	Identity  KeyView      `json:"identity"`
+	Spool     *KeyView     `json:"spool,omitempty"`     // nil before the first start
+	Next      *KeyView     `json:"next,omitempty"`      // prepared for a rotation
+	Successor *KeyView     `json:"successor,omitempty"` // announced; the file has its public half
+	Former    []KeyView    `json:"former"`              // identities that were rotated
+	Records   []DomainView `json:"records"`             // for DNS
 }
 
-// Keys returns the keys of the server that cfg describes.
-func Keys(cfg *config.Config) (v KeysView, err error) {
-	show := func(path string) (KeyView, error) {
-		k, err := keyfile.Load(path)
-		if err != nil {
-			return KeyView{}, err
-		}
-		defer k.Wipe()
-		return keyView(k.Public(), path), nil
+// A keyState is where a server stands in the change of its keys. All of it is from files.
+type keyState struct {
+	live      crypt.PublicKey
+	since     time.Time       // live is in use, by its file's time
+	next      crypt.PublicKey // zero: none is prepared
+	successor crypt.PublicKey // that was made here and has not come yet; zero: none
+	former    []crypt.PublicKey
+}
+
+// prepared reports whether a key waits to follow the one in use.
+func (s *keyState) prepared() bool { return s.next != crypt.PublicKey{} && s.next != s.live }
+
+// interrupted reports whether a switch was cut short when the new key was in its place.
+func (s *keyState) interrupted() bool { return s.next == s.live }
+
+// has reports whether a key is the one in use, or was.
+func (s *keyState) has(key crypt.PublicKey) bool {
+	return key == s.live || slices.Contains(s.former, key)
+}
+
+// readKeys returns the state of the server that cfg describes. It fails where a key that is there cannot be read.
+func readKeys(cfg *config.Config) (*keyState, error) {
+	path, s := cfg.KeyFile(), new(keyState)
+	info, err := os.Lstat(path)
+	if err == nil {
+		s.live, err = publicHalf(path)
 	}
-	if v.Identity, err = show(cfg.KeyFile()); errors.Is(err, fs.ErrNotExist) {
-		return v, fmt.Errorf("%w; cmtpd serve makes the keys at its first start", err)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w; cmtpd serve makes the keys at its first start", err)
 	}
+	if err != nil {
+		return nil, err
+	}
+	s.since = info.ModTime()
+	if s.next, err = publicHalf(keyfile.NextPath(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if s.successor, err = keyfile.LoadPublic(keyfile.SuccessorPath(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	former, err := keyfile.Former(path)
+	for _, k := range former {
+		s.former = append(s.former, k.Public())
+		k.Wipe()
+	}
+	if s.has(s.successor) { // it has come
+		s.successor = crypt.PublicKey{}
+	}
+	return s, err
+}
+
+// publicHalf returns the public half of the key at path.
+func publicHalf(path string) (crypt.PublicKey, error) {
+	k, err := keyfile.Load(path)
+	if err != nil {
+		return crypt.PublicKey{}, err
+	}
+	defer k.Wipe()
+	return k.Public(), nil
+}
+
+// Keys returns the keys of the server that cfg describes, and what should be published of them; with
+// dns also what is.
+func Keys(ctx context.Context, cfg *config.Config, dns bool) (v KeysView, err error) {
+	s, err := readKeys(cfg)
 	if err != nil {
 		return v, err
 	}
-	own, err := show(cfg.SpoolKeyFile())
+	path := cfg.KeyFile()
+	v.Identity = keyView(s.live, path)
+	own, err := publicHalf(cfg.SpoolKeyFile())
 	if err == nil {
-		v.Spool = &own
+		v.Spool = new(keyView(own, cfg.SpoolKeyFile()))
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return v, err
 	}
-	v.Former = []KeyView{}
-	former, err := keyfile.Former(cfg.KeyFile())
-	for _, k := range former {
-		v.Former = append(v.Former, keyView(k.Public(), keyfile.FormerPath(cfg.KeyFile(), k.Public())))
-		k.Wipe()
+	if s.prepared() {
+		v.Next = new(keyView(s.next, keyfile.NextPath(path)))
 	}
-	return v, err
-}
-
-// RotateKey gives the server a new identity, and keeps the former one where the daemon finds it.
-func RotateKey(cfg *config.Config) (former, now KeyView, err error) {
-	var was, is crypt.PublicKey
-	err = stopped(cfg, cfg.KeyFile(), func() (err error) {
-		was, is, err = keyfile.Rotate(cfg.KeyFile())
-		return err
-	})
-	return keyView(was, keyfile.FormerPath(cfg.KeyFile(), was)), keyView(is, cfg.KeyFile()), err
+	if s.successor != (crypt.PublicKey{}) {
+		v.Successor = new(keyView(s.successor, keyfile.SuccessorPath(path)))
+	}
+	v.Former = []KeyView{}
+	for _, k := range s.former {
+		v.Former = append(v.Former, keyView(k, keyfile.FormerPath(path, k)))
+	}
+	var sights []sight
+	if dns {
+		sights = look(ctx, cfg, discovery.New(cfg, discovery.Options{}))
+	}
+	v.Records = s.domains(cfg, sights)
+	return v, nil
 }
 
 // RotateSpoolKey gives the server a new key to sign its spool with. Nothing of the former one is
@@ -81,7 +141,7 @@ func RotateKey(cfg *config.Config) (former, now KeyView, err error) {
 func RotateSpoolKey(cfg *config.Config) (now KeyView, err error) {
 	var is crypt.PublicKey
 	err = stopped(cfg, cfg.SpoolKeyFile(), func() (err error) {
-		_, is, err = keyfile.Replace(cfg.SpoolKeyFile())
+		is, err = keyfile.Replace(cfg.SpoolKeyFile())
 		return err
 	})
 	return keyView(is, cfg.SpoolKeyFile()), err

@@ -1,8 +1,11 @@
 package keyfile
 
-// Swap and Parse let a test rotate keys on a file system of its own.
+// What lets a test rotate keys on a file system of its own.
 var (
-	Swap  = swap
-	Write = write
-	Parse = parse
+	PrepareOn = prepare
+	PromoteOn = promote
+	CreateOn  = createSuccessor
+	Announce  = announce
+	Write     = write
+	Parse     = parse
 )

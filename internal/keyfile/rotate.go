@@ -18,7 +18,7 @@ var ErrOther = errors.New("the file holds another key than its name says")
 // digits returns a key's fingerprint as it stands in a file's name.
 func digits(key crypt.PublicKey) string { return strings.ReplaceAll(key.String(), " ", "") }
 
-// FormerPath is where Rotate keeps a key that was at path: beside it, under its fingerprint.
+// FormerPath is where Promote keeps a key that was at path: beside it, under its fingerprint.
 func FormerPath(path string, key crypt.PublicKey) string { return path + "." + digits(key) }
 
 // LoadFormer reads a key that was at path before it was rotated.
@@ -56,53 +56,33 @@ func Former(path string) ([]*crypt.PrivateKey, error) {
 	return keys, nil
 }
 
-// Rotate puts a new key in the place of the one at path, and keeps that one at FormerPath. The
-// former key is there before the new one takes its place, and a crash at any point leaves
-// one of the two whole at path: then Rotate may be called again. Only one process may call it at
-// a time.
-//
-//	unlink                   .<base>.*.tmp                   what an earlier crash has left
-//	open, pwrite, fdatasync  .<base>.<former>.<random>.tmp   the former key
-//	rename                   .<base>.<former>.<random>.tmp   path.<former>
-//	fsync                    the directory
-//	open, pwrite, fdatasync  .<base>.<random>.tmp            the new key
-//	rename                   .<base>.<random>.tmp            path
-//	fsync                    the directory
-func Rotate(path string) (former, now crypt.PublicKey, err error) {
-	return rotate(durable.OS, path, true)
-}
-
 // Replace puts a new key in the place of the one at path, of which nothing is kept.
 //
 //	unlink                   .<base>.*.tmp          what an earlier crash has left
 //	open, pwrite, fdatasync  .<base>.<random>.tmp   the new key
 //	rename                   .<base>.<random>.tmp   path
 //	fsync                    the directory
-func Replace(path string) (former, now crypt.PublicKey, err error) {
-	return rotate(durable.OS, path, false)
-}
-
-func rotate(fsys durable.FS, path string, keep bool) (former, now crypt.PublicKey, err error) {
+func Replace(path string) (now crypt.PublicKey, err error) {
 	old, err := Load(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return former, now, fmt.Errorf("there is no key to rotate: %w; cmtpd serve makes one at its first start", err)
+		return now, fmt.Errorf("there is no key to replace: %w; cmtpd serve makes one at its first start", err)
 	}
 	if err != nil {
-		return former, now, err
+		return now, err
 	}
 	defer old.Wipe()
 	key, err := crypt.GenerateKey()
 	if err != nil {
-		return former, now, fmt.Errorf("making the key %s: %w", path, err)
+		return now, fmt.Errorf("making the key %s: %w", path, err)
 	}
 	defer key.Wipe()
-	if err := swap(fsys, path, old, key, keep); err != nil {
-		return former, now, fmt.Errorf("rotating the key %s: %w; it is the former or the new one now, and this may be called again", path, err)
+	if err := swap(durable.OS, path, old, key, false); err != nil {
+		return now, fmt.Errorf("replacing the key %s: %w; it is the former or the new one now, and this may be called again", path, err)
 	}
-	return old.Public(), key.Public(), nil
+	return key.Public(), nil
 }
 
-// swap is Rotate and Replace on any file system.
+// swap puts a key in the place of another, which is kept or not.
 func swap(fsys durable.FS, path string, old, key *crypt.PrivateKey, keep bool) error {
 	if err := sweep(fsys, path); err != nil {
 		return err

@@ -3,7 +3,6 @@ package keyfile_test
 import (
 	"errors"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,19 +10,37 @@ import (
 
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
-	"cmtpd/internal/durable/durabletest"
 	"cmtpd/internal/keyfile"
 )
 
-func TestRotate(t *testing.T) {
+// rotate puts a new key in the place of the one at path.
+func rotate(path string) (former, now crypt.PublicKey, err error) {
+	old, err := keyfile.Load(path)
+	if err != nil {
+		return former, now, err
+	}
+	key, err := crypt.GenerateKey()
+	if err == nil {
+		err = keyfile.Prepare(path, key)
+	}
+	if err == nil {
+		now, err = keyfile.Promote(path)
+	}
+	return old.Public(), now, err
+}
+
+func TestPromote(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "server.key")
-	if _, _, err := keyfile.Rotate(path); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "cmtpd serve") {
+	if _, err := keyfile.Replace(path); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "cmtpd serve") {
 		t.Fatalf("without a key: %v", err)
 	}
 	key, _, err := keyfile.LoadOrCreate(path)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, err := keyfile.Promote(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("without a next key: %v", err)
 	}
 	rest := filepath.Join(dir, ".server.key.REST.tmp")
 	if err := os.WriteFile(rest, []byte("a key of long ago"), 0o600); err != nil {
@@ -31,7 +48,7 @@ func TestRotate(t *testing.T) {
 	}
 	had := []crypt.PublicKey{key.Public()}
 	for range 3 {
-		former, now, err := keyfile.Rotate(path)
+		former, now, err := rotate(path)
 		if err != nil || former != had[len(had)-1] {
 			t.Fatalf("%v follows %v, %v", now, former, err)
 		}
@@ -58,7 +75,7 @@ func TestRotate(t *testing.T) {
 	if all, err := keyfile.Former(path); err != nil || len(all) != 3 {
 		t.Errorf("%d former keys, %v", len(all), err)
 	}
-	if _, now, err := keyfile.Replace(path); err != nil || now == had[3] {
+	if now, err := keyfile.Replace(path); err != nil || now == had[3] {
 		t.Errorf("replaced by %v, %v", now, err)
 	}
 	if all, err := keyfile.Former(path); err != nil || len(all) != 3 {
@@ -72,7 +89,7 @@ func TestLoadFormer_Refuses(t *testing.T) {
 	if _, _, err := keyfile.LoadOrCreate(path); err != nil {
 		t.Fatal(err)
 	}
-	first, second, err := keyfile.Rotate(path)
+	first, second, err := rotate(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,50 +118,8 @@ func TestLoadFormer_Refuses(t *testing.T) {
 	if err := os.Chmod(path, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := keyfile.Rotate(path); !errors.Is(err, keyfile.ErrMode) {
+	if _, _, err := rotate(path); !errors.Is(err, keyfile.ErrMode) {
 		t.Errorf("rotating a key that is open to others: %v", err)
-	}
-}
-
-// TestRotate_Faults fails every durable call of a rotation, then ends the process or the machine.
-// A whole key is there each time, and where it is the new one, so is the former.
-func TestRotate_Faults(t *testing.T) {
-	const path = "/data/server.key"
-	old, key := generate(t), generate(t)
-	for _, fault := range []durabletest.Fault{durabletest.Before, durabletest.After, durabletest.Short} {
-		for n := 1; ; n++ {
-			reached := false
-			for seed := range uint64(8) {
-				fsys := durabletest.New()
-				if err := errors.Join(durable.MkdirAll(fsys, "/data", 0o700), keyfile.Write(fsys, path, old)); err != nil {
-					t.Fatal(err)
-				}
-				first := fsys.Calls()
-				fsys.Inject(func(c durabletest.Call) durabletest.Fault {
-					if c.N != first+n {
-						return durabletest.None
-					}
-					reached = true
-					return fault
-				})
-				err := keyfile.Swap(fsys, path, old, key, true)
-				if fsys = fsys.Kill(); seed > 0 {
-					fsys = fsys.Crash(rand.New(rand.NewPCG(seed, uint64(n))))
-				}
-				now := holds(t, fsys, path)
-				switch {
-				case now == key.Public():
-					if holds(t, fsys, keyfile.FormerPath(path, old.Public())) != old.Public() {
-						t.Errorf("call %d, fault %d, seed %d: the former key is lost", n, fault, seed)
-					}
-				case now != old.Public() || err == nil:
-					t.Errorf("call %d, fault %d, seed %d: the key is %v after %v", n, fault, seed, now, err)
-				}
-			}
-			if !reached {
-				break
-			}
-		}
 	}
 }
 

@@ -152,13 +152,21 @@ func (s *Server) Close() {
 // SetZone replaces all records.
 func (s *Server) SetZone(t testing.TB, text string) {
 	t.Helper()
+	if err := s.Replace(text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Replace is SetZone where there is no test at hand.
+func (s *Server) Replace(text string) error {
 	zone, err := parseZone(text)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.zone = zone
+	return nil
 }
 
 // Set says how the server behaves when it is asked for a name. Of types, only if
