@@ -26,6 +26,7 @@ import (
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/spool"
+	"cmtpd/internal/trust"
 	"cmtpd/internal/version"
 )
 
@@ -42,7 +43,7 @@ const (
 	manifestName  = "backup.json"
 	format        = 1
 	manifestLimit = 64 << 10 // bytes
-	accountLimit  = 1 << 20  // bytes
+	fileLimit     = 1 << 20  // bytes of an account, or of what is known of a domain
 )
 
 // A Manifest says what a backup holds. It is the last file of a backup to be written.
@@ -56,13 +57,14 @@ type Manifest struct {
 	Messages uint64    `json:"messages"`
 	Bytes    int64     `json:"spool_bytes"`
 	Accounts int       `json:"accounts"`
+	Trust    int       `json:"trust"` // domains whose servers' keys are remembered
 }
 
 // Make makes a backup of cfg's data in the new directory dir. It locks nothing; a daemon
 // goes on meanwhile. progress may be nil; want are heads that the copy must contain.
 //
 //	mkdir      .<base>.<random>.tmp beside dir
-//	(the key, the spool as spool.Copy copies it, the accounts: open, pwrite, fdatasync)
+//	(the keys, the spool as spool.Copy copies it, the accounts, the other servers' keys: open, pwrite, fdatasync)
 //	fsync      every directory
 //	open, pwrite, fdatasync, rename, fsync   backup.json
 //	rename     .<base>.<random>.tmp   dir
@@ -121,7 +123,7 @@ func fill(ctx context.Context, cfg *config.Config, tmp string, progress func(don
 	}
 	defer key.Wipe()
 	public := key.Public()
-	if err := copyFormer(cfg, &to); err != nil {
+	if err := copyOthers(cfg, &to); err != nil {
 		return nil, err
 	}
 	report, err := copySpool(ctx, cfg, &to, public, progress, want)
@@ -136,6 +138,10 @@ func fill(ctx context.Context, cfg *config.Config, tmp string, progress func(don
 	if err != nil {
 		return nil, err
 	}
+	known, err := copyTrust(cfg, &to)
+	if err != nil {
+		return nil, err
+	}
 	for _, d := range []string{to.SpoolDir(), tmp} {
 		if err := durable.OS.SyncDir(d); err != nil {
 			return nil, err
@@ -144,7 +150,7 @@ func fill(ctx context.Context, cfg *config.Config, tmp string, progress func(don
 	m := &Manifest{
 		Format: format, Time: now.UTC().Truncate(time.Second), Version: version.Number, Head: report.Head.String(),
 		Identity: base64.StdEncoding.EncodeToString(public[:]), Commits: report.Commits, Messages: report.Messages,
-		Bytes: report.Bytes, Accounts: n,
+		Bytes: report.Bytes, Accounts: n, Trust: known,
 	}
 	data, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
@@ -184,8 +190,33 @@ func copyKey(from, to string) (*crypt.PrivateKey, error) {
 	return keyfile.Load(to)
 }
 
-// copyFormer copies the identity keys that the server had before: mail to the server itself may be
-// sealed to them.
+// copyOthers copies the keys around the identity: those that the server had before, since mail to the server
+// itself may be sealed to them; the next one, which may be in DNS already; and the public half of the
+// successor. When the next one was seen in DNS is left out: a server that is restored looks anew.
+func copyOthers(from, to *config.Config) error {
+	if err := copyFormer(from, to); err != nil {
+		return err
+	}
+	next, err := copyKey(keyfile.NextPath(from.KeyFile()), keyfile.NextPath(to.KeyFile()))
+	if err == nil {
+		next.Wipe()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	path := keyfile.SuccessorPath(from.KeyFile())
+	if _, err = keyfile.LoadPublic(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	data, err := durable.ReadFile(durable.OS, path, manifestLimit)
+	if err != nil {
+		return err
+	}
+	return durable.WriteNew(durable.OS, keyfile.SuccessorPath(to.KeyFile()), data, 0o600)
+}
+
 func copyFormer(from, to *config.Config) error {
 	former, err := keyfile.Former(from.KeyFile())
 	for _, k := range former {
@@ -205,30 +236,8 @@ func copyFormer(from, to *config.Config) error {
 // copyAccounts copies every account, and reads the copies as the daemon will. An account that is
 // removed meanwhile is left out.
 func copyAccounts(from, to *config.Config, identity *crypt.PrivateKey) (n int, err error) {
-	if err := durable.MkdirAll(durable.OS, to.AccountsDir(), 0o700); err != nil {
-		return 0, err
-	}
-	names, err := durable.OS.ReadDir(from.AccountsDir())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, err
-	}
-	for _, name := range names {
-		if !strings.HasSuffix(name, ".json") || strings.HasPrefix(name, ".") {
-			continue
-		}
-		data, err := durable.ReadFile(durable.OS, filepath.Join(from.AccountsDir(), name), accountLimit)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err == nil {
-			err = durable.WriteNew(durable.OS, filepath.Join(to.AccountsDir(), name), data, 0o600)
-		}
-		if err != nil {
-			return 0, fmt.Errorf("copying the accounts: %w", err)
-		}
-	}
-	if err := durable.OS.SyncDir(to.AccountsDir()); err != nil {
-		return 0, err
+	if err := copyFiles(from.AccountsDir(), to.AccountsDir()); err != nil {
+		return 0, fmt.Errorf("copying the accounts: %w", err)
 	}
 	store, err := account.Open(account.Options{Dir: to.AccountsDir(), FS: durable.OS, Signer: identity, Now: time.Now})
 	if err != nil {
@@ -236,4 +245,42 @@ func copyAccounts(from, to *config.Config, identity *crypt.PrivateKey) (n int, e
 	}
 	all, err := store.List()
 	return len(all), err
+}
+
+// copyTrust copies what is remembered of other servers' keys, without which every domain would be a stranger
+// to the restored server. A damaged file is copied as it is: it goes on holding its domain.
+func copyTrust(from, to *config.Config) (n int, err error) {
+	if err := copyFiles(from.TrustDir(), to.TrustDir()); err != nil {
+		return 0, fmt.Errorf("copying what is known of other servers: %w", err)
+	}
+	all, err := trust.Read(to.TrustDir(), durable.OS, time.Now())
+	return len(all), err
+}
+
+// copyFiles copies the finished files of a directory, if there is one, into a new one. Those that are replaced
+// meanwhile are copied as they were or as they are, and those that go are left out.
+func copyFiles(from, to string) error {
+	if err := durable.MkdirAll(durable.OS, to, 0o700); err != nil {
+		return err
+	}
+	names, err := durable.OS.ReadDir(from)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".json") || strings.HasPrefix(name, ".") {
+			continue
+		}
+		data, err := durable.ReadFile(durable.OS, filepath.Join(from, name), fileLimit)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = durable.WriteNew(durable.OS, filepath.Join(to, name), data, 0o600)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return durable.OS.SyncDir(to)
 }

@@ -158,7 +158,7 @@ func build(ctx context.Context, from, to *config.Config, m *Manifest, head spool
 		return nil, err
 	}
 	defer identity.Wipe()
-	if err := copyFormer(from, to); err != nil {
+	if err := copyOthers(from, to); err != nil {
 		return nil, err
 	}
 	report, err := spool.Copy(ctx, durable.OS, from.SpoolDir(), to.SpoolDir(), identity.Public(), progress, append(want, head)...)
@@ -174,6 +174,12 @@ func build(ctx context.Context, from, to *config.Config, m *Manifest, head spool
 	}
 	if n != m.Accounts {
 		return nil, fmt.Errorf("%w: it has %d accounts; it was made with %d", ErrMismatch, n, m.Accounts)
+	}
+	if n, err = copyTrust(from, to); err != nil {
+		return nil, err
+	}
+	if n != m.Trust {
+		return nil, fmt.Errorf("%w: it knows the servers of %d domains; it was made with %d", ErrMismatch, n, m.Trust)
 	}
 	// The server that is replaced may have signed other commits since, with the numbers that would be
 	// given next here.
@@ -215,7 +221,7 @@ func install(from, to *config.Config, there, within bool) error {
 // away meanwhile. A failure takes all of it away again: there was nothing before.
 //
 //	rename  spool                                       into the data directory
-//	rename  accounts, spool.key, server.key.<former>    into it
+//	rename  accounts, trust, spool.key, server.key.*    into it
 //	fsync   it
 //	rename  server.key                                  into it
 //	fsync   it
