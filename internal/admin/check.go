@@ -56,7 +56,7 @@ func Check(ctx context.Context, path string) []Finding {
 		name string
 		look func(context.Context) []Finding
 	}{
-		{"data", c.data}, {"keys", c.keys}, {"disk", c.disk}, {"daemon", c.daemon}, {"spool", c.spool}, {"trust", c.trust},
+		{"data", c.data}, {"keys", c.keys}, {"disk", c.disk}, {"daemon", c.daemon}, {"spool", c.spool}, {"trust", c.trust}, {"dns", c.records},
 	} {
 		for _, f := range check.look(ctx) {
 			f.Check = check.name
@@ -95,7 +95,7 @@ func (c *checkup) data(context.Context) (found []Finding) {
 		found = problem(fmt.Sprintf("%s is open to others (%v)", dir, mode), "run: chmod 700 "+dir)
 	}
 	owner, ok := ownerOf(info)
-	for _, path := range []string{c.cfg.KeyFile(), c.cfg.SpoolKeyFile(), c.cfg.LockFile(), c.cfg.SpoolDir(), c.cfg.AccountsDir(),
+	for _, path := range []string{c.cfg.KeyFile(), keyfile.NextPath(c.cfg.KeyFile()), c.cfg.SpoolKeyFile(), c.cfg.LockFile(), c.cfg.SpoolDir(), c.cfg.AccountsDir(),
 		c.cfg.InvitationsDir(), c.cfg.TrustDir()} {
 		info, err := os.Lstat(path)
 		if err != nil {
@@ -139,8 +139,12 @@ func (c *checkup) keys(context.Context) (found []Finding) {
 	for _, k := range former {
 		k.Wipe()
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		found = append(found, keyFinding(err))
+	_, next := publicHalf(keyfile.NextPath(c.cfg.KeyFile()))
+	_, successor := keyfile.LoadPublic(keyfile.SuccessorPath(c.cfg.KeyFile()))
+	for _, err := range []error{err, next, successor} {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			found = append(found, keyFinding(err))
+		}
 	}
 	return found
 }

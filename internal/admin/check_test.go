@@ -12,6 +12,7 @@ import (
 	"cmtpd/internal/admin"
 	"cmtpd/internal/cmtptest"
 	"cmtpd/internal/config"
+	"cmtpd/internal/discovery/dnstest"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/spool"
@@ -23,6 +24,9 @@ func checked(t *testing.T, cfg *config.Config, lines string) (wrong, notes []str
 	t.Helper()
 	path := filepath.Join(filepath.Dir(cfg.DataDir), "cmtpd.toml")
 	text := fmt.Sprintf("hostname = \"mx.example.org\"\ndomains = [\"example.org\"]\ndata_dir = %q\n%s", cfg.DataDir, lines)
+	if !strings.Contains(lines, "resolver") {
+		text += "dns.resolver = \"127.0.0.1:1\"\n" // nobody
+	}
 	if !strings.Contains(lines, "min_free_space") {
 		text += "limits.min_free_space = 1\n"
 	}
@@ -95,7 +99,7 @@ func TestCheck_Fine(t *testing.T) {
 		t.Error("the check has made the data directory")
 	}
 	cfg = newServer(t)
-	if wrong, notes := checked(t, cfg, ""); len(wrong) != 0 || len(notes) != 1 || !strings.Contains(notes[0], "no daemon runs") {
+	if wrong, notes := checked(t, cfg, ""); len(wrong) != 0 || len(notes) != 2 || !strings.Contains(notes[0], "no daemon runs") || !strings.Contains(notes[1], "DNS does not answer") {
 		t.Errorf("without a daemon: %q, %q", wrong, notes)
 	}
 }
@@ -206,7 +210,7 @@ func TestCheck_Running(t *testing.T) {
 	_, stop := startDaemonWith(t, cfg, brokenSpool{})
 	defer stop()
 	wrong, notes := checked(t, cfg, "")
-	if len(notes) != 0 || len(wrong) != 2 || !strings.Contains(wrong[0], "takes no mail") || !strings.Contains(wrong[1], "damage: large/x: gone") {
+	if len(notes) != 1 || len(wrong) != 2 || !strings.Contains(wrong[0], "takes no mail") || !strings.Contains(wrong[1], "damage: large/x: gone") {
 		t.Errorf("%q, %q", wrong, notes)
 	}
 }
@@ -217,4 +221,77 @@ func (brokenSpool) Stats() spool.Stats     { return spool.Stats{Failed: true, Da
 func (brokenSpool) Damage() []spool.Damage { return []spool.Damage{{File: "large/x", Reason: "gone"}} }
 func (brokenSpool) RemoveAll(context.Context, []spool.ID, string) (int, error) {
 	return 0, spool.ErrFailed
+}
+
+// What is published is held against the keys that are here.
+func TestCheck_Records(t *testing.T) {
+	s := newRotating(t)
+	lines := "dns.resolver = \"" + s.zone.Addr + "\"\n"
+	look := func() (wrong, notes []string) {
+		t.Helper()
+		wrong, notes = checked(t, s.cfg, lines)
+		return wrong, notes[1:] // that no daemon runs
+	}
+	noted := func(words ...string) {
+		t.Helper()
+		wrong, notes := look()
+		if len(wrong) != 0 {
+			t.Errorf("wrong: %q", wrong)
+		}
+		one(t, notes, words...)
+	}
+	noted("dns: no _cmtp record is published for example.org")
+	s.publish(s.keys().Records)
+	if wrong, notes := look(); len(wrong)+len(notes) != 0 {
+		t.Errorf("all is right: %q, %q", wrong, notes)
+	}
+	first := s.keys().Records
+	prepared := s.do(func() (admin.StepView, error) { return s.rotation(true).Prepare(t.Context(), "") })
+	noted("does not name the next key", "run: cmtpd key rotate")
+	s.do(bg(s.rotation(false).Switch))
+	wrong, _ := look()
+	if len(wrong) == 0 || !strings.Contains(wrong[0], "names other keys than the server's") || !strings.Contains(wrong[0], "key show --dns") {
+		t.Errorf("the wrong key: %q", wrong)
+	}
+	s.publish(prepared.Domains)
+	wrong, notes := look()
+	if len(wrong) != 0 || len(notes) < 1 || !strings.Contains(notes[len(notes)-1], "names the former key") {
+		t.Errorf("a former key at once: %q, %q", wrong, notes)
+	}
+	s.now = time.Now().Add(-8 * 24 * time.Hour)
+	s.switched()
+	wrong, _ = look()
+	one(t, wrong, "names the former key", "--retire")
+	s.publish(s.keys().Records)
+	if wrong, _ := look(); len(wrong) != 0 {
+		t.Errorf("after it was retired: %q", wrong)
+	}
+	zone := strings.Replace(s.keys().Records[0].Zone, "p=", "n="+first[0].Record[strings.Index(first[0].Record, "p=")+2:]+"; p=", 1)
+	s.zone.SetZone(t, zone)
+	wrong, _ = look()
+	one(t, wrong, "as successor, which is not the one")
+	s.zone.SetZone(t, "_cmtp.example.org. TXT \"v=CMTP1; mode=enforce\"")
+	wrong, _ = look()
+	one(t, wrong, "counts for nothing", "would let nobody in")
+}
+
+func TestCheck_Validation(t *testing.T) {
+	s := newRotating(t)
+	s.zone.SetZone(t, "org. SOA a. b. 1 1 1 1 1\ndnssec-failed.org. SOA a. b. 1 1 1 1 1\n")
+	wrong, _ := checked(t, s.cfg, "dns.trusted = true\ndns.resolver = \""+s.zone.Addr+"\"\n")
+	one(t, wrong, "dns: the resolver does not validate DNSSEC", "unset dns.trusted")
+}
+
+// A resolver that does not answer costs a bounded time, and is noted once.
+func TestCheck_Silent(t *testing.T) {
+	s := newRotating(t)
+	s.zone.Set(dnstest.Behaviour{Drop: true}, "")
+	began := time.Now()
+	wrong, notes := checked(t, s.cfg, "dns.trusted = true\ndns.timeout = \"1m\"\ndns.resolver = \""+s.zone.Addr+"\"\n")
+	if len(wrong) != 0 || len(notes) != 3 || !strings.Contains(strings.Join(notes, "\n"), "could not be proved") {
+		t.Errorf("%q, %q", wrong, notes)
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %v", took)
+	}
 }

@@ -1,0 +1,90 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"cmtpd/internal/discovery"
+	"cmtpd/internal/trust"
+)
+
+// records compares what the local domains publish with the keys that are here, and puts a
+// resolver that is declared trusted to the test.
+func (c *checkup) records(ctx context.Context) (found []Finding) {
+	s, err := readKeys(c.cfg)
+	if err != nil {
+		return nil // said already
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	finder := discovery.New(c.cfg, discovery.Options{})
+	var validation []Finding
+	var test sync.WaitGroup
+	if c.cfg.DNS.Trusted {
+		test.Go(func() { validation = validationFindings(finder.CheckValidation(ctx)) })
+	}
+	sights := look(ctx, c.cfg, finder)
+	test.Wait()
+	bare, silent := []string{}, error(nil)
+	for i := range sights {
+		for _, f := range s.faults(&sights[i]) {
+			switch f.flaw {
+			case unknown:
+				silent = sights[i].err
+			case missing:
+				bare = append(bare, sights[i].domain.String())
+			default:
+				found = append(found, s.recordFinding(f))
+			}
+		}
+	}
+	if len(bare) > 0 {
+		found = append(found, note(fmt.Sprintf("no _cmtp record is published for %s: nobody can tell its server's key from another at first contact; cmtpd key show has the records", some(bare)))...)
+	}
+	if silent != nil {
+		found = append(found, note(fmt.Sprintf("what is published was not looked at, since DNS does not answer: %v", silent))...)
+	}
+	return append(found, validation...)
+}
+
+// some returns a few of many names.
+func some(names []string) string {
+	const few = 5
+	if len(names) > few {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
+	}
+	return strings.Join(names, ", ")
+}
+
+// recordFinding says how heavy a fault is.
+func (s *keyState) recordFinding(f fault) Finding {
+	const publish = "publish what cmtpd key show --dns prints"
+	switch f.flaw {
+	case ignored, wrongSuccessor:
+		return Finding{Text: f.text, Remedy: publish}
+	case wrongKey:
+		return Finding{Text: f.text + ": who meets it for the first time may hold its mail", Remedy: publish}
+	case formerNamed:
+		// Within a week others take it for the key that has followed it. Later they would trust it anew.
+		return Finding{Note: time.Since(s.since) < trust.Week, Text: f.text, Remedy: "run: cmtpd key rotate --retire"}
+	case alien:
+		return Finding{Note: true, Text: f.text, Remedy: "if it is not yours, take it out of the record"}
+	case nextMissing:
+		return Finding{Note: true, Text: f.text, Remedy: "run: cmtpd key rotate"}
+	}
+	return Finding{Note: true, Text: f.text, Remedy: publish}
+}
+
+func validationFindings(err error) []Finding {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, discovery.ErrNotValidating):
+		return problem(err.Error(), "unset dns.trusted, or name a resolver that validates: whoever can write on the way to it is believed as if DNSSEC had vouched for it")
+	}
+	return note(fmt.Sprintf("whether the resolver validates could not be proved: %v", err))
+}
