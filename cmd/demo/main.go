@@ -1,6 +1,7 @@
 // Command demo shows the whole of cmtpd on one machine, with nothing installed
 // and nothing left behind: two users, a letter with a real file between them,
-// what lies on disk of it, and ordinary mail through the same port.
+// what lies on disk of it, a letter to another domain's server, and ordinary mail
+// through the same port.
 //
 // It runs the programs in bin/ as a person would. Every step checks what it says.
 package main
@@ -34,12 +35,14 @@ func main() {
 }
 
 const (
-	domain   = "demo.example"
-	alice    = "alice@" + domain
-	bob      = "bob@" + domain
-	password = "correct horse battery staple"
-	subject  = "The licence that you asked for"
-	text     = "Hello Bob,\n\nyou find it attached. Nobody between us can read this.\n\nAlice\n"
+	domain    = "demo.example"
+	alice     = "alice@" + domain
+	bob       = "bob@" + domain
+	farDomain = "far.example"
+	dora      = "dora@" + farDomain
+	password  = "correct horse battery staple"
+	subject   = "The licence that you asked for"
+	text      = "Hello Bob,\n\nyou find it attached. Nobody between us can read this.\n\nAlice\n"
 )
 
 func run(ctx context.Context, bin string) (err error) {
@@ -53,11 +56,24 @@ func run(ctx context.Context, bin string) (err error) {
 		return err
 	}
 	defer behind.stop()
-	s, err := newStage(ctx, bin, dir, behind.addr)
+	names, err := startNames()
+	if err != nil {
+		return err
+	}
+	defer names.stop()
+	s, err := newStage(ctx, bin, dir, domain, names, behind.addr)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
+	far := filepath.Join(dir, "far")
+	if err := os.Mkdir(far, 0o700); err != nil {
+		return err
+	}
+	if s.far, err = newStage(ctx, bin, far, farDomain, names, ""); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.far.stop()) }()
 	for i, act := range []struct {
 		title string
 		do    func(*stage, *sink) error
@@ -70,6 +86,8 @@ func run(ctx context.Context, bin string) (err error) {
 		{"Alice sends Bob a letter with a file, sealed to his key", send},
 		{"On the server's disk there is only ciphertext, and it is signed", inspect},
 		{"Bob opens the letter: text and file are what Alice sent", open},
+		{"Another domain has a server of its own; both put their records into DNS", settle},
+		{"Alice writes to Dora there; her server asks that one for the key, and delivers the letter", sendFar},
 		{"Ordinary SMTP mail goes through the same port to the mail server behind, untouched", smtpMail},
 		{"The daemon is told to stop, and does so in order", (*stage).finish},
 	} {
@@ -196,6 +214,41 @@ func open(s *stage, _ *sink) error {
 	}
 	s.say("the saved file is equal to the sent one, %d bytes", len(got))
 	return nil
+}
+
+// settle starts the server of the other domain.
+func settle(s *stage, _ *sink) error {
+	if _, err := s.far.cmtpd(password+"\n", "user", "add", dora, "--password-stdin"); err != nil {
+		return err
+	}
+	if err := s.far.serve(); err != nil {
+		return err
+	}
+	return errors.Join(s.names.publish(s), s.names.publish(s.far))
+}
+
+// sendFar sends a letter across, and waits until it has arrived.
+func sendFar(s *stage, _ *sink) error {
+	out, err := s.shorebird("alice", text, "send", dora, "--from", alice, "-s", subject)
+	s.show(out)
+	if err != nil {
+		return err
+	}
+	for {
+		list, err := s.far.cmtpd("", "spool", "list")
+		if err != nil {
+			return err
+		}
+		if strings.Contains(list, dora) {
+			s.show(list)
+			return s.expect(list, alice)
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-s.ctx.Done():
+			return s.ctx.Err()
+		}
+	}
 }
 
 func smtpMail(s *stage, k *sink) error {

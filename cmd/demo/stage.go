@@ -23,20 +23,30 @@ type stage struct {
 	bin  string
 	dir  string
 	port string // host:port that cmtpd serves
-	conf string
-	file string // what Alice attaches: a real file
-	code string // of Alice's invitation
+
+	domain string
+	names  *names // the DNS of all stages
+	far    *stage // another domain's server
+	conf   string
+	file   string // what Alice attaches: a real file
+	code   string // of Alice's invitation
 
 	daemon *exec.Cmd
 	logs   chan string // everything the daemon logged, when it has ended
 }
 
-func newStage(ctx context.Context, bin, dir, backend string) (*stage, error) {
+// newStage makes the folder of a server for a domain. Without a mail server behind it
+// refuses SMTP.
+func newStage(ctx context.Context, bin, dir, domain string, names *names, backend string) (*stage, error) {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return nil, err
 	}
-	s := &stage{ctx: ctx, bin: bin, dir: dir, conf: filepath.Join(dir, "cmtpd.toml")}
+	s := &stage{ctx: ctx, bin: bin, dir: dir, conf: filepath.Join(dir, "cmtpd.toml"), domain: domain, names: names}
+	smtp := `mode = "refuse"`
+	if backend != "" {
+		smtp = fmt.Sprintf("mode = \"relay\"\nbackend = %q\nproxy_protocol = \"v2\"", backend)
+	}
 	if s.file, err = filepath.Abs("LICENSE"); err != nil {
 		return nil, err
 	}
@@ -48,14 +58,18 @@ data_dir = "data"
 addresses = ["127.0.0.1:0"]
 
 [smtp]
-mode = "relay"
-backend = %q
-proxy_protocol = "v2"
+%s
+
+[dns]
+resolver = %q
+
+[delivery]
+loopback = true
 
 [limits]
 max_connections = 100
 min_free_space = "1MiB"
-`, domain, domain, backend)
+`, domain, domain, smtp, names.addr)
 	return s, os.WriteFile(s.conf, []byte(conf), 0o600)
 }
 
