@@ -123,7 +123,7 @@ func (p *part2) cmdUnlock(c *cmtp.Command) ([]byte, error) {
 		}
 	} else if !a.HasSeed() {
 		return nil, account.ErrNoSeed
-	} else if err := p.charge(a.ID); err != nil {
+	} else if err := p.charge(a); err != nil {
 		return nil, err
 	}
 	return element(a.Evaluate(c.Element()))
@@ -137,10 +137,12 @@ func element(e [32]byte, err error) ([]byte, error) {
 }
 
 // charge takes an attempt on an account, on disk when it returns.
-func (p *part2) charge(id account.ID) error {
-	if err := p.cfg.Guesses.Charge([16]byte(id), p.client.addr); err != nil {
+func (p *part2) charge(a *account.Account) error {
+	if err := p.cfg.Guesses.Charge([16]byte(a.ID), p.client.addr); err != nil {
+		p.suspect("the attempts on an account, or of a network, are used up", a.Address, err)
 		return err
 	}
+	id := a.ID
 	if p.charged == nil {
 		p.charged = make(map[account.ID]int)
 	}
@@ -166,11 +168,13 @@ func (p *part2) cmdEnroll(c *cmtp.Command) ([]byte, error) {
 	// A code has 60 random bits, so it needs no allowance of its own, which strangers could
 	// use up, and which would tell them who is invited.
 	if err := p.cfg.Guesses.ChargeNetwork(p.client.addr); err != nil {
+		p.suspect("the attempts of a network are used up", at, err)
 		return nil, err
 	}
 	code := string(c.Code())
 	payload, err := element(p.cfg.Accounts.Enroll(at, code, c.Element()))
 	if err != nil {
+		p.suspect("an invitation's code was refused", at, err)
 		return nil, err
 	}
 	p.enrolled = &enrollment{at, code}
@@ -198,6 +202,11 @@ func (p *part2) cmdRegister(c *cmtp.Command) error {
 		if err != nil {
 			return nil, err
 		}
+		event := "an account was registered"
+		if a.Statement().Reset {
+			event = "an account was reset"
+		}
+		p.note(event, a)
 		return a.History(), nil
 	}
 	return nil
@@ -221,6 +230,11 @@ func (p *part2) cmdUpload() error {
 		if err != nil {
 			return nil, err
 		}
+		event := "sealed keys were replaced"
+		if form.Statement != nil {
+			event = "an account has another key"
+		}
+		p.note(event, a)
 		p.user.key = a.Key
 		return a.History(), nil
 	}
@@ -253,5 +267,20 @@ func (p *part2) cmdRecover(c *cmtp.Command) ([]byte, error) {
 	if key != c.Key() || !proven.Verify(c.Signature()) {
 		return nil, errWrongProof
 	}
+	p.note("a recovery copy was handed out", a)
 	return a.Copy, nil
+}
+
+// note tells the operator what was done to an account.
+func (p *part2) note(event string, a *account.Account) {
+	p.cfg.Log.Info(event, "account", a.Address.String(), "keys", len(a.Statements), "conn", p.client.conn, "client", p.client.addr)
+}
+
+// suspect tells the operator, once a session, that somebody may be guessing.
+func (p *part2) suspect(event string, at address.Address, err error) {
+	if p.warned {
+		return
+	}
+	p.warned = true
+	p.cfg.Log.Warn(event, "account", at.String(), "conn", p.client.conn, "client", p.client.addr, "err", err)
 }

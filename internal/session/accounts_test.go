@@ -418,3 +418,26 @@ func TestServer_Guesses_Codes(t *testing.T) {
 	c.want(cmtp.StatusDone, command(cmtp.Enroll, "frank@cref.example", code, e...))
 	c.end()
 }
+
+// The operator sees what users do to their accounts, and that somebody guesses.
+func TestServer_Accounts_Log(t *testing.T) {
+	s := serve(t, setup{})
+	m := newModern(t, "erin@second.example")
+	m.register(s)
+	c := s.inside()
+	e, _ := blind(t, "x")
+	for range 2 {
+		c.want(cmtp.StatusBadInvitation, command(cmtp.Enroll, "frank@second.example", "000000000000", e...))
+	}
+	c.want(cmtp.StatusDone, c.recoverBytes(m.addr, m.recovery))
+	c.end()
+	log := s.log.String()
+	for line, times := range map[string]int{"an account was registered": 1, "a recovery copy was handed out": 1, "an invitation's code was refused": 1} {
+		if n := strings.Count(log, line); n != times {
+			t.Errorf("%q stands %d times in the log, want %d", line, n, times)
+		}
+	}
+	if !strings.Contains(log, `"account":"erin@second.example"`) || !strings.Contains(log, `"account":"frank@second.example"`) {
+		t.Errorf("the log does not name the accounts:\n%s", log)
+	}
+}

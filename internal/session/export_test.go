@@ -16,7 +16,7 @@ var Earned = earned
 func (s *Server) ServeInside(ctx context.Context, c *netbuf.Conn, user *account.Account, code string) error {
 	ses := s.newSession(c)
 	ses.pipe = &netbuf.Conn{Conn: c.Conn, In: c.In, Client: c.Client, ID: c.ID}
-	p := &part2{Server: s, client: client{c.Client.Addr()}}
+	p := &part2{Server: s, client: client{c.Client.Addr(), c.ID}}
 	if user != nil {
 		p.user = &proof{user.ID, user.Address, user.Key}
 		p.enrolled = &enrollment{user.Address, code}

@@ -48,7 +48,7 @@ func (s *session) secure(ctx context.Context, refused error) error {
 	}
 	s.pipe = &netbuf.Conn{Conn: c, In: netbuf.NewReader(c), Client: s.conn.Client, Local: s.conn.Local, ID: s.conn.ID}
 	s.in = s.pipe.In
-	s.dialect = &part2{Server: s.Server, client: client{s.conn.Client.Addr()}, binding: c.Binding()}
+	s.dialect = &part2{Server: s.Server, client: client{s.conn.Client.Addr(), s.conn.ID}, binding: c.Binding()}
 	s.rearm() // the handshake has taken the deadline away
 	return nil
 }

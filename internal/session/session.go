@@ -160,7 +160,10 @@ const flushAt = 16 << 10
 func (s *Server) isLocal(d address.Domain) bool { return slices.Contains(s.cfg.Domains, d) }
 
 // A client is who is at the other end.
-type client struct{ addr netip.Addr }
+type client struct {
+	addr netip.Addr
+	conn string // the connection, in the log
+}
 
 // A session is one connection. It belongs to the goroutine that runs Serve.
 type session struct {
@@ -192,7 +195,7 @@ func (s *Server) Serve(ctx context.Context, c *netbuf.Conn) {
 // newSession returns a session as it begins, in the clear.
 func (s *Server) newSession(c *netbuf.Conn) *session {
 	return &session{
-		Server: s, dialect: &part1{Server: s, client: client{c.Client.Addr()}},
+		Server: s, dialect: &part1{Server: s, client: client{c.Client.Addr(), c.ID}},
 		conn: c, pipe: c, in: c.In, ends: time.Now().Add(s.cfg.SessionTimeout), fresh: true,
 	}
 }
