@@ -27,7 +27,7 @@ func userCommand() *cobra.Command {
 		userPasswd(), userList(), userShow(),
 		userDo("disable", "Answer and receive nothing for a user, and keep everything", func(u *admin.Users, a address.Address) error { return u.SetDisabled(a, true) }),
 		userDo("enable", "Undo disable", func(u *admin.Users, a address.Address) error { return u.SetDisabled(a, false) }),
-		userDo("remove", "Forget a user and the sealed keys; the mail in the spool can be read by nobody then", (*admin.Users).Remove))
+		userRemove())
 }
 
 const (
@@ -94,6 +94,27 @@ func userAdd() *cobra.Command {
 	c.Flags().Bool(passwordFlag, false, "read the password from the first line of standard input")
 	c.Flags().Bool(version2Flag, false, "let the password alone open the keys, for programs that know no UNLOCK")
 	c.Flags().Bool(jsonFlag, false, "print JSON")
+	return c
+}
+
+// userRemove asks first: without the sealed keys the user's mail is noise.
+func userRemove() *cobra.Command {
+	c := onUser("remove", "Forget a user and the sealed keys; the mail in the spool can be read by nobody then", func(c *cobra.Command, u *admin.Users, a address.Address) error {
+		found, err := u.Get(a)
+		if err != nil {
+			return err
+		}
+		if err := showUser(c, found); err != nil {
+			return err
+		}
+		ctx, stop := untilSignal(c)
+		defer stop()
+		if err := agree(ctx, c, "Forget", "forget this user and the sealed keys"); err != nil {
+			return err
+		}
+		return u.Remove(a)
+	})
+	c.Flags().Bool(yesFlag, false, "forget without asking")
 	return c
 }
 

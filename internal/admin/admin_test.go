@@ -246,10 +246,19 @@ func TestUsers_Invite(t *testing.T) {
 }
 
 func TestUsers_Create_Refused(t *testing.T) {
-	u := openUsers(t, newConfig(t))
+	cfg := newConfig(t)
+	u := openUsers(t, cfg)
 	defer u.Close()
 	if _, err := u.Create(mustAddress("alice@other.example"), []byte("x")); !errors.Is(err, account.ErrForeign) {
 		t.Errorf("a foreign domain: %v", err)
+	}
+	sales := mustAddress("sales@example.org")
+	cfg.Aliases = map[address.Address]address.Address{sales: alice}
+	if _, err := u.Create(sales, []byte("x")); !errors.Is(err, account.ErrReserved) || !strings.Contains(err.Error(), alice.String()) {
+		t.Errorf("an alias: %v", err)
+	}
+	if _, err := u.Invite(sales, false, 0); !errors.Is(err, account.ErrReserved) {
+		t.Errorf("inviting an alias: %v", err)
 	}
 	if _, err := u.Create(alice, nil); !errors.Is(err, xzibit.ErrEmptyPassword) {
 		t.Errorf("an empty password: %v", err)

@@ -39,7 +39,7 @@ func (u *Users) CreateVersion2(addr address.Address, password []byte) (*account.
 }
 
 func (u *Users) create(addr address.Address, seed []byte, seal func(*xzibit.Keyring) ([]byte, error)) (*account.Account, error) {
-	if err := u.checkDomain(addr); err != nil {
+	if err := u.check(addr); err != nil {
 		return nil, fmt.Errorf("adding %s: %w", addr, err)
 	}
 	key, err := crypt.GenerateKey()
@@ -57,9 +57,14 @@ func (u *Users) create(addr address.Address, seed []byte, seal func(*xzibit.Keyr
 	return u.Add(r)
 }
 
-func (u *Users) checkDomain(addr address.Address) error {
+// check refuses what the accounts themselves cannot know: a foreign domain, and an alias,
+// whose account nobody would reach.
+func (u *Users) check(addr address.Address) error {
 	if !u.cfg.IsLocal(addr.Domain) {
 		return fmt.Errorf("%w; the configuration's domains are %v", account.ErrForeign, u.cfg.Domains)
+	}
+	if to, ok := u.cfg.Aliases[addr]; ok {
+		return fmt.Errorf("%w: the configuration makes it an alias of %s", account.ErrReserved, to)
 	}
 	return nil
 }
@@ -132,7 +137,7 @@ func openRing(a *account.Account, password []byte, evaluate func(oprf.Element) (
 
 // Invite makes an invitation for addr. Where life is 0 it lasts as long as the configuration says.
 func (u *Users) Invite(addr address.Address, reset bool, life time.Duration) (*account.Invited, error) {
-	if err := u.checkDomain(addr); err != nil {
+	if err := u.check(addr); err != nil {
 		return nil, fmt.Errorf("inviting %s: %w", addr, err)
 	}
 	if life == 0 {
