@@ -42,15 +42,10 @@ func newContacts(dir string, now func() time.Time) contacts {
 // as a postmaster's may be, when ok is false: what is known of servers decides then.
 func (a *answer) whose() (name address.Address, ok bool) {
 	name = a.address
-	switch h := a.history; {
-	case a.key == a.server:
-		return name, false
-	case h == nil:
-		name.Account = name.Account.Base()
-	case h.Alias == nil:
-		name = h.Current().Name
+	if a.history == nil || a.history.Alias == nil {
+		name.Account = name.Account.Base() // whatever the server says: bob+tag is bob
 	}
-	return name, true
+	return name, a.key != a.server
 }
 
 // contact returns what is to be remembered of an answer.
@@ -122,14 +117,15 @@ func (c *contact) differs(name address.Address, a *answer, why error) error {
 // way.
 func (c *contacts) meet(ctx context.Context, a *answer, accept bool) error {
 	name, ok := a.whose()
-	if !ok {
-		return nil
-	}
 	known, err := c.load()
 	if err != nil {
 		return err
 	}
-	if was, ok := known[name.String()]; ok {
+	was, met := known[name.String()]
+	if !ok && !met { // where another key is remembered, the server's is as wrong as any
+		return nil
+	}
+	if met {
 		a.before, _ = parseKey(was.Key)
 	}
 	next, change, err := c.judge(known, name, a)

@@ -416,3 +416,32 @@ func TestStatus_Hints(t *testing.T) {
 		}
 	}
 }
+
+// A server that answers with its own key for somebody whose key is remembered would read
+// the letter: it is as wrong as any other key, over either part of the protocol.
+func TestContacts_ServersOwnKeyInstead(t *testing.T) {
+	for _, private := range []bool{true, false} {
+		h := newHouse(t, bob)
+		h.Private = private
+		where, p := h.Start(t), newPerson(t)
+		p.want(ok, "x", []string{"send", bob, "--from", "carol@example.net", "--server", where})
+		h.set(bob, clienttest.User{Key: h.Key.Public()})
+		sent := h.sent(cmtp.Mail)
+		if got := p.run("x", "send", bob, "--from", "carol@example.net", "--server", where); got != 4 || h.sent(cmtp.Mail) != sent {
+			t.Errorf("private %v: ended with %d, %d letters more\n%s", private, got, h.sent(cmtp.Mail)-sent, p.err.String())
+		}
+	}
+}
+
+// What a server says of bob+lists is held to what is remembered of bob.
+func TestContacts_Subaddress(t *testing.T) {
+	h := privateHouse(t, bob)
+	where, p := h.Start(t), newPerson(t)
+	p.want(ok, "x", []string{"send", bob, "--from", "carol@example.net", "--server", where})
+	const lists = "bob+lists@example.org"
+	other := clienttest.Key(t).Public()
+	h.set(lists, clienttest.User{Key: other, History: []crypt.SignedKey{{KeyStatement: crypt.KeyStatement{Name: parse(t, lists), Key: other}}}})
+	if got := p.run("x", "send", lists, "--from", "carol@example.net", "--server", where); got != 4 {
+		t.Errorf("ended with %d\n%s", got, p.err.String())
+	}
+}
