@@ -57,6 +57,61 @@ func TestPasswd(t *testing.T) {
 	q.ring(fresh)
 }
 
+// A device that is given the new password at once, by a script, follows; what it had
+// under the old one is kept.
+func TestPasswd_NewPasswordFirst(t *testing.T) {
+	for _, command := range [][]string{{"send", bob}, {"rotate"}, {"passwd"}} {
+		t.Run(command[0], func(t *testing.T) {
+			h := privateHouse(t, bob)
+			where := h.Start(t)
+			p, _ := h.registered(t, where)
+			q := h.recovered(t, where)
+			p.passwordFile(secret + "\n" + fresh + "\n")
+			p.want(ok, "", []string{"passwd"})
+
+			q.passwordFile("neither")
+			unlocks := h.sent(cmtp.Unlock)
+			q.want(password, "x", command, "wrong password", "shorebird recover "+alice)
+			if n := h.sent(cmtp.Unlock) - unlocks; n != 1 {
+				t.Errorf("%d UNLOCK for a wrong password", n)
+			}
+			q.ring(secret)
+			q.passwordFile(fresh + "\n" + fresh + "\n")
+			q.want(password, "", []string{"open", q.letterFor(b64(h.user(alice).Key))}, "shorebird recover "+alice)
+			q.want(ok, "x", command, "changed on another device", "kept in")
+			q.ring(fresh)
+			kept, _ := filepath.Glob(q.data(alice + ".xzibit.*"))
+			if len(kept) != 1 {
+				t.Fatalf("kept %q", kept)
+			}
+			if x, err := os.ReadFile(kept[0]); err != nil {
+				t.Error(err)
+			} else if _, err := xzibit.Open(x, alice, []byte(secret)); err != nil {
+				t.Error(err)
+			}
+			q.want(ok, "x", []string{"send", bob})
+			if strings.Contains(q.err.String(), "another device") {
+				t.Errorf("it follows twice: %s", q.err.String())
+			}
+		})
+	}
+}
+
+// The new password does not make a device believe in a key that does not follow.
+func TestPasswd_NewPasswordAfterReset(t *testing.T) {
+	h := privateHouse(t, bob)
+	where := h.Start(t)
+	p, before := h.registered(t, where)
+	q := h.device(t, where)
+	q.passwordFile(fresh)
+	q.want(ok, h.invites(alice), []string{"register", alice, "--code-stdin"})
+	p.passwordFile(fresh)
+	p.want(trust, "x", []string{"send", bob}, "the key was reset")
+	if ring := p.ring(secret); b64(ring.Keys[0].Key.Public()) != before.Key {
+		t.Error("the keys were replaced")
+	}
+}
+
 // A version 2 account gets what is new, and so does one whose machine has no keys.
 func TestPasswd_Version2(t *testing.T) {
 	h := newHouse(t, bob, alice)

@@ -112,7 +112,11 @@ func (r *run) held(ctx context.Context, h home, a address.Address) (*holding, er
 		return nil, err
 	}
 	if held.ring, err = openEither(a, held.password, main, pending); err != nil {
-		return nil, fmt.Errorf("opening the keys of %s: %w", a, err)
+		err = fmt.Errorf("opening the keys of %s: %w", a, err)
+		if errors.Is(err, xzibit.ErrPassword) {
+			err = hint(err, fmt.Sprintf("Type it again with care. If another device has changed it: shorebird recover %s", a))
+		}
+		return nil, err
 	}
 	if pending == nil && held.from != "" { // the desktop had lost them
 		r.keep(ctx, held)

@@ -71,29 +71,36 @@ func (d *desk) fetch(ctx context.Context, addr address.Address) (*answer, []byte
 	if err != nil {
 		return nil, nil, err
 	}
+	x, err := d.fetchFrom(ctx, a)
+	return a, x, err
+}
+
+// fetchFrom is fetch from the server that gave the answer.
+func (d *desk) fetchFrom(ctx context.Context, a *answer) ([]byte, error) {
+	addr := a.address
 	p, err := d.again(ctx, a)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	x, err := p.login(addr)
 	d.drop(a.where) // before a person is asked, who may take any time
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	password, err := d.password(ctx, addr)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	ring, err := d.openFetched(ctx, a, x, password)
 	if err != nil {
-		return nil, nil, fmt.Errorf("opening the keys of %s: %w", addr, err)
+		return nil, fmt.Errorf("opening the keys of %s: %w", addr, err)
 	}
 	if err := d.own(ctx, ring, a); err != nil {
 		ring.Wipe()
-		return nil, nil, err
+		return nil, err
 	}
 	d.held = &holding{address: addr, ring: ring, from: digest(sha256.Sum256(x)).String(), password: password}
-	return a, x, d.forgiven(a)
+	return x, d.forgiven(a)
 }
 
 // forgiven proves to be the user where the server has helped, so that the attempt is not

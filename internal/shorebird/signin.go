@@ -156,7 +156,7 @@ func (d *desk) unseal(ctx context.Context, p *peer) (ring *xzibit.Keyring, passw
 	ring, x, err = client.Unseal(p.channel, d.held.address, password)
 	if errors.Is(err, xzibit.ErrPassword) {
 		if password, err = d.anotherPassword(ctx, d.held.address); err != nil {
-			return nil, nil, nil, hint(err, fmt.Sprintf("The password of %s was changed on another device: give the one that it has now.", d.held.address))
+			return nil, nil, nil, hint(err, fmt.Sprintf("The password of %[1]s was changed on another device: give the one that it has now, here or to shorebird recover %[1]s", d.held.address))
 		}
 		ring, x, err = client.Unseal(p.channel, d.held.address, password)
 	}
@@ -193,8 +193,39 @@ func published(h *crypt.History, k xzibit.KeyPair) ([]crypt.SignedKey, bool) {
 // desk returns the desk of an account whose keys are on this machine.
 func (r *run) desk(ctx context.Context, n *network, h home, a address.Address) (*desk, error) {
 	held, err := r.held(ctx, h, a)
+	d := &desk{r, n, h, held}
+	if errors.Is(err, xzibit.ErrPassword) {
+		err = d.catchUp(ctx, a, err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return &desk{r, n, h, held}, nil
+	return d, nil
+}
+
+// catchUp puts the server's keys on the desk where the password is not the one of the
+// keys on this machine, which was wrong then: another device may have changed it. The
+// keys that do not open are kept aside.
+func (d *desk) catchUp(ctx context.Context, addr address.Address, wrong error) error {
+	a, err := d.lookup(ctx, addr)
+	if err != nil {
+		return err
+	}
+	x, err := d.fetchFrom(ctx, a)
+	if errors.Is(err, xzibit.ErrPassword) {
+		return wrong
+	}
+	if err != nil {
+		return err
+	}
+	moved, _, err := d.saveFetched(ctx, x)
+	if err != nil {
+		d.held.ring.Wipe()
+		return err
+	}
+	d.note("The password of %s was changed on another device; this machine has the keys under it now.", addr)
+	if moved != "" {
+		d.note("Those under the one before are kept in %s.", moved)
+	}
+	return nil
 }
