@@ -12,6 +12,7 @@ import (
 	"cmtpd/internal/client/clienttest"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/shorebird"
 	"cmtpd/internal/xzibit"
 )
 
@@ -412,7 +413,7 @@ func TestRecover_Words(t *testing.T) {
 	q.passwordFile(secret)
 	q.env["SHOREBIRD_WORDS_FILE"] = q.write(filepath.Join(q.dir, "words"), strings.ReplaceAll(v.RecoveryWords, " ", "\n"))
 	q.want(ok, "", []string{"recover", alice, "--words", "--json"})
-	if got := q.account(); !got.Recovery || got.RecoveryWords != "" || got.Keys != 1 {
+	if got := q.account(); !got.Recovery || got.RecoveryWords != "" || got.Keys != 1 || got.Trust != shorebird.FirstContact {
 		t.Errorf("got %+v", got)
 	}
 	q = h.device(t, where)

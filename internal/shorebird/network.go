@@ -23,7 +23,8 @@ type network struct {
 	accept   bool // keys of contacts that do not follow from what is remembered
 	now      func() time.Time
 	note     func(format string, args ...any)
-	peers    map[string]*peer // by host:port
+	peers    map[string]*peer         // by host:port
+	trusts   map[address.Domain]Trust // of the first answer of this run
 }
 
 // maxIdle is after how long without a word a server is called anew: it may have
@@ -51,7 +52,7 @@ func (r *run) network() (*network, home, error) {
 		dialer: client.Dialer{Dial: r.Dial, Timeout: r.timeout, GreetingWait: r.GreetingWait},
 		flag:   r.server, settings: s, now: r.Now, note: r.note,
 		known: newKnownServers(h.data, r.Now), contacts: newContacts(h.data, r.Now),
-		peers: map[string]*peer{},
+		peers: map[string]*peer{}, trusts: map[address.Domain]Trust{},
 	}, h, nil
 }
 
@@ -204,6 +205,11 @@ func (n *network) inquire(ctx context.Context, a address.Address) (*answer, erro
 	if err := n.meet(ctx, a.Domain, p, trust); err != nil {
 		return nil, err
 	}
+	// What this run itself has remembered makes the server no better known.
+	if first, ok := n.trusts[a.Domain]; ok {
+		found.trust = first
+	}
+	n.trusts[a.Domain] = found.trust
 	return found, nil
 }
 
