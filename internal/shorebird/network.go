@@ -18,6 +18,7 @@ type network struct {
 	dialer   client.Dialer
 	flag     string // --server, which outranks the settings
 	settings *settings
+	own      func(address.Address) bool // whether an account is the user's
 	known    knownServers
 	contacts contacts
 	accept   bool // keys of contacts that do not follow from what is remembered
@@ -51,6 +52,7 @@ func (r *run) network() (*network, home, error) {
 	return &network{
 		dialer: client.Dialer{Dial: r.Dial, Timeout: r.timeout, GreetingWait: r.GreetingWait},
 		flag:   r.server, settings: s, now: r.Now, note: r.note,
+		own:   func(a address.Address) bool { return a == s.Account || h.hasKeys(a) },
 		known: newKnownServers(h.data, r.Now), contacts: newContacts(h.data, r.Now),
 		peers: map[string]*peer{}, trusts: map[address.Domain]Trust{},
 	}, h, nil
@@ -176,6 +178,9 @@ func (n *network) lookup(ctx context.Context, a address.Address) (*answer, error
 // acquaint holds an answer against what is remembered of its address, and remembers it.
 func (n *network) acquaint(ctx context.Context, found *answer) (*answer, error) {
 	if err := n.contacts.meet(ctx, found, n.accept); err != nil {
+		if name, _ := found.whose(); errors.Is(err, errTrust) && n.own(name) {
+			err = hint(err, fmt.Sprintf("Your account was given new keys. If that was you: shorebird recover %s. If not, tell the server's operator, by other means. Nothing was sent.", name))
+		}
 		return nil, err
 	}
 	if found.change == Rotated {

@@ -305,6 +305,7 @@ func TestRegister_Reset(t *testing.T) {
 	where := h.Start(t)
 	p, before := h.registered(t, where)
 	carols := h.device(t, where)
+	carols.configure(fmt.Sprintf("account = %q\nserver = %q\n", carol, where))
 	carols.want(ok, "", []string{"keys", alice}, "key 1 of the account")
 
 	q := h.device(t, where)
@@ -315,7 +316,12 @@ func TestRegister_Reset(t *testing.T) {
 	carols.want(ok, "", []string{"keys", alice}, "key 2 of the account")
 
 	// The old device does not go on as if nothing had happened, and keeps its keys.
-	p.want(trust, "x", []string{"send", alice}, "the key was reset")
+	for _, command := range [][]string{{"send", alice}, {"rotate"}, {"keys", alice}} {
+		p.want(trust, "x", command, "the key was reset", "Your account was given new keys", "shorebird recover "+alice, "tell the server's operator")
+		if strings.Contains(p.err.String(), "--accept-new-key") {
+			t.Errorf("the owner is sent to the owner: %s", p.err.String())
+		}
+	}
 	p.want(ok, "", []string{"keys", alice, "--accept-new-key"})
 	p.want(trust, "x", []string{"send", alice}, "does not follow from the one on this machine", "shorebird recover "+alice)
 	p.want(ok, "", []string{"recover", alice}, "Other keys of "+alice)
