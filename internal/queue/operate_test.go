@@ -21,7 +21,7 @@ func waitingQueue(t *testing.T) (f *fake, w *world, down *site, q *queue.Queue, 
 	f.add(6, "example.com", time.Now())
 	cfg = queue.Config{Store: f, Deliverer: w, Reporter: w}
 	q, stop = run(t, cfg)
-	time.Sleep(8 * time.Hour)
+	pass(8 * time.Hour)
 	return f, w, down, q, cfg, stop
 }
 
@@ -35,7 +35,7 @@ func TestQueue_Hold(t *testing.T) {
 		}
 		stopped(t, stop)
 		q, stop = run(t, cfg)
-		time.Sleep(20 * day)
+		pass(20 * day)
 		if s := q.Stats(); s.Queued != 2 || s.Held != 2 || len(w.reported) != 4 {
 			t.Errorf("%+v, reported %v", s, w.reported)
 		}
@@ -49,7 +49,7 @@ func TestQueue_Hold(t *testing.T) {
 		if n, err := q.Release([]spool.ID{2, 3}); n != 2 || err != nil {
 			t.Errorf("%d, %v", n, err)
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		stopped(t, stop)
 		if w.delivered[2] != 1 || w.delivered[3] != 1 || f.left() != 0 {
 			t.Errorf("delivered %v", w.delivered)
@@ -72,7 +72,7 @@ func TestQueue_Retry(t *testing.T) {
 			if want := []int{1, 5, 6}[n]; err != nil || got != want {
 				t.Errorf("retry %d: %d, %v, want %d", n, got, err, want)
 			}
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 			if w.opens["example.net"] != opens+n+1 {
 				t.Errorf("retry %d: %d dials, before %d", n, w.opens["example.net"], opens)
 			}
@@ -84,7 +84,7 @@ func TestQueue_Retry(t *testing.T) {
 		if _, err := q.RetryAll(); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		stopped(t, stop)
 		if len(w.delivered) != 6 {
 			t.Errorf("delivered %v", w.delivered)
@@ -111,7 +111,7 @@ func TestQueue_Drop(t *testing.T) {
 		if n, err := q.Drop([]spool.ID{2}, "root", true); n != 1 || err != nil {
 			t.Errorf("%d, %v", n, err)
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if w.reported[2] != 1 || w.reported[1] != 0 || f.left() != 3 || w.reports[2].State.Reason == "" {
 			t.Errorf("reported %v, %d left", w.reported, f.left())
 		}
@@ -133,7 +133,7 @@ func TestQueue_Busy(t *testing.T) {
 		if n, err := q.RetryAll(); n > 1 || err != nil {
 			t.Errorf("%d, %v", n, err)
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		began := time.Now()
 		if n, err := q.Hold([]spool.ID{1}); n != 1 || err != nil || time.Since(began) != 4*time.Second {
 			t.Errorf("%d, %v, after %s", n, err, time.Since(began))
@@ -143,7 +143,7 @@ func TestQueue_Busy(t *testing.T) {
 		if _, err := q.Release([]spool.ID{1}); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if n, err := q.Hold([]spool.ID{1}); n != 0 || !errors.Is(err, queue.ErrBusy) {
 			t.Errorf("%d, %v", n, err)
 		}
@@ -165,7 +165,7 @@ func TestQueue_Adopted(t *testing.T) {
 		if s := q.Stats(); s.Queued != 8 || s.Held != 1 {
 			t.Errorf("%+v", s)
 		}
-		time.Sleep(11 * day)
+		pass(11 * day)
 		stopped(t, stop)
 		if w.reported[8] != 1 || f.left() != 1 {
 			t.Errorf("reported %v, %d left", w.reported, f.left())

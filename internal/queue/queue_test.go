@@ -47,10 +47,10 @@ func TestQueue_Delivers(t *testing.T) {
 			f.add(id+1, "Example.NET.", time.Now())
 		}
 		q, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		f.add(151, "example.net", time.Now())
 		q.Added(151, "example.net")
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		stopped(t, stop)
 		if len(w.delivered) != 151 || f.left() != 0 || w.opens["example.net"] > 3 {
 			t.Errorf("%d delivered, %d left, %d connections", len(w.delivered), f.left(), w.opens["example.net"])
@@ -77,7 +77,7 @@ func TestQueue_Backoff(t *testing.T) {
 			f.add(id+1, "example.net", time.Now().Add(time.Duration(id)*time.Second))
 		}
 		_, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
-		time.Sleep(11 * 24 * time.Hour)
+		pass(11 * 24 * time.Hour)
 		stopped(t, stop)
 		want, gaps := time.Minute, map[time.Duration]bool{}
 		for n := 1; n < len(dials); n++ {
@@ -133,7 +133,7 @@ func TestQueue_MessageFails(t *testing.T) {
 			f.add(id+1, "example.net", time.Now())
 		}
 		q, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if len(w.delivered) != 2 || w.reported[3] != 1 || f.left() != 2 || f.gone[3] != "reported to its sender" {
 			t.Errorf("delivered %v, reported %v, %d left", w.delivered, w.reported, f.left())
 		}
@@ -144,7 +144,7 @@ func TestQueue_MessageFails(t *testing.T) {
 		if four, err := q.Show(4); err != nil || four.Condition != queue.Unproven || four.Reason != "its key has changed" {
 			t.Errorf("%+v, %v", four, err)
 		}
-		time.Sleep(5 * time.Minute)
+		pass(5 * time.Minute)
 		if w.delivered[2] != 1 || f.left() != 1 {
 			t.Errorf("delivered %v", w.delivered)
 		}
@@ -166,7 +166,7 @@ func TestQueue_DestinationRefuses(t *testing.T) {
 			f.add(id+1, "example.net", time.Now())
 		}
 		_, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		stopped(t, stop)
 		if len(w.reported) != 250 || f.left() != 0 || w.opens["example.net"] != 3 {
 			t.Errorf("%d reported, %d left, %d connections", len(w.reported), f.left(), w.opens["example.net"])
@@ -190,11 +190,11 @@ func TestQueue_ReportFails(t *testing.T) {
 		}
 		f.add(1, "example.net", time.Now())
 		q, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		if e, err := q.Show(1); err != nil || e.Condition != queue.GivenUp {
 			t.Errorf("%+v, %v", e, err)
 		}
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		stopped(t, stop)
 		if w.reported[1] != 1 || f.left() != 0 || w.sent[1].Attempts != 1 || tries != 5 {
 			t.Errorf("%d reports after %d tries, %d left, sent %+v", w.reported[1], tries, f.left(), w.sent[1])
@@ -214,7 +214,7 @@ func TestQueue_Broken(t *testing.T) {
 					f.add(id+1, "example.net", time.Now())
 				}
 				_, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
-				time.Sleep(10 * time.Second)
+				pass(10 * time.Second)
 				opens := w.opens["example.net"]
 				if answers == 0 && opens != 1 || answers > 0 && (opens != 3 || len(w.delivered) != 90) {
 					t.Errorf("%d connections, %d delivered", opens, len(w.delivered))
@@ -237,7 +237,7 @@ func TestQueue_Restart(t *testing.T) {
 		}
 		for range 300 { // every few minutes, for a day
 			_, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
-			time.Sleep(5*time.Minute - time.Second)
+			pass(5*time.Minute - time.Second)
 			stopped(t, stop)
 		}
 		if len(dials) < 10 || len(dials) > 25 {
@@ -255,7 +255,7 @@ func TestQueue_Closed(t *testing.T) {
 		f := newFake()
 		f.add(1, "example.net", time.Now())
 		q, stop := run(t, queue.Config{Store: f, Closed: "nobody delivers"})
-		time.Sleep(100 * 24 * time.Hour)
+		pass(100 * 24 * time.Hour)
 		e, err := q.List("", 0, 10)
 		if err != nil || len(e) != 1 || e[0].Text != "waits: nobody delivers" || f.calls != 0 {
 			t.Errorf("%+v, %v", e, err)
@@ -308,10 +308,10 @@ func TestQueue_Added(t *testing.T) {
 		for range 1000 {
 			q.Added(add(), "example.net")
 			if rand.IntN(100) == 0 {
-				time.Sleep(time.Millisecond)
+				pass(time.Millisecond)
 			}
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		stopped(t, stop)
 		if s := q.Stats(); len(w.delivered) != 2000 || s.Queued != 0 {
 			t.Errorf("%d delivered, %+v", len(w.delivered), s)
@@ -337,14 +337,14 @@ func TestQueue_GivenUp(t *testing.T) {
 			return nil
 		}
 		_, stop := run(t, cfg)
-		time.Sleep(11 * day)
+		pass(11 * day)
 		if err := stop(); !errors.Is(err, spool.ErrFailed) {
 			t.Errorf("it ended with %v", err)
 		}
 		f.restart()
 		s.up, w.reporting = nil, nil
 		_, stop = run(t, cfg)
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		stopped(t, stop)
 		if w.delivered[1] != 0 || w.reported[1] != 2 || f.left() != 0 {
 			t.Errorf("delivered %v, reported %v, %d left", w.delivered, w.reported, f.left())
@@ -362,12 +362,12 @@ func TestQueue_RestartLate(t *testing.T) {
 		f.add(2, "example.net", time.Now())
 		cfg := queue.Config{Store: f, Deliverer: w, Reporter: w}
 		_, stop := run(t, cfg)
-		time.Sleep(day)
+		pass(day)
 		stopped(t, stop)
-		time.Sleep(20 * day)
+		pass(20 * day)
 		opens := w.opens["example.net"]
 		_, stop = run(t, cfg)
-		time.Sleep(5 * time.Minute)
+		pass(5 * time.Minute)
 		stopped(t, stop)
 		if w.reported[1] != 1 || w.reported[2] != 1 || w.opens["example.net"] != opens+1 {
 			t.Errorf("reported %v, after %d more dials", w.reported, w.opens["example.net"]-opens)
@@ -398,10 +398,17 @@ func TestQueue_Returned(t *testing.T) {
 			f.add(id+1, "example.net", time.Now())
 		}
 		_, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
-		time.Sleep(3 * time.Hour)
+		pass(3 * time.Hour)
 		stopped(t, stop)
 		if w.sent[1].Attempts == 0 {
 			t.Error("nothing was sent")
 		}
 	})
+}
+
+// pass lets time go by, until everybody waits again: what they have written may be
+// read then.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }
