@@ -52,7 +52,8 @@ type Dialer struct {
 	// Timeout bounds every single exchange, and while a message is sent the time
 	// that may go without any progress. Zero means two minutes.
 	Timeout time.Duration
-	// GreetingWait is how long to listen to silence. Zero means 35 seconds.
+	// GreetingWait is how long to listen to silence, at most Timeout. Zero means 35
+	// seconds.
 	GreetingWait time.Duration
 }
 
@@ -76,25 +77,26 @@ type Conn struct {
 // Connect connects to the server at address, host:port, and waits until it may
 // speak. The context bounds the whole life of the connection.
 func (d *Dialer) Connect(ctx context.Context, address string) (*Conn, error) {
+	timeout := d.Timeout
+	if timeout == 0 {
+		timeout = 2 * time.Minute
+	}
 	dial := d.Dial
 	if dial == nil {
-		dial = (&net.Dialer{Timeout: 30 * time.Second}).DialContext
+		dial = (&net.Dialer{Timeout: min(30*time.Second, timeout)}).DialContext
 	}
 	nc, err := dial(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %s: %w", address, err)
 	}
-	c := &Conn{link: link{conn: nc, below: nc, timeout: d.Timeout}}
-	if c.timeout == 0 {
-		c.timeout = 2 * time.Minute
-	}
+	c := &Conn{link: link{conn: nc, below: nc, timeout: timeout}}
 	wait := d.GreetingWait
 	if wait == 0 {
 		wait = greetingWait
 	}
 	c.in = bufio.NewReader(nc)
 	c.stop = context.AfterFunc(ctx, func() { nc.Close() })
-	if err := c.greeting(wait); err != nil {
+	if err := c.greeting(min(wait, timeout)); err != nil {
 		c.close()
 		return nil, fmt.Errorf("connecting to %s: %w", address, cause(ctx, err))
 	}

@@ -88,6 +88,20 @@ func TestDialer_Connect(t *testing.T) {
 	}
 }
 
+// Whoever is in a hurry does not wait longer for a greeting than for any answer.
+func TestDialer_Connect_Hurry(t *testing.T) {
+	addr := clienttest.Listen(t, func(c net.Conn) { io.Copy(io.Discard, c) })
+	began := time.Now()
+	c, err := (&client.Dialer{Timeout: short}).Connect(t.Context(), addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if d := time.Since(began); d > long/2 {
+		t.Errorf("it has listened to silence for %v", d)
+	}
+}
+
 func new421() error { return &client.GreetingError{} }
 
 func TestDialer_Connect_Cancelled(t *testing.T) {
