@@ -71,9 +71,10 @@ type run struct {
 	timeout time.Duration
 	started bool // arguments and flags were in order
 
-	stdin     bool // --password-stdin
-	noKeyring bool // --no-keyring, or the desktop keyring has failed
-	told      secrets
+	stdin      bool // --password-stdin
+	takesStdin bool // the command has that flag
+	noKeyring  bool // --no-keyring, or the desktop keyring has failed
+	told       secrets
 }
 
 // complain tells what went wrong, and what to do about it.

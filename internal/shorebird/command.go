@@ -54,7 +54,7 @@ func (r *run) command() *cobra.Command {
 // action is a command's work, told from the reading of its arguments.
 func (r *run) action(do func(context.Context, []string) error) func(*cobra.Command, []string) error {
 	return func(c *cobra.Command, args []string) error {
-		r.started = true
+		r.started, r.takesStdin = true, c.Flags().Lookup("password-stdin") != nil
 		return do(c.Context(), args)
 	}
 }

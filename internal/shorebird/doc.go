@@ -64,7 +64,7 @@
 //	2    wrong use
 //	3    the server refused; in CMTP 1 it says why
 //	4    a key or a signature is not what it must be; nothing was sent or saved
-//	5    the password, or a recovery key's words, are wrong or missing
+//	5    the password, or a recovery key's words, are wrong, or a secret is missing
 //	75   failed for now; trying again later may help
 //	130  interrupted
 //

@@ -34,7 +34,7 @@ const exitCodes = `shorebird ends with one of these statuses:
     2  wrong use
     3  the server refused; in CMTP 1 it says why
     4  a key or a signature is not what it must be; nothing was sent or saved
-    5  the password, or a recovery key's words, are wrong or missing
+    5  the password, or a recovery key's words, are wrong, or a secret is missing
    75  failed for now; trying again later may help
   130  interrupted
 
@@ -44,8 +44,10 @@ They are stable.`
 var (
 	errUsage         = errors.New("wrong use")
 	errEmptyPassword = errors.New("the password is empty")
-	errNoMessage     = errors.New("this is not one whole message")
-	errTooMuchText   = errors.New("the text is too long")
+	// errMissing is what every error wraps that says a secret is not to be had.
+	errMissing     = errors.New("a secret is missing")
+	errNoMessage   = errors.New("this is not one whole message")
+	errTooMuchText = errors.New("the text is too long")
 	// errTrust is what every error wraps that says a key is not the right one.
 	errTrust      = errors.New("trust")
 	errKeyChanged = kind{"the server's key has changed", errTrust}
@@ -115,6 +117,7 @@ var causes = []struct {
 	{recovery.ErrWord, exitPassword, "Compare it with the paper."},
 	{recovery.ErrChecksum, exitPassword, "Compare them with the paper."},
 	{errEmptyPassword, exitPassword, "No account has an empty password: check the file or the program that the password comes from."},
+	{errMissing, exitPassword, ""},
 	{xzibit.ErrPassword, exitPassword, "Type it again with care. If it is right, the address may be an alias: use the account's own address."},
 	{client.ErrRefused, exitRefused, "The server does not say why. There may be no such account, the letter may be too large, or the server too busy: check the address, then try again later."},
 	{client.ErrNoCMTP, exitFailure, "Check host and port: this may be an ordinary mail server."},

@@ -105,8 +105,11 @@ func (r *run) askTwice(ctx context.Context, a address.Address) ([]byte, error) {
 
 func (r *run) askPassword(ctx context.Context, prompt string) ([]byte, error) {
 	if r.ReadPassword == nil {
-		return nil, hint(errors.New("there is no terminal to ask for the password"),
-			"Use --password-stdin, or name a file in "+passwordFileVariable+" or an open descriptor in "+passwordFDVariable+".")
+		how := "Name a file in " + passwordFileVariable + " or an open descriptor in " + passwordFDVariable + "."
+		if r.takesStdin {
+			how = "Use --password-stdin, or name a file in " + passwordFileVariable + " or an open descriptor in " + passwordFDVariable + "."
+		}
+		return nil, hint(kind{"there is no terminal to ask for the password", errMissing}, how)
 	}
 	p, err := r.ReadPassword(ctx, prompt)
 	if err != nil {
@@ -142,7 +145,7 @@ func (r *run) passwordSource() (io.ReadCloser, error) {
 	case file != "":
 		f, err := os.Open(file)
 		if err != nil {
-			return nil, fmt.Errorf("opening the file of %s: %w", passwordFileVariable, err)
+			return nil, unopened(passwordFileVariable, err)
 		}
 		return f, nil
 	case fd != "":
@@ -153,6 +156,11 @@ func (r *run) passwordSource() (io.ReadCloser, error) {
 		return os.NewFile(uintptr(n), passwordFDVariable), nil
 	}
 	return nil, nil
+}
+
+// unopened says that the file is missing that a secret was to come from.
+func unopened(variable string, err error) error {
+	return hint(kind{fmt.Sprintf("opening the file of %s: %v", variable, err), errMissing}, "Let "+variable+" name a file that you may read.")
 }
 
 // readSecret reads all of in, or one byte more than most. Not a nil slice.
@@ -218,13 +226,13 @@ func (r *run) readAnswer(ctx context.Context, q question) ([]byte, error) {
 	if path := r.Getenv(q.variable); path != "" {
 		f, err := os.Open(path)
 		if err != nil {
-			return nil, fmt.Errorf("opening the file of %s: %w", q.variable, err)
+			return nil, unopened(q.variable, err)
 		}
 		defer f.Close()
 		return readSecret(ctx, f, maxAnswer)
 	}
 	if r.ReadLine == nil {
-		return nil, hint(errors.New("there is no terminal to ask for it"), fmt.Sprintf("Use --%s, or name a file in %s.", q.flag, q.variable))
+		return nil, hint(kind{"there is no terminal to ask for it", errMissing}, fmt.Sprintf("Use --%s, or name a file in %s.", q.flag, q.variable))
 	}
 	return r.ReadLine(ctx, q.prompt)
 }

@@ -253,10 +253,10 @@ func TestRegister_NobodyToAsk(t *testing.T) {
 	h := privateHouse(t)
 	where := h.Start(t)
 	p := h.device(t, where)
-	p.want(failure, "", []string{"register", alice}, "no terminal", "--code-stdin", "SHOREBIRD_CODE_FILE")
+	p.want(password, "", []string{"register", alice}, "no terminal", "--code-stdin", "SHOREBIRD_CODE_FILE")
 	p.env["SHOREBIRD_CODE_FILE"] = p.write(filepath.Join(p.dir, "code"), h.invites(alice))
 	delete(p.env, "SHOREBIRD_PASSWORD_FILE")
-	p.want(failure, "", []string{"register", alice}, "no terminal", "SHOREBIRD_PASSWORD_FD")
+	p.want(password, "", []string{"register", alice}, "no terminal", "--password-stdin", "SHOREBIRD_PASSWORD_FD")
 	p.want(usage, "x", []string{"register", alice, "--code-stdin", "--password-stdin"}, "standard input")
 	if n := h.sent(cmtp.Enroll); n > 0 {
 		t.Errorf("%d ENROLL were sent", n)
@@ -265,6 +265,18 @@ func TestRegister_NobodyToAsk(t *testing.T) {
 	if u := h.user(alice); len(u.Copy) > 0 {
 		t.Error("there is a recovery copy")
 	}
+}
+
+// Standard input is a letter's text for send, so it has no flag to be told of.
+func TestSend_NobodyToAsk(t *testing.T) {
+	h := privateHouse(t, bob)
+	p, _ := h.registered(t, h.Start(t))
+	delete(p.env, "SHOREBIRD_PASSWORD_FILE")
+	p.want(password, "x", []string{"send", bob}, "no terminal", "SHOREBIRD_PASSWORD_FILE", "SHOREBIRD_PASSWORD_FD")
+	if strings.Contains(p.err.String(), "--password-stdin") {
+		t.Errorf("it names a flag that send has not: %s", p.err.String())
+	}
+	p.want(password, "", []string{"recover", alice, "--words"}, "--words-stdin")
 }
 
 func TestRegister_Terminal(t *testing.T) {

@@ -118,13 +118,13 @@ func TestRecover_Password(t *testing.T) {
 	}
 	t.Run("NobodyToAsk", func(t *testing.T) {
 		p := newPerson(t)
-		p.want(failure, "", []string{"recover", bob, "--server", where}, "--password-stdin", "SHOREBIRD_PASSWORD_FILE")
+		p.want(password, "", []string{"recover", bob, "--server", where}, "--password-stdin", "SHOREBIRD_PASSWORD_FILE")
 		p.notSaved()
 	})
 	t.Run("NoSuchFile", func(t *testing.T) {
 		p := newPerson(t)
 		p.env["SHOREBIRD_PASSWORD_FILE"] = filepath.Join(p.dir, "not here")
-		p.want(failure, "", []string{"recover", bob, "--server", where}, "SHOREBIRD_PASSWORD_FILE")
+		p.want(password, "", []string{"recover", bob, "--server", where}, "SHOREBIRD_PASSWORD_FILE", "not here")
 	})
 }
 
