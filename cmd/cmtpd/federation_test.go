@@ -22,10 +22,12 @@ import (
 	"cmtpd/internal/discovery/dnstest"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/letter"
+	"cmtpd/internal/queue"
 	"cmtpd/internal/shorebird"
 )
 
-// A world is a DNS server and the servers of some domains, each a real process.
+// A world is a DNS server and the servers of some domains, each a real process on a
+// loopback address of its own.
 type world struct {
 	*testing.T
 	dns     *dnstest.Server
@@ -37,7 +39,8 @@ type world struct {
 type realm struct {
 	*cmtptest.Site
 	*cmtptest.Daemon
-	domain string
+	domain   string
+	settings cmtptest.Settings
 }
 
 func newWorld(t *testing.T) *world {
@@ -48,18 +51,33 @@ func newWorld(t *testing.T) *world {
 func (w *world) realm(domain string, settings cmtptest.Settings) *realm {
 	w.Helper()
 	all := cmtptest.Settings{
-		"hostname": `"mx.` + domain + `"`, "domains": `["` + domain + `"]`, "dns.resolver": `"` + w.dns.Addr + `"`,
+		"listen.addresses": fmt.Sprintf(`["127.0.0.%d:0"]`, 2+len(w.servers)),
+		"hostname":         `"mx.` + domain + `"`, "domains": `["` + domain + `"]`, "dns.resolver": `"` + w.dns.Addr + `"`,
 		"delivery.loopback": "true", "delivery.retry_min": `"1s"`, "delivery.retry_max": `"2s"`, "log.level": `"debug"`,
 	}
 	for k, v := range settings {
 		all[k] = v
 	}
-	r := &realm{Site: cmtptest.NewSite(w, all), domain: domain}
+	r := &realm{Site: cmtptest.NewSite(w, all), domain: domain, settings: all}
 	r.Must(w, cmtptest.Password+"\n", "user", "add", "alice@"+domain, "--password-stdin")
-	r.Daemon = r.Site.Start(w)
+	r.again(w, nil)
 	w.servers[domain] = r
 	w.publish(r, r.key())
 	return r
+}
+
+// again starts a server that was stopped or never ran, with some settings changed. Unless they
+// say otherwise it has the address that it had.
+func (r *realm) again(w *world, settings cmtptest.Settings) {
+	w.Helper()
+	for k, v := range settings {
+		r.settings[k] = v
+	}
+	if err := os.WriteFile(r.Config, []byte(r.settings.TOML()), 0o600); err != nil {
+		w.Fatal(err)
+	}
+	r.Daemon = r.Site.Start(w)
+	r.settings["listen.addresses"] = `["` + r.Shared[0] + `"]`
 }
 
 // key returns the key of the server.
@@ -74,12 +92,18 @@ func (r *realm) key() crypt.PublicKey {
 // publish puts a server into DNS, with a key.
 func (w *world) publish(r *realm, key crypt.PublicKey) {
 	w.Helper()
-	_, port, err := net.SplitHostPort(r.Shared[0])
+	w.lead(r.domain, r.Shared[0], key, "")
+}
+
+// lead puts into DNS that a domain's server, with a key, is at host:port, and more records.
+func (w *world) lead(domain, addr string, key crypt.PublicKey, more string) {
+	w.Helper()
+	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		w.Fatal(err)
 	}
-	w.zone[r.domain] = fmt.Sprintf("%[1]s. 1 MX 10 mx.%[1]s.\nmx.%[1]s. 1 A 127.0.0.1\n_cmtp.%[1]s. 1 TXT \"v=CMTP1; p=%[2]s; port=%[3]s\"\n",
-		r.domain, base64.StdEncoding.EncodeToString(key[:]), port)
+	w.zone[domain] = fmt.Sprintf("%[1]s. 1 MX 10 mx.%[1]s.\nmx.%[1]s. 1 A %[4]s\n_cmtp.%[1]s. 1 TXT \"v=CMTP1; p=%[2]s; port=%[3]s\"\n",
+		domain, base64.StdEncoding.EncodeToString(key[:]), port, host) + more
 	text := "example. 1 SOA ns.example. root.example. 1 60 60 60 1\n"
 	for _, z := range w.zone {
 		text += z
@@ -128,9 +152,20 @@ func (w *world) send(ch *client.Channel, from *realm, to address.Address, key cr
 	}
 }
 
+// keyOf asks the server of ch for the key of alice at another one.
+func (w *world) keyOf(ch *client.Channel, at *realm) crypt.PublicKey {
+	w.Helper()
+	foreign, err := ch.Foreign(at.alice())
+	if err != nil {
+		w.Fatal(err)
+	}
+	return foreign.History.Current().Key
+}
+
 // A listed is a message as spool list --json shows it.
 type listed struct {
 	ID, Source, Destination string
+	Digest                  string   `json:"core_digest"`
 	From                    string   `json:"from_address"`
 	Log                     []string `json:"log"`
 }
@@ -141,6 +176,28 @@ func (r *realm) list(w *world) (all []listed) {
 		w.Fatal(err)
 	}
 	return all
+}
+
+// waiting returns what is in the queue.
+func (r *realm) waiting(w *world) []queue.Entry {
+	w.Helper()
+	return decode[[]queue.Entry](w.T, r.Must(w, "", "queue", "list", "--json"))
+}
+
+// awaitList waits until a server has n messages: several lines of its log are alike.
+func (r *realm) awaitList(w *world, n int) []listed {
+	w.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(time.Minute); ; <-tick.C {
+		all := r.list(w)
+		if len(all) == n {
+			return all
+		}
+		if time.Now().After(end) {
+			w.Fatalf("%s has %d messages, not %d: %+v\n%s", r.domain, len(all), n, all, r.Log())
+		}
+	}
 }
 
 // await waits for a line of the log with all words.
