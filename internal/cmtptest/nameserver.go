@@ -159,6 +159,7 @@ const unboundConf = `server:
     num-threads: 1
     ede: yes
     val-log-level: 1
+    val-bogus-ttl: 1
     module-config: "MODULES"
 `
 
