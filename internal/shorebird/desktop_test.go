@@ -95,7 +95,7 @@ func TestDesktop(t *testing.T) {
 	p.want(ok, "x", []string{"send", bob})
 	for _, bad := range []string{"?", "AAAA", d.entries["shorebird "+alice][:80]} {
 		d.entries["shorebird "+alice] = bad
-		p.want(failure, "x", []string{"send", bob}, "no terminal")
+		p.want(password, "x", []string{"send", bob}, "no terminal")
 	}
 }
 
