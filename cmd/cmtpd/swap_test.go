@@ -77,7 +77,7 @@ func TestFederation_OwnRotation(t *testing.T) {
 
 	b.Stop(t)
 	old := b.key()
-	b.Must(w, "", "key", "rotate")
+	b.Must(w, "", "key", "rotate", "--now")
 	b.again(w, nil)
 	w.send(ch, a, b.alice(), key, "DNS has the former key")
 	b.awaitList(w, 2)
