@@ -187,10 +187,21 @@ func (r *realm) waiting(w *world) []queue.Entry {
 // awaitList waits until a server has n messages: several lines of its log are alike.
 func (r *realm) awaitList(w *world, n int) []listed {
 	w.Helper()
+	return awaitN(w, n, r, func() []listed { return r.list(w) })
+}
+
+// awaitQueue is awaitList for what is in the queue.
+func (r *realm) awaitQueue(w *world, n int) []queue.Entry {
+	w.Helper()
+	return awaitN(w, n, r, func() []queue.Entry { return r.waiting(w) })
+}
+
+func awaitN[T any](w *world, n int, r *realm, list func() []T) []T {
+	w.Helper()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for end := time.Now().Add(time.Minute); ; <-tick.C {
-		all := r.list(w)
+		all := list()
 		if len(all) == n {
 			return all
 		}
