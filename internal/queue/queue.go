@@ -199,6 +199,7 @@ type Queue struct {
 	retry   time.Time                 // the next doubtful destination may be dialled
 	desk    []errand                  // for the clerk
 	queued  int                       // messages
+	listed  spool.ID                  // the newest message that was there when the mailbox was read
 	adopted spool.ID                  // the newest message that the operator named before Added did
 	out     map[spool.ID]*destination // with a worker, the clerk or the operator
 	freed   chan struct{}             // closed when one of them is given back; nil where nobody waits for it
@@ -236,7 +237,7 @@ func (q *Queue) Added(id spool.ID, domain string) {
 
 // arrive takes a new message in. Under mu.
 func (q *Queue) arrive(a arrival) {
-	if a.id <= q.adopted && q.knows(a.id, a.domain) {
+	if a.id <= q.listed || a.id <= q.adopted && q.knows(a.id, a.domain) {
 		return
 	}
 	d := q.destination(a.domain)

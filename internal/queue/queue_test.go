@@ -324,6 +324,31 @@ func TestQueue_Added(t *testing.T) {
 	})
 }
 
+// TestQueue_Late: a message that was in the mailbox when it was read, and of which Added says so only then, is one
+// message, whether it still waits, is on its way or is delivered already.
+func TestQueue_Late(t *testing.T) {
+	for name, s := range map[string]*site{
+		"waits": {up: func(now time.Time) bool { return now.Second() > 2 }}, "on its way": {send: time.Second}, "delivered": {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake()
+				w := newWorld(t.Errorf, f, func(string) *site { return s })
+				f.add(1, "example.net", time.Now())
+				f.add(2, "example.net", time.Now())
+				q, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
+				synctest.Wait()
+				q.Added(2, "example.net")
+				pass(time.Hour)
+				stopped(t, stop)
+				if s := q.Stats(); len(w.delivered) != 2 || w.delivered[1] != 1 || w.delivered[2] != 1 || s.Queued != 0 {
+					t.Errorf("delivered %v, %+v", w.delivered, s)
+				}
+			})
+		})
+	}
+}
+
 // TestQueue_GivenUp: what was given up is not sent any more, even if the destination returns between the
 // report and the removal, and there is a crash.
 func TestQueue_GivenUp(t *testing.T) {

@@ -53,7 +53,7 @@ func (q *Queue) Run(ctx context.Context) error {
 
 // load reads what is in the mailbox.
 func (q *Queue) load(ctx context.Context) error {
-	began, last := q.cfg.Now(), spool.ID(0)
+	began := q.cfg.Now()
 	for info, err := range q.cfg.Store.List(q.cfg.Mailbox, 0) {
 		if ctx.Err() != nil {
 			return nil
@@ -61,7 +61,7 @@ func (q *Queue) load(ctx context.Context) error {
 		if err != nil && !errors.Is(err, spool.ErrDamaged) {
 			return err
 		}
-		last = max(last, info.ID)
+		q.listed = max(q.listed, info.ID) // read by others only once it is loaded
 		h, err := q.cfg.Store.Header(info.ID)
 		if errors.Is(err, spool.ErrNotFound) {
 			continue
@@ -80,9 +80,7 @@ func (q *Queue) load(ctx context.Context) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, a := range q.early {
-		if a.id > last {
-			q.arrive(a)
-		}
+		q.arrive(a)
 	}
 	q.early, q.loaded = nil, true
 	q.free()
