@@ -51,7 +51,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) realm(domain string, settings cmtptest.Settings) *realm {
 	w.Helper()
 	all := cmtptest.Settings{
-		"listen.addresses": fmt.Sprintf(`["127.0.0.%d:0"]`, 2+len(w.servers)),
+		"listen.addresses": `["` + cmtptest.Loopback() + `:0"]`,
 		"hostname":         `"mx.` + domain + `"`, "domains": `["` + domain + `"]`, "dns.resolver": `"` + w.dns.Addr + `"`,
 		"delivery.loopback": "true", "delivery.retry_min": `"1s"`, "delivery.retry_max": `"2s"`, "log.level": `"debug"`,
 	}

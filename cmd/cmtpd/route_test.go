@@ -21,7 +21,8 @@ func TestFederation_Fallback(t *testing.T) {
 		t.Fatal(err)
 	}
 	var turned atomic.Int32
-	l, err := net.Listen("tcp", "127.0.0.99:"+port)
+	dead, busy := cmtptest.Loopback(), cmtptest.Loopback()
+	l, err := net.Listen("tcp", net.JoinHostPort(busy, port))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,8 +38,8 @@ func TestFederation_Fallback(t *testing.T) {
 			c.Close()
 		}
 	}()
-	w.lead(b.domain, b.Shared[0], b.key(), "b.example. 1 MX 1 dead.b.example.\ndead.b.example. 1 A 127.0.0.98\n"+
-		"b.example. 1 MX 2 busy.b.example.\nbusy.b.example. 1 A 127.0.0.99\n")
+	w.lead(b.domain, b.Shared[0], b.key(), "b.example. 1 MX 1 dead.b.example.\ndead.b.example. 1 A "+dead+
+		"\nb.example. 1 MX 2 busy.b.example.\nbusy.b.example. 1 A "+busy+"\n")
 	ch := w.signIn(a)
 	w.send(ch, a, b.alice(), w.keyOf(ch, b), "to the third host")
 	a.await(w, "message delivered")
@@ -90,7 +91,7 @@ func TestFederation_Move(t *testing.T) {
 	w.send(ch, a, b.alice(), key, "between")
 	a.await(w, "destination failed")
 	before := b.Shared[0]
-	b.again(w, cmtptest.Settings{"listen.addresses": `["127.0.1.3:0"]`})
+	b.again(w, cmtptest.Settings{"listen.addresses": `["` + cmtptest.Loopback() + `:0"]`})
 	w.publish(b, b.key())
 	if b.Shared[0] == before {
 		t.Fatal("it has not moved")

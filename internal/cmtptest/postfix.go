@@ -171,15 +171,6 @@ func selfSigned(t testing.TB) []byte {
 		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})...)
 }
 
-// freePort returns a loopback address on which nobody listens just now.
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // await asks again until ok: another process gives no signal.
 func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
