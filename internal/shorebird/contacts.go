@@ -38,14 +38,20 @@ func newContacts(dir string, now func() time.Time) contacts {
 	return contacts{memory[contact]{dir, "contacts", "keys of contacts", "every address is a first contact again"}, now}
 }
 
-// whose returns whom the answer's key is remembered for. It is the server's own key,
-// as a postmaster's may be, when ok is false: what is known of servers decides then.
-func (a *answer) whose() (name address.Address, ok bool) {
-	name = a.address
-	if a.history == nil || a.history.Alias == nil {
-		name.Account = name.Account.Base() // whatever the server says: bob+tag is bob
+// whose returns the name that the answer's key is remembered for: bob+tag is bob,
+// whatever the server says, so that no tag leads around what is known of bob. A longer
+// name stands for itself where the user has accepted its key, and where it is an alias
+// and nothing is known of the shorter one.
+func (a *answer) whose(known map[string]contact) address.Address {
+	base := a.address
+	base.Account = base.Account.Base()
+	if _, met := known[a.address.String()]; met {
+		return a.address
 	}
-	return name, a.key != a.server
+	if _, met := known[base.String()]; !met && a.history != nil && a.history.Alias != nil {
+		return a.address
+	}
+	return base
 }
 
 // contact returns what is to be remembered of an answer.
@@ -110,39 +116,47 @@ func (c *contact) differs(name address.Address, a *answer, why error) error {
 	return hint(fmt.Errorf("%s: %w\n  remembered  %s  since %s\n  now         %s", name, why,
 		fingerprint(c.Key), c.FirstSeen.Format(time.DateOnly), a.key),
 		fmt.Sprintf("Either the keys of %[1]s were lost and made anew, or the server gives you somebody else's. Nothing was sent. Ask %[1]s, by other means, for the fingerprint. "+
-			"If the new one is right: shorebird keys %[1]s --accept-new-key, and then again.", name))
+			"If the new one is right: shorebird keys %[2]s --accept-new-key, and then again.", name, a.address))
 }
 
 // meet judges the answer and remembers its key. With accept, what is remembered gives
 // way.
 func (c *contacts) meet(ctx context.Context, a *answer, accept bool) error {
-	name, ok := a.whose()
 	known, err := c.load()
 	if err != nil {
 		return err
 	}
+	if learnt, err := c.learn(known, a, accept); err != nil || !learnt {
+		return err
+	}
+	return c.change(ctx, func(known map[string]contact) error { // another process may have met it meanwhile
+		_, err := c.learn(known, a, accept)
+		return err
+	})
+}
+
+// learn puts the answer into what is known, and reports whether it says anything new.
+// The server's own key, as a postmaster's may be, is left to what is known of servers;
+// but where another one is remembered it is as wrong as any.
+func (c *contacts) learn(known map[string]contact, a *answer, accept bool) (bool, error) {
+	name := a.whose(known)
 	was, met := known[name.String()]
-	if !ok && !met { // where another key is remembered, the server's is as wrong as any
-		return nil
+	if !met && a.key == a.server {
+		return false, nil
 	}
 	if met {
 		a.before, _ = parseKey(was.Key)
 	}
 	next, change, err := c.judge(known, name, a)
 	if err != nil && accept {
+		name = a.address // bob+tag was accepted, which says nothing of bob
 		next, change, err = c.contact(a), AcceptedIt, nil
 	}
-	a.change = change
-	if err != nil || known[name.String()] == next {
-		return err
+	if err != nil {
+		return false, err
 	}
-	return c.change(ctx, func(known map[string]contact) error {
-		if !accept { // another process may have met it meanwhile
-			if next, _, err = c.judge(known, name, a); err != nil {
-				return err
-			}
-		}
-		known[name.String()] = next
-		return nil
-	})
+	a.change = change
+	learnt := known[name.String()] != next
+	known[name.String()] = next
+	return learnt, nil
 }

@@ -178,7 +178,9 @@ func (n *network) lookup(ctx context.Context, a address.Address) (*answer, error
 // acquaint holds an answer against what is remembered of its address, and remembers it.
 func (n *network) acquaint(ctx context.Context, found *answer) (*answer, error) {
 	if err := n.contacts.meet(ctx, found, n.accept); err != nil {
-		if name, _ := found.whose(); errors.Is(err, errTrust) && n.own(name) {
+		name := found.address
+		name.Account = name.Account.Base()
+		if errors.Is(err, errTrust) && n.own(name) {
 			err = hint(err, fmt.Sprintf("Your account was given new keys. If that was you: shorebird recover %s. If not, tell the server's operator, by other means. Nothing was sent.", name))
 		}
 		return nil, err

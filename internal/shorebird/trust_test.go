@@ -282,6 +282,60 @@ func TestContacts_ServersOwnKey(t *testing.T) {
 	p.want(ok, "", []string{"keys", postmaster, "--server", other.Start(t)}, "first contact")
 }
 
+// A tag does not lead around what is remembered of the name before it, whatever the
+// server says of the longer name.
+func TestContacts_Subaddress(t *testing.T) {
+	const tagged = "bob+lists@example.org"
+	for _, says := range []string{"AnotherAccount", "Alias"} {
+		t.Run(says, func(t *testing.T) {
+			h := privateHouse(t, bob)
+			where, p := h.Start(t), newPerson(t)
+			args := []string{"send", tagged, "--from", "carol@example.net", "--server", where}
+			p.want(ok, "", []string{"keys", bob, "--server", where})
+			other := clienttest.Key(t).Public()
+			if says == "Alias" {
+				h.leads(t, tagged, carol, other)
+			} else {
+				h.set(tagged, clienttest.User{Key: other})
+			}
+			p.want(trust, "x", args, bob+": the key has changed", "keys "+tagged+" --accept-new-key", "nothing was sent")
+
+			// Who accepts the longer name's key has not accepted it for the shorter one.
+			p.want(ok, "", []string{"keys", tagged, "--server", where, "--accept-new-key"}, "because you said so")
+			p.want(ok, "x", args)
+			p.want(ok, "", []string{"keys", bob, "--server", where})
+		})
+	}
+}
+
+// An alias of a name that nobody knows may lead anywhere, each of its tags, too.
+func TestContacts_AliasFirst(t *testing.T) {
+	h := privateHouse(t, carol)
+	where, p := h.Start(t), newPerson(t)
+	h.leads(t, "sales+x@example.org", carol, h.keys[carol].Public())
+	for range 2 {
+		p.want(ok, "x", []string{"send", "sales+x@example.org", "--from", "carol@example.net", "--server", where})
+	}
+	h.leads(t, "sales+x@example.org", carol, clienttest.Key(t).Public())
+	p.want(trust, "x", []string{"keys", "sales+x@example.org", "--server", where}, "did not sign for it")
+}
+
+// leads makes a name an alias of another, which has this key.
+func (h *house) leads(t *testing.T, from, to string, key crypt.PublicKey) {
+	asked, name := parse(t, from), parse(t, to)
+	history := h.History(name, []crypt.SignedKey{{KeyStatement: crypt.KeyStatement{Name: name, Key: key}}})
+	alias := crypt.Alias{From: asked, To: name}
+	history.Alias = &crypt.SignedAlias{Alias: alias, Server: h.Key.Sign(alias.Append(nil))}
+	h.With(func() {
+		h.Answer = func(c *clienttest.Conn, cmd cmtp.Command) (bool, error) {
+			if cmd.Verb != cmtp.KeyRequest || c.Channel == nil || string(cmd.User()) != asked.Account.String() {
+				return false, nil
+			}
+			return true, c.Done(history.Append(nil))
+		}
+	})
+}
+
 func TestSend_Receipt(t *testing.T) {
 	h := privateHouse(t, bob, alice)
 	p := h.recovered(t, h.Start(t))
@@ -430,18 +484,5 @@ func TestContacts_ServersOwnKeyInstead(t *testing.T) {
 		if got := p.run("x", "send", bob, "--from", "carol@example.net", "--server", where); got != 4 || h.sent(cmtp.Mail) != sent {
 			t.Errorf("private %v: ended with %d, %d letters more\n%s", private, got, h.sent(cmtp.Mail)-sent, p.err.String())
 		}
-	}
-}
-
-// What a server says of bob+lists is held to what is remembered of bob.
-func TestContacts_Subaddress(t *testing.T) {
-	h := privateHouse(t, bob)
-	where, p := h.Start(t), newPerson(t)
-	p.want(ok, "x", []string{"send", bob, "--from", "carol@example.net", "--server", where})
-	const lists = "bob+lists@example.org"
-	other := clienttest.Key(t).Public()
-	h.set(lists, clienttest.User{Key: other, History: []crypt.SignedKey{{KeyStatement: crypt.KeyStatement{Name: parse(t, lists), Key: other}}}})
-	if got := p.run("x", "send", lists, "--from", "carol@example.net", "--server", where); got != 4 {
-		t.Errorf("ended with %d\n%s", got, p.err.String())
 	}
 }
