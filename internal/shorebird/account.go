@@ -74,8 +74,14 @@ func (r *run) ownDesk(ctx context.Context, n *network, h home, addr address.Addr
 		return r.desk(ctx, n, h, addr)
 	}
 	d := &desk{run: r, network: n, home: h}
-	_, _, err := d.fetch(ctx, addr)
-	return d, err
+	if err := d.claim(ctx, addr); err != nil {
+		return nil, err
+	}
+	if _, _, err := d.fetch(ctx, addr); err != nil {
+		d.release()
+		return nil, err
+	}
+	return d, nil
 }
 
 // passwd gives the account another password. It also brings what is older up to date:
@@ -94,6 +100,7 @@ func (r *run) passwd(ctx context.Context, args []string, noRecovery bool) error 
 	if err != nil {
 		return err
 	}
+	defer d.release()
 	defer d.held.ring.Wipe()
 	_, a, err := d.signIn(ctx)
 	if err != nil {
@@ -139,6 +146,7 @@ func (r *run) rotate(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	defer d.release()
 	defer d.held.ring.Wipe()
 	p, _, err := d.signIn(ctx)
 	if err != nil {

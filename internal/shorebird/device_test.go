@@ -205,8 +205,95 @@ func TestRotate_AnotherDeviceWasFirst(t *testing.T) {
 			}
 			q.want(ok, "x", []string{"send", bob}, "another device has changed it")
 			q.want(ok, "", []string{"open", q.letterFor(v.Key)}, "Hello Alice")
-			p.files(alice+".xzibit", "accounts.json", "accounts.lock", "contacts.json", "contacts.lock", "servers.json", "servers.lock")
+			p.files(alice+".lock", alice+".xzibit", "accounts.json", "accounts.lock", "contacts.json", "contacts.lock", "servers.json", "servers.lock")
 		})
+	}
+}
+
+// A voice is where a person is told things; it calls back when it says a word.
+type voice struct {
+	io.Writer
+	word string
+	said func()
+}
+
+func (v voice) Write(b []byte) (int, error) {
+	if strings.Contains(string(b), v.word) {
+		v.said()
+	}
+	return v.Writer.Write(b)
+}
+
+// shares returns another process on the same machine.
+func (p *person) shares(t *testing.T) *person {
+	q := newPerson(t)
+	q.dir, q.env = p.dir, p.env
+	q.app.Params = cheap
+	return q
+}
+
+// Two processes of one person on one machine: neither takes the other's pending keys for
+// its own. The second waits, says so, and goes on from what the first has done.
+func TestRotate_TwoProcesses(t *testing.T) {
+	h := privateHouse(t, bob)
+	var armed atomic.Bool
+	var p, q *person
+	waits, done := make(chan struct{}), make(chan int, 1)
+	h.Answer = func(_ *clienttest.Conn, cmd cmtp.Command) (bool, error) {
+		if cmd.Verb == cmtp.Upload && armed.Swap(false) {
+			q.want(temporary, "", []string{"rotate", "--timeout", "1ms"}, "another shorebird, which works with the keys of "+alice, "Try again when it is done")
+			q.want(ok, "", []string{"open", q.letterFor(b64(h.user(alice).Key))}, "Hello Alice") // changes nothing, and so waits for nobody
+			go func() { done <- q.run("", "rotate") }()
+			<-waits
+		}
+		return false, nil
+	}
+	p, _ = h.registered(t, h.Start(t))
+	q = p.shares(t)
+	armed.Store(true)
+	times := 0
+	q.app.Err = voice{&q.err, "Waiting for another shorebird, which works with the keys of " + alice, func() {
+		if times++; times == 2 {
+			close(waits)
+		}
+	}}
+	p.want(ok, "", []string{"rotate"})
+	if code := <-done; code != ok {
+		t.Fatalf("the second ended with %d: %s", code, q.err.String())
+	}
+	ring := p.ring(secret)
+	if len(ring.Keys) != 3 || ring.Keys[0].Key.Public() != h.user(alice).Key {
+		t.Errorf("%d keys are kept", len(ring.Keys))
+	}
+	for _, k := range h.user(alice).History {
+		p.want(ok, "", []string{"open", p.letterFor(b64(k.Key))}, "Hello Alice")
+	}
+	p.files(alice+".lock", alice+".xzibit", "accounts.json", "accounts.lock", "contacts.json", "contacts.lock", "servers.json", "servers.lock")
+}
+
+// Letters are sent at the same time all the same; and who is called anew while they are
+// goes on from the keys that the other process has made.
+func TestSend_TwoProcesses(t *testing.T) {
+	h := privateHouse(t, bob, carol)
+	var armed atomic.Bool
+	var p, q *person
+	h.Answer = func(c *clienttest.Conn, cmd cmtp.Command) (bool, error) {
+		if cmd.Verb == cmtp.Mail && armed.Swap(false) {
+			q.want(ok, "x", []string{"send", bob})
+			q.want(ok, "", []string{"rotate"})
+			return true, io.EOF
+		}
+		return false, nil
+	}
+	p, _ = h.registered(t, h.Start(t))
+	q = p.shares(t)
+	armed.Store(true)
+	p.want(temporary, "x", []string{"send", bob, carol}, "1 of 2 copies were not sent")
+	if n := h.sent(cmtp.Mail); n != 3 {
+		t.Errorf("%d letters were sent, want 3", n)
+	}
+	if ring := p.ring(secret); len(ring.Keys) != 2 || ring.Keys[0].Key.Public() != h.user(alice).Key {
+		t.Errorf("%d keys are kept", len(ring.Keys))
 	}
 }
 
@@ -228,7 +315,7 @@ func TestRotate_AlwaysSecond(t *testing.T) {
 	if ring := p.ring(secret); len(ring.Keys) != 1 || b64(ring.Keys[0].Key.Public()) != before.Key {
 		t.Errorf("%d keys are kept", len(ring.Keys))
 	}
-	p.files(alice+".xzibit", "accounts.json", "accounts.lock", "contacts.json", "contacts.lock", "servers.json", "servers.lock")
+	p.files(alice+".lock", alice+".xzibit", "accounts.json", "accounts.lock", "contacts.json", "contacts.lock", "servers.json", "servers.lock")
 }
 
 // cut makes the server hang up on an upload, which takes place or not.

@@ -19,6 +19,7 @@
 //	$XDG_DATA_HOME/shorebird/accounts.json           by the user's own addresses: digests of the server's xzibit
 //	$XDG_DATA_HOME/shorebird/ADDRESS.xzibit          an account's keys, sealed under its password
 //	$XDG_DATA_HOME/shorebird/ADDRESS.xzibit.pending  such that were sent to the server, until it has answered
+//	$XDG_DATA_HOME/shorebird/ADDRESS.lock            locked by who reads those two to change them, until it has; others wait for --timeout
 //
 // An account name is only data, so in the file's name what is not a lower-case
 // letter, a digit or one of .-_+@ stands as its UTF-8 bytes in %XX. Keys that are in the

@@ -100,8 +100,7 @@ func (f *finder) signIn(ctx context.Context) (*peer, error) {
 		}
 		f.desk = d
 	}
-	p, _, err := f.desk.signIn(ctx)
-	return p, err
+	return f.desk.proven(ctx)
 }
 
 // housemate completes an answer about another domain of the account's own server, which

@@ -99,6 +99,11 @@ func (h home) hasKeys(a address.Address) bool {
 // pending returns the file of keys whose upload was not answered yet.
 func (h home) pending(a address.Address) string { return h.xzibit(a) + ".pending" }
 
+// lock returns the file that who changes the keys of a on this machine has locked.
+func (h home) lock(a address.Address) string {
+	return filepath.Join(h.data, fileName(a.String())+".lock")
+}
+
 // aside returns the name that a file of keys has from now on that is not the account's.
 func aside(path string, now time.Time) string {
 	return path + "." + now.UTC().Format("20060102T150405Z")

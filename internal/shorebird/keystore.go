@@ -92,8 +92,9 @@ func (r *run) held(ctx context.Context, h home, a address.Address) (*holding, er
 	}
 	k := known[a.String()]
 	held := &holding{address: a, from: k.Xzibit, pending: k.Pending}
-	main, err := h.loadXzibit(a, h.xzibit(a))
+	// In this order: who holds no claim then misses nothing that is renamed in between.
 	pending, perr := h.loadXzibit(a, h.pending(a))
+	main, err := h.loadXzibit(a, h.xzibit(a))
 	switch {
 	case err != nil && !errors.Is(err, errNoKeys):
 		return nil, err

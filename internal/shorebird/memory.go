@@ -81,17 +81,27 @@ func (m memory[T]) forget(ctx context.Context, name string) (was T, err error) {
 
 // lock waits for its turn; the others hold it for one flush each.
 func (m memory[T]) lock(ctx context.Context) (io.Closer, error) {
+	return lockFile(ctx, filepath.Join(m.dir, m.name+".lock"), func() {})
+}
+
+// lockFile waits for its turn with a lock file, and calls waits where it is not at once.
+func lockFile(ctx context.Context, path string, waits func()) (io.Closer, error) {
+	lock, err := durable.OS.Lock(path)
+	if !errors.Is(err, durable.ErrLocked) {
+		return lock, err
+	}
+	waits()
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
 	for {
-		lock, err := durable.OS.Lock(filepath.Join(m.dir, m.name+".lock"))
-		if !errors.Is(err, durable.ErrLocked) {
-			return lock, err
-		}
 		select {
 		case <-poll.C:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
+		}
+		lock, err := durable.OS.Lock(path)
+		if !errors.Is(err, durable.ErrLocked) {
+			return lock, err
 		}
 	}
 }

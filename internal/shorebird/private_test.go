@@ -162,7 +162,7 @@ func TestRegister(t *testing.T) {
 	if ring, err := xzibit.Open(x, alice, []byte(secret)); err != nil || ring.Keys[0].Key.Public() != u.Key || ring.Server != h.Key.Public() {
 		t.Errorf("the file opens without the server to %v, %v", ring, err)
 	}
-	p.files(alice+".xzibit", "accounts.json", "accounts.lock", "contacts.json", "contacts.lock", "servers.json", "servers.lock")
+	p.files(alice+".lock", alice+".xzibit", "accounts.json", "accounts.lock", "contacts.json", "contacts.lock", "servers.json", "servers.lock")
 
 	// It is an account that can be used.
 	p.want(ok, "Hello Bob", []string{"send", bob})

@@ -40,6 +40,7 @@ func (r *run) recover(ctx context.Context, arg string, o recoverOptions) error {
 	}
 	defer n.close()
 	d := &desk{run: r, network: n, home: h}
+	defer d.release()
 	if o.words || o.wordsStdin {
 		return d.recoverByWords(ctx, addr, o.wordsStdin)
 	}
@@ -137,6 +138,9 @@ func (d *desk) openFetched(ctx context.Context, a *answer, x, password []byte) (
 // without the server, else sealed again. It returns where other keys that were here
 // before are now.
 func (d *desk) saveFetched(ctx context.Context, x []byte) (moved string, desktop bool, err error) {
+	if err := d.claim(ctx, d.held.address); err != nil {
+		return "", false, err
+	}
 	if moved, err = d.home.putAside(d.held.address, x, d.held.password, d.held.ring, d.now()); err != nil {
 		return "", false, err
 	}
@@ -172,6 +176,9 @@ func (d *desk) recoverByWords(ctx context.Context, addr address.Address, stdin b
 	defer ring.Wipe()
 	password, err := d.newPassword(ctx, addr, 0)
 	if err != nil {
+		return err
+	}
+	if err := d.claim(ctx, addr); err != nil {
 		return err
 	}
 	moved, err := d.home.putAside(addr, nil, password, ring, d.now())

@@ -35,6 +35,7 @@ func (r *run) register(ctx context.Context, arg string, o registerOptions) error
 	}
 	defer n.close()
 	d := &desk{run: r, network: n, home: h}
+	defer d.release()
 	p, old, err := d.invited(ctx, addr, code)
 	if err != nil {
 		return err
@@ -108,6 +109,9 @@ func (d *desk) invited(ctx context.Context, addr address.Address, code invite.Co
 // enroll registers the keys at the desk.
 func (d *desk) enroll(ctx context.Context, code invite.Code, v AccountReport) error {
 	addr := d.held.address
+	if err := d.claim(ctx, addr); err != nil {
+		return err
+	}
 	p, old, err := d.invited(ctx, addr, code) // once more: it may have been called anew
 	if err != nil {
 		return err

@@ -288,7 +288,7 @@ func (s *sender) submitTo(ctx context.Context, a *answer) (*peer, error) {
 		return p, err
 	}
 	key := p.key
-	if p, _, err = s.account.signIn(ctx); err != nil {
+	if p, err = s.account.proven(ctx); err != nil {
 		return nil, err
 	}
 	if p.key == key { // never called anew in between, which would leave nobody proven

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"cmtpd/internal/address"
@@ -24,6 +25,54 @@ type desk struct {
 	*network
 	home home
 	held *holding
+	lock io.Closer // of the claim; nil: the keys on this machine may be changed by others
+}
+
+// claim waits until no other process works with the keys of an account on this machine.
+// What is held from then on stays what the files have, and a pending upload is one's own.
+//
+//	lock ADDRESS.lock; read the files; prepare, upload, adopt or discard; unlock
+func (d *desk) claim(ctx context.Context, a address.Address) (err error) {
+	if d.lock != nil {
+		return nil
+	}
+	if d.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d.timeout)
+		defer cancel()
+	}
+	path := d.home.lock(a)
+	d.lock, err = lockFile(ctx, path, func() { d.note("Waiting for another shorebird, which works with the keys of %s.", a) })
+	if errors.Is(err, context.DeadlineExceeded) {
+		return hint(fmt.Errorf("waiting for another shorebird, which works with the keys of %s and has locked %s: %w", a, path, err),
+			"Nothing was changed. Try again when it is done; it may be asking somebody for a password.")
+	}
+	if err != nil {
+		return fmt.Errorf("locking the keys of %s: %w", a, err)
+	}
+	return nil
+}
+
+// release ends the claim. What is held may be old from then on.
+func (d *desk) release() {
+	if d.lock != nil {
+		d.lock.Close()
+		d.lock = nil
+	}
+}
+
+// proven is signIn for who uploads nothing: the claim ends with it, so that others need
+// not wait for letters to be sent.
+func (d *desk) proven(ctx context.Context) (*peer, error) {
+	defer d.release()
+	if d.lock == nil {
+		d.held.ring.Wipe()
+		if err := d.take(ctx, d.held.address); err != nil {
+			return nil, err
+		}
+	}
+	p, _, err := d.signIn(ctx)
+	return p, err
 }
 
 // note is the run's; both have one.
@@ -190,17 +239,30 @@ func published(h *crypt.History, k xzibit.KeyPair) ([]crypt.SignedKey, bool) {
 	return (&contact{Key: base64Key(k.Key.Public())}).since(h)
 }
 
-// desk returns the desk of an account whose keys are on this machine.
+// desk returns the desk of an account whose keys are on this machine, and claimed.
 func (r *run) desk(ctx context.Context, n *network, h home, a address.Address) (*desk, error) {
-	held, err := r.held(ctx, h, a)
-	d := &desk{r, n, h, held}
-	if errors.Is(err, xzibit.ErrPassword) {
-		err = d.catchUp(ctx, a, err)
-	}
-	if err != nil {
+	d := &desk{run: r, network: n, home: h}
+	if err := d.take(ctx, a); err != nil {
+		d.release()
 		return nil, err
 	}
 	return d, nil
+}
+
+// take claims the keys on this machine, and puts them on the desk.
+func (d *desk) take(ctx context.Context, a address.Address) error {
+	err := d.claim(ctx, a)
+	if err != nil {
+		return err
+	}
+	held, err := d.run.held(ctx, d.home, a)
+	if errors.Is(err, xzibit.ErrPassword) {
+		return d.catchUp(ctx, a, err)
+	}
+	if err == nil {
+		d.held = held
+	}
+	return err
 }
 
 // catchUp puts the server's keys on the desk where the password is not the one of the
