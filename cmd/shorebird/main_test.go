@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { testscript.Main(suite{m}, map[string]func(){"shore
 // frugal is main, but that sealing under a password costs a test little.
 func frugal() {
 	app := shorebird.System()
-	app.Params = cheap
+	app.Params, app.Least = cheap, cheap
 	run(app)
 }
 

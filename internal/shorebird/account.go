@@ -148,12 +148,12 @@ func (r *run) rotate(ctx context.Context, args []string) error {
 	}
 	defer d.release()
 	defer d.held.ring.Wipe()
-	p, _, err := d.signIn(ctx)
+	p, a, err := d.signIn(ctx)
 	if err != nil {
 		return err
 	}
 	// The keys are sealed anew, so the password has to be the right one.
-	ring, password, _, err := d.unseal(ctx, p)
+	ring, password, _, err := d.unseal(ctx, p, a)
 	if err != nil {
 		return err
 	}
@@ -163,11 +163,11 @@ func (r *run) rotate(ctx context.Context, args []string) error {
 		return err
 	}
 	p.used = n.now()
-	a, desktop, err := d.upload(ctx, rev)
+	uploaded, desktop, err := d.upload(ctx, rev)
 	if err != nil {
 		return err
 	}
-	return d.reportAccount(a, AccountReport{Keyring: desktop}, "new key for")
+	return d.reportAccount(uploaded, AccountReport{Keyring: desktop}, "new key for")
 }
 
 var errPasswordsDiffer = errors.New("the two passwords differ")

@@ -35,6 +35,9 @@ type App struct {
 	// Params is what sealing under a password costs; zero means what package xzibit
 	// thinks right.
 	Params xzibit.Params
+	// Least is what an xzibit of version 3 from a server has to cost; zero means what
+	// package xzibit says that every writer takes.
+	Least xzibit.Params
 }
 
 // System returns the program in this process.

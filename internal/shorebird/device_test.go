@@ -580,11 +580,7 @@ func TestRefresh_Hostile(t *testing.T) {
 			u := h.user(alice)
 			ring := p.ring(secret)
 			tt.change(t, h, ring, &u)
-			x, err := xzibit.Seal(ring, alice, []byte(secret), cheap)
-			if err != nil {
-				t.Fatal(err)
-			}
-			u.Xzibit = x
+			u.Xzibit = sealed(t, ring, u, cheap)
 			h.set(alice, u)
 			q.want(trust, "x", []string{"send", bob}, tt.word)
 			if ring := q.ring(secret); len(ring.Keys) != 1 {

@@ -6,8 +6,10 @@
 // is sent to anybody after any look-up failed; that a server that shows another key
 // than the one remembered, which that one has not named, stops everything, and so does
 // an address's key that does not follow from the one remembered, and a domain that has
-// spoken CMTP 1 and does not any more; that no key of the user's is lost, whenever the
-// program or the network breaks off; that no secret comes from an argument, that no
+// spoken CMTP 1 and does not any more, and sealed keys of the user's that are of an older
+// version than before, or cheaper than any writer makes them; that no key of the user's is
+// lost, whenever the program or the network breaks off, or another one runs beside it on
+// the same machine; that no secret comes from an argument, that no
 // password is ever empty, and that a script is never asked; and that nothing a stranger
 // wrote steers the terminal.
 //
@@ -16,7 +18,7 @@
 //	$XDG_CONFIG_HOME/shorebird/config.toml           account, server, [servers]; optional
 //	$XDG_DATA_HOME/shorebird/servers.json            by domain: the server's key, as first seen, whether it spoke CMTP 1, and who told
 //	$XDG_DATA_HOME/shorebird/contacts.json           by address: the key, as first seen, and the digest of the newest statement
-//	$XDG_DATA_HOME/shorebird/accounts.json           by the user's own addresses: digests of the server's xzibit
+//	$XDG_DATA_HOME/shorebird/accounts.json           by the user's own addresses: digests of the server's xzibit, its version, and the key at that time
 //	$XDG_DATA_HOME/shorebird/ADDRESS.xzibit          an account's keys, sealed under its password
 //	$XDG_DATA_HOME/shorebird/ADDRESS.xzibit.pending  such that were sent to the server, until it has answered
 //	$XDG_DATA_HOME/shorebird/ADDRESS.lock            locked by who reads those two to change them, until it has; others wait for --timeout

@@ -60,6 +60,8 @@ var (
 
 	errContactKey   = kind{"the key has changed, and the one before did not sign for it", errTrust}
 	errContactReset = kind{"the key was reset: nobody but the server vouches for the new one", errTrust}
+	errDowngraded   = kind{"the sealed keys that the server has are protected less than before", errTrust}
+	errCheap        = kind{"the sealed keys that the server has cost too little to guess at", errTrust}
 	errWords        = errors.New("the words are not this account's recovery key")
 )
 

@@ -28,6 +28,10 @@ type accounts struct{ memory[knownAccount] }
 type knownAccount struct {
 	Xzibit  string `json:"xzibit"`            // base64, digest of the server's that the file was made from
 	Pending string `json:"pending,omitempty"` // base64, digest of the one that is being uploaded
+	// Version is that of the server's newest xzibit that was met, and Key, in base64, the
+	// account's at that time.
+	Version uint32 `json:"version,omitempty"`
+	Key     string `json:"key,omitempty"`
 }
 
 func newAccounts(dir string) accounts {
@@ -47,6 +51,7 @@ type holding struct {
 	ring    *xzibit.Keyring
 	from    string // digest of the server's xzibit that they are from; "" when unknown
 	pending string // digest of one that was perhaps uploaded
+	version uint32 // of the server's xzibit, when it was met just now; 0: it was not
 	// password is what opened them; nil when the desktop keyring did.
 	password []byte
 	// adrift says that the server's xzibit is not to be opened but replaced: the keys are
@@ -183,6 +188,9 @@ func (r *run) record(ctx context.Context, h home, held *holding) (desktop bool, 
 	err = newAccounts(h.data).change(ctx, func(known map[string]knownAccount) error {
 		k := known[held.address.String()]
 		k.Xzibit = held.from
+		if held.version != 0 {
+			k.Version, k.Key = held.version, base64Key(held.ring.Keys[0].Key.Public())
+		}
 		known[held.address.String()] = k
 		return nil
 	})
@@ -195,6 +203,9 @@ func (r *run) record(ctx context.Context, h home, held *holding) (desktop bool, 
 	}
 	return r.setEntry(ctx, held.address, held.ring, digest(b)), nil
 }
+
+// uploadedVersion is that of the xzibits that this program gives to servers.
+const uploadedVersion = 3
 
 func (r *run) params() xzibit.Params {
 	if r.Params != (xzibit.Params{}) {
@@ -234,7 +245,7 @@ func (r *run) adopt(ctx context.Context, h home, held *holding, uploaded string)
 	if err := durable.Publish(durable.OS, h.pending(held.address), h.xzibit(held.address)); err != nil {
 		return false, fmt.Errorf("saving the new keys of %s: %w", held.address, err)
 	}
-	held.from, held.pending = uploaded, ""
+	held.from, held.pending, held.version = uploaded, "", uploadedVersion
 	if desktop, err = r.record(ctx, h, held); err != nil {
 		return desktop, err
 	}

@@ -88,6 +88,10 @@ func (d *desk) fetchFrom(ctx context.Context, a *answer) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	version, err := d.weigh(a, x)
+	if err != nil {
+		return nil, err
+	}
 	password, err := d.password(ctx, addr)
 	if err != nil {
 		return nil, err
@@ -100,7 +104,7 @@ func (d *desk) fetchFrom(ctx context.Context, a *answer) ([]byte, error) {
 		ring.Wipe()
 		return nil, err
 	}
-	d.held = &holding{address: addr, ring: ring, from: digest(sha256.Sum256(x)).String(), password: password}
+	d.held = &holding{address: addr, ring: ring, from: digest(sha256.Sum256(x)).String(), version: version, password: password}
 	return x, d.forgiven(a)
 }
 

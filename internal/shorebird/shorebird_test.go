@@ -57,6 +57,7 @@ func newPerson(t *testing.T) *person {
 	p.app = &shorebird.App{
 		Terminal: shorebird.Terminal{In: strings.NewReader(""), Out: &p.out, Err: &p.err},
 		Getenv:   func(name string) string { return p.env[name] },
+		Least:    cheap,
 		Now:      func() time.Time { return time.Unix(1_800_000_000, 0) },
 	}
 	return p

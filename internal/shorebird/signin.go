@@ -180,7 +180,7 @@ func (d *desk) refresh(ctx context.Context, p *peer, a *answer, why string) erro
 		return hint(fmt.Errorf("%s: %w", d.held.address, errMeanwhile), "Another device has changed its keys. Nothing was changed here; try again.")
 	}
 	d.note("%s %s: another device has changed it. The keys are fetched anew, with the password.", d.held.address, why)
-	ring, password, x, err := d.unseal(ctx, p)
+	ring, password, x, err := d.unseal(ctx, p, a)
 	if err != nil {
 		return err
 	}
@@ -190,6 +190,9 @@ func (d *desk) refresh(ctx context.Context, p *peer, a *answer, why string) erro
 	}
 	d.held.ring, d.held.password = union(ring, d.held.ring.Keys), password
 	d.held.from = digest(sha256.Sum256(x)).String()
+	if d.held.version, err = xzibit.Version(x); err != nil {
+		return err
+	}
 	if _, err := d.save(ctx, d.home, d.held, password); err != nil {
 		return err
 	}
@@ -198,16 +201,25 @@ func (d *desk) refresh(ctx context.Context, p *peer, a *answer, why string) erro
 
 // unseal fetches the keyring and opens it with the password; with another one, where
 // there is a person to ask, when the one that opened the keys here does not.
-func (d *desk) unseal(ctx context.Context, p *peer) (ring *xzibit.Keyring, password, x []byte, err error) {
+func (d *desk) unseal(ctx context.Context, p *peer, a *answer) (ring *xzibit.Keyring, password, x []byte, err error) {
 	if password, err = d.password(ctx, d.held.address); err != nil {
 		return nil, nil, nil, err
 	}
-	ring, x, err = client.Unseal(p.channel, d.held.address, password)
+	if x, err = p.channel.Login(d.held.address); err != nil {
+		return nil, nil, nil, err
+	}
+	if _, err = d.weigh(a, x); err != nil {
+		return nil, nil, nil, err
+	}
+	ring, err = client.Open(p.channel, d.held.address, password, x)
 	if errors.Is(err, xzibit.ErrPassword) {
 		if password, err = d.anotherPassword(ctx, d.held.address); err != nil {
 			return nil, nil, nil, hint(err, fmt.Sprintf("The password of %[1]s was changed on another device: give the one that it has now, here or to shorebird recover %[1]s", d.held.address))
 		}
-		ring, x, err = client.Unseal(p.channel, d.held.address, password)
+		ring, err = client.Open(p.channel, d.held.address, password, x)
+	}
+	if err != nil {
+		err = fmt.Errorf("opening the keys of %s: %w", d.held.address, err)
 	}
 	return ring, password, x, err
 }

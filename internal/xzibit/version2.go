@@ -23,6 +23,15 @@ type Params struct {
 // more, and every client should be able to open what we write.
 func DefaultParams() Params { return Params{Time: 3, MemoryKiB: 64 << 10, Threads: 1} }
 
+// LeastParams returns the least that a writer may take, however good the password is:
+// 3 passes over 64 MiB (docs/protocol.md section 8.2).
+func LeastParams() Params { return Params{Time: 3, MemoryKiB: 64 << 10, Threads: 1} }
+
+// Below reports whether p has fewer passes or less memory than least.
+func (p Params) Below(least Params) bool {
+	return p.Time < least.Time || p.MemoryKiB < least.MemoryKiB
+}
+
 // What a reader is ready to spend. The parameters come from whoever answered: these
 // bounds are about seven seconds of one core of 2021.
 const (

@@ -120,6 +120,17 @@ func Version(x []byte) (uint32, error) {
 	return e.version, err
 }
 
+// ParamsOf returns what opening x costs; zero for version 1, which has a cost of its own.
+// It wraps what Check does.
+func ParamsOf(x []byte) (Params, error) {
+	e, err := parse(x)
+	if err != nil || e.version == 1 {
+		return Params{}, err
+	}
+	b, err := parseBody2(e.body)
+	return b.params, err
+}
+
 // ReadFrom reads one xzibit, and not a byte more, and checks it as Check does. Its
 // length is bounded before memory is spent on it. A stream that ends too early gives
 // io.ErrUnexpectedEOF, one that ends at once io.EOF.
