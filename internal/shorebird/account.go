@@ -84,9 +84,13 @@ func (r *run) ownDesk(ctx context.Context, n *network, h home, addr address.Addr
 	return d, nil
 }
 
+type passwdOptions struct {
+	noRecovery, newRecovery bool
+}
+
 // passwd gives the account another password. It also brings what is older up to date:
 // an xzibit of an older version, and a keyring without a recovery key.
-func (r *run) passwd(ctx context.Context, args []string, noRecovery bool) error {
+func (r *run) passwd(ctx context.Context, args []string, o passwdOptions) error {
 	n, h, err := r.network()
 	if err != nil {
 		return err
@@ -107,12 +111,12 @@ func (r *run) passwd(ctx context.Context, args []string, noRecovery bool) error 
 		return err
 	}
 	n.drop(a.where) // before a person is asked, who may take any time
-	var rev revision
+	rev := revision{anew: o.newRecovery}
 	if rev.password, err = r.newPassword(ctx, addr, 1); err != nil {
 		return err
 	}
 	var v AccountReport
-	if d.held.ring.Recovery == (crypt.PublicKey{}) && !noRecovery {
+	if o.newRecovery || d.held.ring.Recovery == (crypt.PublicKey{}) && !o.noRecovery {
 		if rev.recovery, v.RecoveryWords, err = r.recoveryKey(ctx); err != nil {
 			return err
 		}

@@ -36,18 +36,26 @@ func (r *run) registerCommand() *cobra.Command {
 }
 
 func (r *run) passwdCommand() *cobra.Command {
-	var noRecovery bool
+	var o passwdOptions
 	c := &cobra.Command{
 		Use: "passwd [ADDRESS]", Short: "Give your account another password",
 		Long: "passwd seals the keys of ADDRESS, or of the configuration's account, under another\n" +
 			"password. Your other devices ask for it at their next use. Keys from before CMTP 1 are\n" +
 			"brought up to date, and where there is no recovery key one is made: its 12 words are\n" +
 			"shown once. For scripts the present password stands on the first line of where passwords\n" +
-			"come from, and the new one on the second.",
+			"come from, and the new one on the second.\n\n" +
+			"After a device or the password was stolen passwd is half of what to do: the thief may have\n" +
+			"the key, which another password does not change. Run shorebird rotate, too; and where the\n" +
+			"thief may have seen the words of the recovery key, give --new-recovery, which makes another\n" +
+			"one: nothing else but a reset puts the old words out of force. What the thief has copied\n" +
+			"stays open to him. A thief who was first, and has changed password or key himself, can only\n" +
+			"be put out by the server's operator, who resets the account.",
 		Args: cobra.MaximumNArgs(1),
-		RunE: r.action(func(ctx context.Context, args []string) error { return r.passwd(ctx, args, noRecovery) }),
+		RunE: r.action(func(ctx context.Context, args []string) error { return r.passwd(ctx, args, o) }),
 	}
-	noRecoveryFlag(c, &noRecovery)
+	noRecoveryFlag(c, &o.noRecovery)
+	c.Flags().BoolVar(&o.newRecovery, "new-recovery", false, "make another recovery key: for the words of the one before the server gives nothing any more")
+	c.MarkFlagsMutuallyExclusive("no-recovery", "new-recovery")
 	r.passwordFlag(c)
 	return c
 }
@@ -57,7 +65,8 @@ func (r *run) rotateCommand() *cobra.Command {
 		Use: "rotate [ADDRESS]", Short: "Give your account a new key",
 		Long: "rotate makes a new key for ADDRESS, or for the configuration's account, which the one\n" +
 			"before signs for, so that nobody is asked to trust it anew. All keys before are kept:\n" +
-			"old mail stays readable.",
+			"old mail stays readable.\n\n" +
+			"After a device or the password was stolen run shorebird passwd, too: see its help.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: r.action(r.rotate),
 	}

@@ -58,6 +58,15 @@
 // none the command fails. --no-keyring, or SHOREBIRD_NO_KEYRING with any value, keeps the
 // desktop keyring out; it gets a minute at a terminal and three seconds without.
 //
+// # After a theft
+//
+// Who has stolen a device or a password may have the account's key and its password, so
+// that passwd and rotate are both needed: passwd alone leaves the key in force, and rotate
+// alone the password. The words of a recovery key stay good through both; passwd
+// --new-recovery revokes them, and so does a reset. A thief who was first, and has changed
+// key or password, can only be put out by the operator's reset (cmtpd user invite --reset).
+// What was copied before stays readable to who has it.
+//
 // # Exit statuses
 //
 // They are stable; the help topic exit-codes lists them too.

@@ -355,3 +355,32 @@ func TestRegister_NoCMTP1(t *testing.T) {
 	p := h.device(t, h.Start(t))
 	p.want(failure, invite.New(h.Key.Public()).Reveal(), []string{"register", alice, "--code-stdin"}, "does not speak CMTP 1", "Nothing was sent")
 }
+
+// Another recovery key takes the place of the one before, and nothing else does.
+func TestPasswd_NewRecovery(t *testing.T) {
+	h := privateHouse(t, bob)
+	where := h.Start(t)
+	p, before := h.registered(t, where)
+	words := func(list string, code int, says string) {
+		t.Helper()
+		h.device(t, where).want(code, list, []string{"recover", alice, "--words-stdin"}, says)
+	}
+	p.want(ok, "", []string{"passwd"})
+	p.want(ok, "", []string{"rotate"})
+	words(before.RecoveryWords, ok, "recovered")
+
+	p.want(ok, "", []string{"passwd", "--new-recovery", "--json"})
+	v := p.account()
+	if !v.Recovery || len(strings.Fields(v.RecoveryWords)) != 12 || v.RecoveryWords == before.RecoveryWords {
+		t.Fatalf("got %+v", v)
+	}
+	words(before.RecoveryWords, password, "not this account's recovery key")
+	words(v.RecoveryWords, ok, "recovered")
+	p.want(usage, "", []string{"passwd", "--new-recovery", "--no-recovery"}, "new-recovery")
+}
+
+// Who was robbed is told all that there is to do.
+func TestPasswd_Help(t *testing.T) {
+	newPerson(t).want(ok, "", []string{"passwd", "--help"}, "shorebird rotate", "--new-recovery", "operator", "resets the account")
+	newPerson(t).want(ok, "", []string{"rotate", "--help"}, "shorebird passwd")
+}

@@ -20,6 +20,7 @@ type revision struct {
 	password []byte            // that it is sealed under from now on
 	key      *xzibit.KeyPair   // new, in front of the others; nil: none
 	recovery *crypt.PrivateKey // for a keyring without one; nil: none
+	anew     bool              // the recovery key takes the place of one that there is
 }
 
 // sealed is a keyring as the server takes it.
@@ -93,7 +94,7 @@ func (d *desk) uploadOnce(ctx context.Context, p *peer, a *answer, rev revision)
 func (d *desk) revise(p *peer, a *answer, rev revision) (*holding, *cmtp.UploadForm, error) {
 	ring := union(d.held.ring, nil)
 	ring.Server = p.key
-	if rev.recovery != nil && ring.Recovery == (crypt.PublicKey{}) {
+	if rev.recovery != nil && (rev.anew || ring.Recovery == (crypt.PublicKey{})) {
 		ring.SetRecovery(rev.recovery)
 	}
 	form := &cmtp.UploadForm{}
