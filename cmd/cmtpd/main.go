@@ -43,7 +43,7 @@ func main() {
 func status(err error) int {
 	var problems *config.Error
 	switch {
-	case errors.As(err, &problems):
+	case errors.As(err, &problems), errors.Is(err, config.ErrRead):
 		return exitConfig
 	case errors.Is(err, errUsage):
 		return exitUsage

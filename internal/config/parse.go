@@ -22,17 +22,19 @@ import (
 // MaxFileSize is the largest file that is read, in bytes: some thousand aliases.
 const MaxFileSize = 256 << 10
 
-// Load reads and checks the file at path. Its error is an *Error unless the
-// file cannot be read.
+// ErrRead is what Load's error wraps where the file cannot be read.
+var ErrRead = errors.New("reading the configuration")
+
+// Load reads and checks the file at path. Its error is an *Error, or wraps ErrRead.
 func Load(path string) (*Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading the configuration: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrRead, err)
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, MaxFileSize+1))
 	if err != nil {
-		return nil, fmt.Errorf("reading the configuration: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrRead, err)
 	}
 	return Parse(path, data)
 }
