@@ -122,17 +122,18 @@ func (r *run) passwd(ctx context.Context, args []string, o passwdOptions) error 
 		}
 	}
 	if a, v.Keyring, err = d.upload(ctx, rev); err != nil {
-		return worthless(err, rev)
+		return d.worthless(err, rev.recovery != nil)
 	}
 	return d.reportAccount(a, v, "new password for")
 }
 
-// worthless says of words that were shown that they open nothing.
-func worthless(err error, rev revision) error {
-	if rev.recovery != nil && isStatus(err) {
-		return fmt.Errorf("the words above open nothing: %w", err)
+// worthless says of the words of a recovery key that was made, and shown to a person, that
+// they count for nothing, unless the server may have what was sealed to it.
+func (d *desk) worthless(err error, made bool) error {
+	if err == nil || !made || d.json || d.delivered {
+		return err
 	}
-	return err
+	return fmt.Errorf("the words above count for nothing: %w", err)
 }
 
 // rotate gives the account a new key, which the one before signs for.

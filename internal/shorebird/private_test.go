@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -258,8 +259,8 @@ func TestRegister_NobodyToAsk(t *testing.T) {
 	delete(p.env, "SHOREBIRD_PASSWORD_FILE")
 	p.want(password, "", []string{"register", alice}, "no terminal", "--password-stdin", "SHOREBIRD_PASSWORD_FD")
 	p.want(usage, "x", []string{"register", alice, "--code-stdin", "--password-stdin"}, "standard input")
-	if n := h.sent(cmtp.Enroll); n > 0 {
-		t.Errorf("%d ENROLL were sent", n)
+	if n := h.sent(cmtp.Register); n > 0 {
+		t.Errorf("%d REGISTER were sent", n)
 	}
 	p.want(ok, secret, []string{"register", alice, "--password-stdin", "--no-recovery"}, "recovery key", "none")
 	if u := h.user(alice); len(u.Copy) > 0 {
@@ -304,11 +305,67 @@ func TestRegister_Terminal(t *testing.T) {
 	p.answers(map[string]string{"New password for " + alice: "a new one", "Once more": "a new one"})
 	p.app.ReadLine, wrong = line, 3
 	p.want(failure, "", []string{"register", alice}, "not confirmed", "--no-recovery")
-	if n := h.sent(cmtp.Enroll); n > 0 {
-		t.Errorf("%d ENROLL were sent", n)
+	if n := h.sent(cmtp.Register); n > 0 {
+		t.Errorf("%d REGISTER were sent", n)
 	}
 	wrong = 2
 	p.want(ok, "", []string{"register", alice}, "That is another word", "registered")
+}
+
+// Whose code is refused was asked for nothing, and was shown no words.
+func TestRegister_CodeFirst(t *testing.T) {
+	h := privateHouse(t)
+	p := h.device(t, h.Start(t))
+	p.answers(nil)
+	p.want(refused, invite.New(h.Key.Public()).Reveal(), []string{"register", alice, "--code-stdin"}, "ask the server's operator for a new one")
+	if strings.Contains(p.err.String(), "recovery key") {
+		t.Errorf("words were shown: %s", p.err.String())
+	}
+}
+
+// Words that were shown for nothing are not kept as if they opened something; nor are
+// those called worthless that the server may have taken a copy for.
+func TestRegister_Worthless(t *testing.T) {
+	const says = "the words above count for nothing"
+	h := privateHouse(t)
+	where := h.Start(t)
+	for name, change := range map[string]func(){
+		"CodeUsed": func() { delete(h.Invitations, alice) },
+		"Exists":   func() { h.Users[alice] = clienttest.User{Key: clienttest.Key(t).Public()} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := h.device(t, where)
+			code := h.invites(alice)
+			p.app.ErrIsTerminal = true
+			p.app.ReadLine = func(_ context.Context, prompt string) ([]byte, error) {
+				var n int
+				if _, err := fmt.Sscanf(prompt, "Word %d: ", &n); err != nil {
+					return nil, err
+				}
+				h.With(change)
+				_, rest, _ := strings.Cut(p.err.String(), "on paper")
+				_, rest, _ = strings.Cut(rest, fmt.Sprintf(" %d ", n))
+				return []byte(strings.Fields(rest)[0]), nil
+			}
+			if got := p.run(code, "register", alice, "--code-stdin"); got == ok || !strings.Contains(p.err.String(), says) {
+				t.Errorf("it ended with %d: %s", got, p.err.String())
+			}
+		})
+	}
+	t.Run("NoAnswer", func(t *testing.T) {
+		h := privateHouse(t)
+		h.Answer = func(_ *clienttest.Conn, cmd cmtp.Command) (bool, error) {
+			if cmd.Verb == cmtp.Register {
+				return true, io.EOF
+			}
+			return false, nil
+		}
+		p := h.device(t, h.Start(t))
+		if got := p.run(h.invites(alice), "register", alice, "--code-stdin"); got == ok || strings.Contains(p.err.String(), says) ||
+			!strings.Contains(p.err.String(), "It is not known") {
+			t.Errorf("it ended with %d: %s", got, p.err.String())
+		}
+	})
 }
 
 // An account that exists is reset, which everybody is told.

@@ -19,7 +19,8 @@ type registerOptions struct {
 }
 
 // register makes an account, or resets it, with the code of an invitation. Nothing
-// secret is sent before the server was found to be the one that the code names.
+// secret is sent before the server was found to be the one that the code names, and
+// nobody thinks of a password, or writes words on paper, for a code that is refused.
 func (r *run) register(ctx context.Context, arg string, o registerOptions) error {
 	addr, err := address.Parse(arg)
 	if err != nil {
@@ -38,6 +39,9 @@ func (r *run) register(ctx context.Context, arg string, o registerOptions) error
 	defer d.release()
 	p, old, err := d.invited(ctx, addr, code)
 	if err != nil {
+		return err
+	}
+	if err := p.tryCode(addr, code); err != nil {
 		return err
 	}
 	if old != nil {
@@ -63,7 +67,14 @@ func (r *run) register(ctx context.Context, arg string, o registerOptions) error
 		v.RecoveryWords = words
 	}
 	d.held = &holding{address: addr, ring: ring, password: password}
-	return d.enroll(ctx, code, v)
+	return d.worthless(d.enroll(ctx, code, v), !o.noRecovery)
+}
+
+// tryCode asks the server whether it takes the code. What it evaluates is nobody's
+// password, and is thrown away. The network is charged one more attempt by it.
+func (p *peer) tryCode(addr address.Address, code invite.Code) error {
+	_, err := oprf.Ask(nil, func(e oprf.Element) (oprf.Element, error) { return p.channel.Enroll(addr, code.Secret(), e) })
+	return err
 }
 
 // code reads the code of an invitation.
@@ -134,6 +145,7 @@ func (d *desk) enroll(ctx context.Context, code invite.Code, v AccountReport) er
 	if err := d.prepare(ctx, d.home, d.held, d.held.password, s.digest); err != nil {
 		return err
 	}
+	d.delivered = true
 	history, err := p.channel.Register(addr, secret, form)
 	if err != nil {
 		return d.refused(ctx, d.held, err)

@@ -26,6 +26,8 @@ type desk struct {
 	home home
 	held *holding
 	lock io.Closer // of the claim; nil: the keys on this machine may be changed by others
+	// delivered says that the server has, or perhaps has, what was uploaded.
+	delivered bool
 }
 
 // claim waits until no other process works with the keys of an account on this machine.

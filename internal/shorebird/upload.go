@@ -81,6 +81,7 @@ func (d *desk) uploadOnce(ctx context.Context, p *peer, a *answer, rev revision)
 	if err := d.prepare(ctx, d.home, next, rev.password, s.digest); err != nil {
 		return false, err
 	}
+	d.delivered = true
 	h, err := p.channel.Upload(form)
 	if err != nil {
 		return false, d.refused(ctx, next, err)
@@ -117,6 +118,7 @@ func (d *desk) revise(p *peer, a *answer, rev revision) (*holding, *cmtp.UploadF
 // Where no answer came it stays: perhaps it was taken.
 func (d *desk) refused(ctx context.Context, next *holding, err error) error {
 	if isStatus(err) {
+		d.delivered = false
 		return errors.Join(err, d.discard(ctx, d.home, next))
 	}
 	return hint(err, "It is not known whether the server has taken the new keys. They are kept; the next command finds out.")
