@@ -119,7 +119,8 @@ func (r *run) openCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "open FILE", Short: "Open a letter that was exported from a server",
 		Long: "open decrypts the message in FILE, or on standard input for -, with your keys on this\n" +
-			"machine. Nothing is shown or saved before all of it was found unaltered.",
+			"machine, or with older ones that were set aside. Nothing is shown or saved before all\n" +
+			"of it was found unaltered.",
 		Args: cobra.ExactArgs(1),
 		RunE: r.action(func(ctx context.Context, args []string) error { return r.open(ctx, args[0], o) }),
 	}

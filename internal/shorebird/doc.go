@@ -25,7 +25,8 @@
 //
 // An account name is only data, so in the file's name what is not a lower-case
 // letter, a digit or one of .-_+@ stands as its UTF-8 bytes in %XX. Keys that are in the
-// way of others are moved to the name with the time behind it, never removed.
+// way of others are moved to the name with the time behind it, never removed. The command
+// open tries the newest 16 of them on a letter that the account's keys do not open.
 //
 // ADDRESS.xzibit is of version 2, which opens without the server; what the server has is
 // of version 3. Where the desktop has a keyring it has the opened keys, too: service

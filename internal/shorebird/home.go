@@ -104,11 +104,6 @@ func (h home) lock(a address.Address) string {
 	return filepath.Join(h.data, fileName(a.String())+".lock")
 }
 
-// aside returns the name that a file of keys has from now on that is not the account's.
-func aside(path string, now time.Time) string {
-	return path + "." + now.UTC().Format("20060102T150405Z")
-}
-
 // putAside moves aside the keys of a that are on this machine, which may be all that
 // still opens old mail, unless they are among those of ring, or sealed alike in x. It
 // returns where they are now, or "".

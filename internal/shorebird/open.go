@@ -65,6 +65,9 @@ func (r *run) open(ctx context.Context, path string, o openOptions) error {
 		return err
 	}
 	held, err := r.held(ctx, h, addr)
+	if errors.Is(err, errNoKeys) && o.account == "" {
+		err = hint(err, fmt.Sprintf("If %s is another name of one of your accounts, say which with --account ADDRESS. Else fetch its keys first: shorebird recover %s", addr, addr))
+	}
 	if err != nil {
 		return err
 	}
@@ -75,7 +78,7 @@ func (r *run) open(ctx context.Context, path string, o openOptions) error {
 		work *= 2
 	}
 	bar := r.progress(ctx, "opening", work)
-	l, err := letter.Open(bar.watch(f), size, keys(ring))
+	l, err := r.openAside(ctx, h, held, func() (*letter.Letter, error) { return letter.Open(bar.watch(f), size, keys(ring)) })
 	if err != nil {
 		bar.done()
 		return fmt.Errorf("opening %s: %w", path, err)

@@ -3,6 +3,7 @@ package shorebird_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -210,7 +211,7 @@ func TestOpen_Alias(t *testing.T) {
 	p := h.reader(t, bob)
 	d := &letter.Draft{Time: time.Unix(1, 0), Text: []byte("Hello")}
 	path := p.write(filepath.Join(p.dir, "message"), string(written(t, d, "postmaster@example.org", h.keys[bob].Public())))
-	p.want(failure, "", []string{"open", path}, "shorebird recover postmaster@example.org")
+	p.want(failure, "", []string{"open", path}, "shorebird recover postmaster@example.org", "--account")
 	p.want(ok, "", []string{"open", path, "--account", bob}, "Hello")
 	p.configure("account = \"" + bob + "\"")
 	p.want(ok, "", []string{"open", path}, "Hello")
@@ -228,6 +229,46 @@ func TestOpen_Alias(t *testing.T) {
 	p.want(ok, "", []string{"open", path}, "To the server", "does not say who it is from")
 	p.configure("")
 	p.want(usage, "", []string{"open", path}, "--account ADDRESS")
+}
+
+// A letter to keys that others have taken the place of is opened with them, under whatever
+// password they are.
+func TestOpen_Aside(t *testing.T) {
+	h := privateHouse(t)
+	p, before := h.registered(t, h.Start(t))
+	old := p.letterFor(before.Key)
+	p.passwordFile("another one")
+	p.want(ok, h.invites(alice), []string{"register", alice, "--code-stdin", "--no-recovery"}, "were on this machine; they are kept")
+	kept, _ := filepath.Glob(p.data(alice + ".xzibit.2*"))
+	if len(kept) != 1 {
+		t.Fatalf("kept %q", kept)
+	}
+	p.want(failure, "", []string{"open", old}, "none of the keys opens", kept[0], "under another password")
+	p.answers(map[string]string{"Password of " + alice + ": ": "another one", "Password of " + alice + ", as it was for": secret})
+	p.want(ok, "", []string{"open", old}, "Hello Alice", "older keys, which are in "+kept[0])
+	p.answers(map[string]string{"Password of " + alice: "another one"})
+	p.want(failure, "", []string{"open", old}, "none of the keys opens", kept[0]+" do not open")
+	p.want(ok, "", []string{"open", p.letterFor(b64(h.user(alice).Key))}, "Hello Alice")
+
+	// The newest 16 are tried, of uploads that were cut short too, and what is damaged is
+	// passed over.
+	x, err := os.ReadFile(kept[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.write(p.data(alice+".xzibit.20280101T000000Z"), "damaged")
+	for n := range 14 {
+		p.write(p.data(fmt.Sprintf("%s.xzibit.202802%02dT000000Z", alice, n+1)), string(seal(t, alice, crypt.PublicKey{}, clienttest.Key(t))))
+	}
+	if err := os.Rename(kept[0], p.data(alice+".xzibit.pending.20270101T000000Z")); err != nil {
+		t.Fatal(err)
+	}
+	p.answers(map[string]string{"Password of " + alice + ": ": "another one", "Password of " + alice + ", as it was for": secret})
+	p.want(ok, "", []string{"open", old}, "Hello Alice", "20280101T000000Z do not open")
+	p.write(p.data(alice+".xzibit.20270201T000000Z"), string(seal(t, alice, crypt.PublicKey{}, clienttest.Key(t))))
+	p.want(failure, "", []string{"open", old}, "none of the keys opens")
+	p.write(p.data(alice+".xzibit.20270301T000000Z"), string(x))
+	p.want(ok, "", []string{"open", old}, "Hello Alice")
 }
 
 // The report of an error carries nothing of a letter into a log.
