@@ -30,7 +30,7 @@ func whole(name address.Address) error {
 func (c *Channel) Login(name address.Address) ([]byte, error) {
 	x, err := c.login(name)
 	if err != nil {
-		return nil, fmt.Errorf("asking for the xzibit of %s: %w", name, err)
+		return nil, fmt.Errorf("asking for the sealed keys of %s: %w", name, err)
 	}
 	return x, nil
 }
@@ -102,7 +102,7 @@ func (c *Channel) proof(p crypt.Proof, key *crypt.PrivateKey) []byte {
 func (c *Channel) Unlock(name address.Address, blinded oprf.Element) (oprf.Element, error) {
 	e, err := c.evaluate(named(cmtp.Unlock, name), name, blinded)
 	if err != nil {
-		return e, fmt.Errorf("unlocking the xzibit of %s: %w", name, err)
+		return e, fmt.Errorf("asking for help with the sealed keys of %s: %w", name, err)
 	}
 	return e, nil
 }

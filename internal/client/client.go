@@ -285,7 +285,7 @@ func (c *Conn) refusal(err error, sig crypt.Signature, server *crypt.PublicKey) 
 // has been checked, and its signature by server.
 func (c *Conn) Login(user string, server crypt.PublicKey) ([]byte, error) {
 	if len(user) > cmtp.MaxString { // two strings that are short enough may make one that is not
-		return nil, fmt.Errorf("asking for the xzibit of %s: the address has more than the %d bytes that LOGIN can carry", user, cmtp.MaxString)
+		return nil, fmt.Errorf("asking for the sealed keys of %s: the address has more than the %d bytes that LOGIN can carry", user, cmtp.MaxString)
 	}
 	cmd := &cmtp.Command{Verb: cmtp.Login, Params: [3][]byte{[]byte(user)}}
 	if err := c.send(cmd); err != nil {
@@ -293,10 +293,10 @@ func (c *Conn) Login(user string, server crypt.PublicKey) ([]byte, error) {
 	}
 	x, sig, err := cmtp.ReadXzibit(c.in, xzibit.ReadFrom)
 	if err != nil {
-		return nil, fmt.Errorf("asking for the xzibit of %s: %w", user, c.refusal(err, sig, &server))
+		return nil, fmt.Errorf("asking for the sealed keys of %s: %w", user, c.refusal(err, sig, &server))
 	}
 	if !crypt.Verify(server, x, sig) {
-		return nil, fmt.Errorf("asking for the xzibit of %s: %w", user, ErrSignature)
+		return nil, fmt.Errorf("asking for the sealed keys of %s: %w", user, ErrSignature)
 	}
 	return x, nil
 }

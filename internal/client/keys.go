@@ -47,7 +47,7 @@ func Seal(ring *xzibit.Keyring, name address.Address, password []byte, p xzibit.
 	evaluate func(oprf.Element) (oprf.Element, error)) ([]byte, error) {
 	output, err := unlock(password, evaluate)
 	if err != nil {
-		return nil, fmt.Errorf("sealing the keys of %s: %w", name, err)
+		return nil, err // of asking, not of sealing
 	}
 	defer clear(output)
 	x, err := xzibit.SealUnlocked(ring, name.String(), password, output, p)

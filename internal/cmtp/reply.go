@@ -120,7 +120,7 @@ func ReadXzibit(r io.Reader, read func(io.Reader) ([]byte, error)) (xzibit []byt
 		return nil, sig, err
 	}
 	if xzibit, err = read(io.MultiReader(bytes.NewReader(head[:]), r)); err != nil {
-		return nil, sig, fmt.Errorf("reading a xzibit: %w", cut(err))
+		return nil, sig, fmt.Errorf("reading the sealed keys: %w", cut(err))
 	}
 	if sig, err = readSignature(r); err != nil {
 		return nil, sig, err

@@ -154,6 +154,9 @@ func diagnose(err error) diagnosis {
 	}
 	if !found && client.Temporary(err) {
 		d.Code, d.Hint = exitTemporary, "Try again later. If it stays so, check the network and the server's address."
+		if status != nil && status.Status == cmtp.StatusTooOften {
+			d.Hint = "Try again when the server says. Others on your network, or who guess at this account, may have made those attempts; until then trying sooner only fails."
+		}
 	}
 	if d.Code == exitInterrupted {
 		d.Message = "interrupted"

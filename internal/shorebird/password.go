@@ -186,7 +186,7 @@ func cutPassword(p []byte, line int) ([]byte, error) {
 	case len(p) == 0:
 		return nil, errEmptyPassword
 	case len(p) > maxPassword:
-		return nil, fmt.Errorf("the password is longer than %d bytes", maxPassword)
+		return nil, hint(usage(fmt.Errorf("the password is longer than %d bytes", maxPassword)), "Check the file or the program that it comes from, or choose a shorter one.")
 	}
 	return bytes.Clone(p), nil
 }
@@ -211,7 +211,7 @@ func (r *run) answer(ctx context.Context, q question) (string, error) {
 	case err != nil:
 		return "", fmt.Errorf("reading %s: %w", q.what, err)
 	case len(b) > maxAnswer:
-		return "", fmt.Errorf("reading %s: it has more than %d bytes", q.what, maxAnswer)
+		return "", usage(fmt.Errorf("reading %s: it has more than %d bytes", q.what, maxAnswer))
 	}
 	return string(bytes.TrimSpace(b)), nil
 }

@@ -219,6 +219,10 @@ func (d *desk) openCopy(ctx context.Context, addr address.Address, key *crypt.Pr
 	if hasStatus(err, cmtp.StatusWrongProof) {
 		err = fmt.Errorf("%w: %w", errWords, err)
 	}
+	if hasStatus(err, cmtp.StatusNoAccount) { // it has told the key of this name before
+		err = hint(err, fmt.Sprintf("No recovery key was made for %s, or that is another name of an account: then use the account's own. With the password, shorebird passwd makes one. "+
+			"Without it only the operator can help, by a reset of the account, after which mail to the old key stays closed.", addr))
+	}
 	if err != nil {
 		return nil, err
 	}

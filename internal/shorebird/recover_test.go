@@ -103,7 +103,7 @@ func TestRecover_Password(t *testing.T) {
 	}{
 		"Wrong":    {"incorrect", password, "wrong password"},
 		"Longest":  {long, password, "wrong password"},
-		"TooLong":  {long + "x", failure, "longer than 1024 bytes"},
+		"TooLong":  {long + "x", usage, "longer than 1024 bytes"},
 		"Trailing": {secret + " ", password, "wrong password"},
 	}
 	for name, tt := range tests {
@@ -146,12 +146,12 @@ func TestRecover_HostileServers(t *testing.T) {
 		}, trust, "not your server"},
 		"GivesAnothersKeys": {func(h *house) {
 			h.Users[bob] = clienttest.User{Key: h.keys[bob].Public(), Xzibit: seal(t, carol, h.Key.Public(), h.keys[bob])}
-		}, password, "does not open"},
+		}, password, "do not open"},
 		"HugeXzibit": {func(h *house) {
 			x := bytes.Clone(h.Users[bob].Xzibit)
 			copy(x[36:], "\x7f\xff\xff\xff\xff\xff\xff\xff")
 			h.Users[bob] = clienttest.User{Key: h.keys[bob].Public(), Xzibit: x}
-		}, failure, "not a well-formed xzibit"},
+		}, failure, "not well-formed sealed keys"},
 		"CostlyXzibit": {func(h *house) {
 			x := bytes.Clone(h.Users[bob].Xzibit)
 			copy(x[48:], "\x7f\xff\xff\xff")

@@ -21,11 +21,11 @@ const (
 var (
 	// ErrVersion says that the version is none of 1, 2 and 3, or not one that the
 	// function opens.
-	ErrVersion = errors.New("not a version of xzibit that is known here")
+	ErrVersion = errors.New("a version of sealed keys that is not known here")
 
 	// ErrLocked says that an xzibit is of version 3, which OpenUnlocked opens with the
 	// help of the server that keeps it.
-	ErrLocked = errors.New("the xzibit is locked: it opens only with its server's help")
+	ErrLocked = errors.New("the sealed keys open only with their server's help")
 
 	// ErrOutput says that what should be the output of the server's function has the
 	// wrong length.
@@ -33,7 +33,7 @@ var (
 
 	// ErrFormat says that a length is wrong, or that an authentic keyring is not
 	// laid out as it must be or holds halves of different keys.
-	ErrFormat = errors.New("not a well-formed xzibit")
+	ErrFormat = errors.New("not well-formed sealed keys")
 
 	// ErrParams says that the cost of deriving the key is out of bounds. It is found
 	// before anything is spent.
@@ -43,7 +43,7 @@ var (
 	// xzibit was sealed with, or that the xzibit was altered: no cipher can tell one
 	// from the other. The AES-256-GCM form that the 2016 tools wrote, before they
 	// changed the cipher and not the version, ends here too.
-	ErrPassword = errors.New("the xzibit does not open: wrong password, or altered")
+	ErrPassword = errors.New("the sealed keys do not open: wrong password, or altered")
 
 	// ErrEmptyPassword says that nothing is sealed under an empty password.
 	ErrEmptyPassword = errors.New("the password is empty")
@@ -137,7 +137,7 @@ func ParamsOf(x []byte) (Params, error) {
 func ReadFrom(r io.Reader) ([]byte, error) {
 	header := make([]byte, headerSize)
 	if _, err := io.ReadFull(r, header); err != nil {
-		return nil, fmt.Errorf("reading an xzibit: %w", err)
+		return nil, fmt.Errorf("reading sealed keys: %w", err)
 	}
 	n, err := bodyLength(header)
 	if err != nil {
@@ -148,7 +148,7 @@ func ReadFrom(r io.Reader) ([]byte, error) {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
-		return nil, fmt.Errorf("reading an xzibit: %w", err)
+		return nil, fmt.Errorf("reading sealed keys: %w", err)
 	}
 	if err := Check(x); err != nil {
 		return nil, err
