@@ -84,60 +84,9 @@ func (r *run) ownDesk(ctx context.Context, n *network, h home, addr address.Addr
 	return d, nil
 }
 
-type passwdOptions struct {
-	noRecovery, newRecovery bool
-}
-
-// passwd gives the account another password. It also brings what is older up to date:
-// an xzibit of an older version, and a keyring without a recovery key.
-func (r *run) passwd(ctx context.Context, args []string, o passwdOptions) error {
-	n, h, err := r.network()
-	if err != nil {
-		return err
-	}
-	defer n.close()
-	addr, err := r.ownAccount(args, n.settings)
-	if err != nil {
-		return err
-	}
-	d, err := r.ownDesk(ctx, n, h, addr)
-	if err != nil {
-		return err
-	}
-	defer d.release()
-	defer d.held.ring.Wipe()
-	_, a, err := d.signIn(ctx)
-	if err != nil {
-		return err
-	}
-	n.drop(a.where) // before a person is asked, who may take any time
-	rev := revision{anew: o.newRecovery}
-	if rev.password, err = r.newPassword(ctx, addr, 1); err != nil {
-		return err
-	}
-	var v AccountReport
-	if o.newRecovery || d.held.ring.Recovery == (crypt.PublicKey{}) && !o.noRecovery {
-		if rev.recovery, v.RecoveryWords, err = r.recoveryKey(ctx); err != nil {
-			return err
-		}
-	}
-	if a, v.Keyring, err = d.upload(ctx, rev); err != nil {
-		return d.worthless(err, rev.recovery != nil)
-	}
-	return d.reportAccount(a, v, "new password for")
-}
-
-// worthless says of the words of a recovery key that was made, and shown to a person, that
-// they count for nothing, unless the server may have what was sealed to it.
-func (d *desk) worthless(err error, made bool) error {
-	if err == nil || !made || d.json || d.delivered {
-		return err
-	}
-	return fmt.Errorf("the words above count for nothing: %w", err)
-}
-
-// rotate gives the account a new key, which the one before signs for.
-func (r *run) rotate(ctx context.Context, args []string) error {
+// atDesk has a command done with the user's own account that it is about, signed in, and
+// claimed on this machine until it is done.
+func (r *run) atDesk(ctx context.Context, args []string, do func(d *desk, p *peer, a *answer) error) error {
 	n, h, err := r.network()
 	if err != nil {
 		return err
@@ -157,22 +106,64 @@ func (r *run) rotate(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	// The keys are sealed anew, so the password has to be the right one.
-	ring, password, _, err := d.unseal(ctx, p, a)
-	if err != nil {
+	return do(d, p, a)
+}
+
+type passwdOptions struct {
+	noRecovery, newRecovery bool
+}
+
+// passwd gives the account another password. It also brings what is older up to date:
+// an xzibit of an older version, and a keyring without a recovery key.
+func (r *run) passwd(ctx context.Context, args []string, o passwdOptions) error {
+	return r.atDesk(ctx, args, func(d *desk, _ *peer, a *answer) (err error) {
+		d.drop(a.where) // before a person is asked, who may take any time
+		rev := revision{anew: o.newRecovery}
+		if rev.password, err = r.newPassword(ctx, d.held.address, 1); err != nil {
+			return err
+		}
+		var v AccountReport
+		if o.newRecovery || d.held.ring.Recovery == (crypt.PublicKey{}) && !o.noRecovery {
+			if rev.recovery, v.RecoveryWords, err = r.recoveryKey(ctx); err != nil {
+				return err
+			}
+		}
+		if a, v.Keyring, err = d.upload(ctx, rev); err != nil {
+			return d.worthless(err, rev.recovery != nil)
+		}
+		return d.reportAccount(a, v, "new password for")
+	})
+}
+
+// worthless says of the words of a recovery key that was made, and shown to a person, that
+// they count for nothing, unless the server may have what was sealed to it.
+func (d *desk) worthless(err error, made bool) error {
+	if err == nil || !made || d.json || d.delivered {
 		return err
 	}
-	ring.Wipe()
-	rev := revision{password: password}
-	if rev.key, err = newKey(r.Now()); err != nil {
-		return err
-	}
-	p.used = n.now()
-	uploaded, desktop, err := d.upload(ctx, rev)
-	if err != nil {
-		return err
-	}
-	return d.reportAccount(uploaded, AccountReport{Keyring: desktop}, "new key for")
+	return fmt.Errorf("the words above count for nothing: %w", err)
+}
+
+// rotate gives the account a new key, which the one before signs for.
+func (r *run) rotate(ctx context.Context, args []string) error {
+	return r.atDesk(ctx, args, func(d *desk, p *peer, a *answer) error {
+		// The keys are sealed anew, so the password has to be the right one.
+		ring, password, _, err := d.unseal(ctx, p, a)
+		if err != nil {
+			return err
+		}
+		ring.Wipe()
+		rev := revision{password: password}
+		if rev.key, err = newKey(r.Now()); err != nil {
+			return err
+		}
+		p.used = d.now()
+		var v AccountReport
+		if a, v.Keyring, err = d.upload(ctx, rev); err != nil {
+			return err
+		}
+		return d.reportAccount(a, v, "new key for")
+	})
 }
 
 var errPasswordsDiffer = errors.New("the two passwords differ")
