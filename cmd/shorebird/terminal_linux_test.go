@@ -49,6 +49,14 @@ func TestRegister_Terminal(t *testing.T) {
 	// It is asked for where it is needed, and not shown.
 	out.Reset()
 	term = shorebird(&out, "rotate", atHome)
+	term.Asked(t, "Password of "+atHome+": ")
+	term.Type(t, "half\x1a") // Ctrl-Z
+	term.Stopped(t)
+	if !term.Echoes(t) {
+		t.Error("a stopped program leaves a terminal that does not show what is typed")
+	}
+	term.Continue(t)
+	term.Shows(t, regexp.MustCompile("(?s)Password of .*Password of "+atHome+": $"))
 	term.Answer(t, "Password of "+atHome+": ", "battery staple")
 	if status, shown = term.Ends(t); status != 0 || strings.Contains(shown, "battery") {
 		t.Fatalf("it ended with %d and shows %q", status, shown)

@@ -3,6 +3,7 @@ package cmtptest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -144,6 +145,30 @@ func (term *Terminal) Echoes(t testing.TB) bool {
 		t.Fatal(err)
 	}
 	return mode.Lflag&unix.ECHO != 0
+}
+
+// Stopped waits until the program is stopped, as by Ctrl-Z.
+func (term *Terminal) Stopped(t testing.TB) {
+	t.Helper()
+	var info unix.Siginfo
+	for {
+		err := unix.Waitid(unix.P_PID, term.cmd.Process.Pid, &info, unix.WSTOPPED, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			t.Fatalf("the program did not stop: %v; it shows %q", err, term.shown.String())
+		}
+		return
+	}
+}
+
+// Continue lets a stopped program go on.
+func (term *Terminal) Continue(t testing.TB) {
+	t.Helper()
+	if err := term.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Ends waits for the program's end and returns its status and all that was shown.

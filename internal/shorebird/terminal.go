@@ -45,7 +45,7 @@ func (t *Terminal) asks(in *os.File, out io.Writer) {
 }
 
 // ask reads a line from the terminal in without echo, which is on again when it
-// returns, however it does.
+// returns, however it does, and while the process is stopped.
 func ask(ctx context.Context, in *os.File, out io.Writer, prompt string) ([]byte, error) {
 	fd := int(in.Fd())
 	state, err := term.GetState(fd)
@@ -57,6 +57,7 @@ func ask(ctx context.Context, in *os.File, out io.Writer, prompt string) ([]byte
 		return nil, err
 	}
 	defer io.WriteString(out, "\n")
+	defer suspendable(fd, state, out, prompt)()
 	return interruptible(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
 }
 
