@@ -4,6 +4,7 @@ package guess
 const (
 	MaxProven   = maxProven
 	MaxNetworks = maxNetworks
+	MaxOfSite   = maxOfSite
 )
 
 var ErrDamaged = errDamaged

@@ -28,7 +28,8 @@
 //	4       u32, CRC-32C of what stands before it
 //
 // A network is a byte for its bits and 16 for its address, with zeros behind those
-// bits. One of IPv4 stands as an IPv6 network in ::ffff:0:0/96; 255 and zeros stand
+// bits; one of 48 bits stands for the networks in it beyond the 64 that are told apart. One of
+// IPv4 stands as an IPv6 network in ::ffff:0:0/96; 255 and zeros stand
 // for clients without an address, and for those that could not be told apart. Numbers
 // are big-endian, as in the protocol.
 package guess

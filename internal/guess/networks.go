@@ -12,8 +12,14 @@ import (
 	"cmtpd/internal/durable"
 )
 
-// maxNetworks bounds how many networks are told apart at one time.
-const maxNetworks = 1 << 16
+// maxNetworks bounds how many networks are told apart at one time, and maxOfSite how many of
+// them one site may have: who is routed an IPv6 network of siteBits, which is what a site is
+// given, would have all of them alone.
+const (
+	maxNetworks = 1 << 16
+	maxOfSite   = 64
+	siteBits    = 48
+)
 
 // networks are the allowances of networks, in memory. They are written as a whole, at
 // most once a minute: a stranger with many networks would otherwise cost a write of
@@ -24,24 +30,63 @@ type networks struct {
 	rate rate
 
 	mu      sync.Mutex
-	whole   map[netip.Prefix]int64 // under mu; the invalid Prefix for all that there was no room for
+	whole   map[netip.Prefix]int64 // under mu; the invalid Prefix for all that there was no room for, a site's for all beyond maxOfSite
+	sites   map[netip.Prefix]int   // under mu: how many networks of a site are in whole
 	others  int64                  // under mu: the time of those that are not in whole
 	swept   int64                  // under mu
 	changed bool                   // under mu: since the last snapshot
 }
 
 func newNetworks(r rate) *networks {
-	return &networks{rate: r, whole: make(map[netip.Prefix]int64)}
+	return &networks{rate: r, whole: make(map[netip.Prefix]int64), sites: make(map[netip.Prefix]int)}
+}
+
+// siteOf returns the site that a network is one of many in, or the invalid Prefix.
+func siteOf(network netip.Prefix) netip.Prefix {
+	if !network.IsValid() || network.Addr().Is4() || network.Bits() <= siteBits {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(network.Addr(), siteBits).Masked()
+}
+
+// set notes when a network's allowance is whole. The caller holds mu.
+func (t *networks) set(network netip.Prefix, whole int64) {
+	if _, known := t.whole[network]; !known {
+		if site := siteOf(network); site.IsValid() {
+			t.sites[site]++
+		}
+	}
+	t.whole[network] = whole
+}
+
+// forget is the end of set. The caller holds mu.
+func (t *networks) forget(network netip.Prefix) {
+	delete(t.whole, network)
+	if site := siteOf(network); site.IsValid() {
+		if t.sites[site]--; t.sites[site] <= 0 {
+			delete(t.sites, site)
+		}
+	}
+}
+
+// shared returns what a network that is not known shares an allowance with for want of room:
+// itself where there is room, the rest of its site, or all the rest. The caller holds mu.
+func (t *networks) shared(network netip.Prefix) netip.Prefix {
+	if site := siteOf(network); site.IsValid() && t.sites[site] >= maxOfSite {
+		network = site
+	}
+	if _, known := t.whole[network]; !known && len(t.whole) >= maxNetworks {
+		network = netip.Prefix{} // more than can be told apart
+	}
+	return network
 }
 
 // find returns whose allowance an attempt from a network is charged on, and when that
 // is whole. The caller holds mu.
 func (t *networks) find(network netip.Prefix, now int64) (key netip.Prefix, whole int64) {
-	if _, known := t.whole[network]; !known && len(t.whole) >= maxNetworks {
+	if _, known := t.whole[network]; !known && t.shared(network) != network {
 		t.sweep(now)
-		if len(t.whole) >= maxNetworks {
-			network = netip.Prefix{} // more than can be told apart: the rest share one
-		}
+		network = t.shared(network)
 	}
 	whole, known := t.whole[network]
 	if !known {
@@ -66,7 +111,8 @@ func (t *networks) take(network netip.Prefix, now int64, proven, really bool) ti
 		next = t.rate.bound(whole, now) // what was brought nearer has to stay so, or it never comes
 	}
 	if next != whole {
-		t.whole[key], t.changed = next, true
+		t.set(key, next)
+		t.changed = true
 	}
 	return wait
 }
@@ -90,7 +136,7 @@ func (t *networks) sweep(now int64) {
 	for key, whole := range t.whole {
 		switch bounded := t.rate.bound(whole, now); {
 		case bounded <= now:
-			delete(t.whole, key)
+			t.forget(key)
 		case bounded != whole:
 			t.whole[key] = bounded
 		}
@@ -146,7 +192,7 @@ func (b *Budget) loadNetworks() error {
 		return nil
 	}
 	for _, e := range entries {
-		t.whole[e.network] = e.whole
+		t.set(e.network, e.whole)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -72,6 +73,67 @@ func TestBudget_ManyNetworks(t *testing.T) {
 	c.pass(time.Minute)
 	if err := b.Charge(alice, far); err != nil || b.Networks() > 2 {
 		t.Errorf("when the others have paid: %v, and %d networks are kept", err, b.Networks())
+	}
+}
+
+// Who is routed an IPv6 /48 has no more than 64 networks by it, and neither fills the table
+// nor keeps out a user in the same /48 who was proven there; all else in it shares one
+// allowance more, as after a restart.
+func TestBudget_ManyNetworksOfASite(t *testing.T) {
+	c, fsys := newClock(), durabletest.New()
+	o := c.options()
+	o.Rate, o.Burst = 1000, 1000
+	b := open(t, fsys, o)
+	at := func(site, n int) netip.Addr {
+		return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, byte(site >> 8), byte(site), byte(n >> 8), byte(n), 15: 1})
+	}
+	attempts := func(b *guess.Budget, a netip.Addr) (n int) {
+		for b.ChargeNetwork(a) == nil {
+			n++
+		}
+		return n
+	}
+	for n := range guess.MaxOfSite {
+		if err := b.ChargeNetwork(at(1, n)); err != nil {
+			t.Fatalf("network %d: %v", n+1, err)
+		}
+	}
+	if n := attempts(b, at(1, guess.MaxOfSite-1)); n != 29 {
+		t.Errorf("%d attempts of the last one that is told apart, want the 29 that it has left", n)
+	}
+	shared := 0
+	for n := range 1 << 10 {
+		if b.ChargeNetwork(at(1, guess.MaxOfSite+n)) == nil {
+			shared++
+		}
+	}
+	if shared != 30 {
+		t.Errorf("%d attempts of the networks beyond, want the 30 of one", shared)
+	}
+	if n := b.Networks(); n != guess.MaxOfSite+1 {
+		t.Errorf("%d networks are kept, want %d", n, guess.MaxOfSite+1)
+	}
+	if n := attempts(b, at(2, 0)); n != 30 {
+		t.Errorf("%d attempts from another site, want 30", n)
+	}
+	home := at(1, 5000)
+	if err := b.Refund(alice, home, 0); err != nil {
+		t.Fatal(err)
+	}
+	if n := granted(t, b, alice, 100, only(home)); n != 100 {
+		t.Errorf("the user has %d attempts from where they were proven, want all", n)
+	}
+
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b = open(t, fsys, o)
+	if n := attempts(b, at(1, 6000)); n != 0 {
+		t.Errorf("%d attempts after a restart, want none", n)
+	}
+	c.pass(time.Hour)
+	if n := attempts(b, at(1, 6000)); n != 30 || b.Networks() > 2 {
+		t.Errorf("%d attempts when the others have paid, and %d networks are kept", n, b.Networks())
 	}
 }
 
