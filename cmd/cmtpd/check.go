@@ -21,7 +21,7 @@ type checkView struct {
 func checkCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "check", Short: "Look whether everything is right, beside a running daemon or without one", Args: args(cobra.NoArgs),
-		Long: "Look at the configuration, the data and its keys, the disk, the daemon and its spool, which domains are held, and what is published in DNS, and change nothing.\n" +
+		Long: "Look at the configuration, the data and its keys, the disk, the daemon and its spool, which domains are held, the users, and what is published in DNS, and change nothing.\n" +
 			"It prints one line for each finding, with what to do. The exit status is 0 when nothing is wrong, and 3 when something is.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			path, err := c.Flags().GetString("config")

@@ -22,7 +22,8 @@ type checkResult struct {
 // its log, its metrics and the check, and serves and takes everything else, before a restart and after.
 func TestServe_Damage(t *testing.T) {
 	t.Parallel()
-	site := cmtptest.NewSite(t, cmtptest.Settings{"spool.scrub_every": `"1s"`, "metrics.listen": `"127.0.0.1:0"`})
+	site := cmtptest.NewSite(t, cmtptest.Settings{"spool.scrub_every": `"1s"`, "metrics.listen": `"127.0.0.1:0"`,
+		"postmaster": `"alice@` + cmtptest.Domain + `"`})
 	site.AddUsers(t, "alice")
 	d := site.Start(t)
 	letters := make([]*cmtptest.Letter, 5)

@@ -40,6 +40,19 @@ func (d *Directory) Domain(name string) (address.Domain, error) {
 	return parsed, nil
 }
 
+// CheckNew refuses the name of an account to be, or to be reset, that the Store cannot
+// know to be wrong: one in a foreign domain (ErrForeign), and an alias, whose account nobody
+// would mean (ErrReserved).
+func (d *Directory) CheckNew(addr address.Address) error {
+	if !slices.Contains(d.Domains, addr.Domain) {
+		return fmt.Errorf("%w; the configuration's domains are %v", ErrForeign, d.Domains)
+	}
+	if to, ok := d.Aliases[addr]; ok {
+		return fmt.Errorf("%w: the configuration makes it an alias of %s", ErrReserved, to)
+	}
+	return nil
+}
+
 // Resolve returns the account that takes mail for a name on the wire, and whose
 // key is given for it. It returns a nil account without an error where that is
 // the server itself: for the empty account, and for a postmaster that nobody

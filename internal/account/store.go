@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -118,6 +119,35 @@ func (s *Store) openDir(what, dir string, load func(name string, data []byte) er
 		}
 	}
 	return errors.Join(damaged...)
+}
+
+// errReadOnly is why a store that Read has returned takes no change.
+var errReadOnly = fmt.Errorf("%w: they were opened only to be looked at", ErrFailed)
+
+// Read returns the accounts in a directory to who looks at them, beside a daemon or without
+// one: nothing can be changed, and nothing is signed. No directory has none.
+func Read(dir string, fsys durable.FS) (*Store, error) {
+	s := &Store{dir: dir, fs: fsys, failure: errReadOnly, users: make(map[address.Address]*Account), byID: make(map[ID]*Account)}
+	names, err := fsys.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading the accounts: %w", err)
+	}
+	for _, name := range names {
+		if !strings.HasSuffix(name, suffix) {
+			continue
+		}
+		data, err := durable.ReadFile(fsys, filepath.Join(dir, name), maxFile)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed just now
+		}
+		if err == nil {
+			err = s.load(name, data)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("account file %s: %w", filepath.Join(dir, name), err)
+		}
+	}
+	return s, nil
 }
 
 func (s *Store) load(name string, data []byte) error {

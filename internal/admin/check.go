@@ -56,7 +56,7 @@ func Check(ctx context.Context, path string) []Finding {
 		name string
 		look func(context.Context) []Finding
 	}{
-		{"data", c.data}, {"keys", c.keys}, {"disk", c.disk}, {"daemon", c.daemon}, {"spool", c.spool}, {"trust", c.trust}, {"dns", c.records},
+		{"data", c.data}, {"keys", c.keys}, {"disk", c.disk}, {"daemon", c.daemon}, {"spool", c.spool}, {"trust", c.trust}, {"users", c.users}, {"dns", c.records},
 	} {
 		for _, f := range check.look(ctx) {
 			f.Check = check.name

@@ -57,16 +57,10 @@ func (u *Users) create(addr address.Address, seed []byte, seal func(*xzibit.Keyr
 	return u.Add(r)
 }
 
-// check refuses what the accounts themselves cannot know: a foreign domain, and an alias,
-// whose account nobody would reach.
+// check refuses what the accounts themselves cannot know.
 func (u *Users) check(addr address.Address) error {
-	if !u.cfg.IsLocal(addr.Domain) {
-		return fmt.Errorf("%w; the configuration's domains are %v", account.ErrForeign, u.cfg.Domains)
-	}
-	if to, ok := u.cfg.Aliases[addr]; ok {
-		return fmt.Errorf("%w: the configuration makes it an alias of %s", account.ErrReserved, to)
-	}
-	return nil
+	names := account.Directory{Domains: u.cfg.Domains, Aliases: u.cfg.Aliases}
+	return names.CheckNew(addr)
 }
 
 // sealUnlocked seals a keyring into version 3.

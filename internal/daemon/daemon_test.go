@@ -143,16 +143,21 @@ func TestRun_PortTaken(t *testing.T) {
 	}
 }
 
-// Whoever asks on the socket, an address of another domain becomes no user and is not invited.
+// Whoever asks on the socket, an address of another domain, or an alias, becomes no user and is not invited.
 func TestRun_ForeignUsers(t *testing.T) {
 	cfg := configuration(t)
-	_, stop := run(t, cfg, slog.New(slog.DiscardHandler))
-	users := control.Dial(cfg.ControlSocket())
-	for text, want := range map[string]error{"alice@example.org": nil, "alice@example.com": account.ErrForeign} {
-		addr, err := address.Parse(text)
+	parse := func(s string) address.Address {
+		a, err := address.Parse(s)
 		if err != nil {
 			t.Fatal(err)
 		}
+		return a
+	}
+	cfg.Aliases = map[address.Address]address.Address{parse("info@example.org"): parse("alice@example.org")}
+	_, stop := run(t, cfg, slog.New(slog.DiscardHandler))
+	users := control.Dial(cfg.ControlSocket())
+	for text, want := range map[string]error{"alice@example.org": nil, "alice@example.com": account.ErrForeign, "info@example.org": account.ErrReserved} {
+		addr := parse(text)
 		if _, err := users.Invite(addr, false, time.Hour); !errors.Is(err, want) {
 			t.Errorf("inviting %s: %v, want %v", text, err, want)
 		}

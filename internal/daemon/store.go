@@ -108,17 +108,17 @@ type localUsers struct {
 	directory *account.Directory
 }
 
-// Add refuses what the Store cannot know: a foreign domain.
+// Add refuses what the Store cannot know: a command line with another configuration may ask.
 func (u localUsers) Add(r account.Registration) (*account.Account, error) {
-	if _, err := u.directory.Domain(r.Address.Domain.String()); err != nil {
+	if err := u.directory.CheckNew(r.Address); err != nil {
 		return nil, fmt.Errorf("adding %s: %w", r.Address, err)
 	}
 	return u.Store.Add(r)
 }
 
-// Invite refuses what the Store cannot know: a foreign domain.
+// Invite refuses what Add does.
 func (u localUsers) Invite(addr address.Address, reset bool, life time.Duration) (*account.Invited, error) {
-	if _, err := u.directory.Domain(addr.Domain.String()); err != nil {
+	if err := u.directory.CheckNew(addr); err != nil {
 		return nil, fmt.Errorf("inviting %s: %w", addr, err)
 	}
 	return u.Store.Invite(addr, reset, life)

@@ -56,7 +56,7 @@ var reasons = []struct {
 	{errProvenBefore, cmtp.StatusNotNow, "This connection has proven who it is already. Open another one."},
 	{errNotEnrolled, cmtp.StatusNotNow, "REGISTER comes after an ENROLL with the same address and code."},
 	{account.ErrNoSeed, cmtp.StatusNotNow, "The keys of this account are of an older form, which opens with the password alone: use LOGIN."},
-	{errNoLogin, cmtp.StatusSwitchedOff, "The operator does not hand out keys of the older form, which anybody could try passwords on. Ask the operator for an invitation to reset the account."},
+	{errNoLogin, cmtp.StatusSwitchedOff, "The operator does not hand out keys of the older form, which anybody could try passwords on. On a device that has your keys, shorebird passwd brings them up to date; without one, ask the operator for an invitation to reset the account."},
 	{errNotProven, cmtp.StatusNotProven, "Only a user of this server, who has proven to be one, may write in the name of one or to another server."},
 	{errNotAsker, cmtp.StatusNotProven, "Only a user of this server, who has proven to be one, may ask it for keys of other domains. Ask the domain's own server."},
 	{errOwnOrigin, cmtp.StatusBadMessage, "The message's log has an origin entry, which only servers write."},
