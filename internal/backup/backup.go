@@ -217,6 +217,7 @@ func copyOthers(from, to *config.Config) error {
 	return durable.WriteNew(durable.OS, keyfile.SuccessorPath(to.KeyFile()), data, 0o600)
 }
 
+// copyFormer keeps the times of the files, which tell in which order the keys were followed.
 func copyFormer(from, to *config.Config) error {
 	former, err := keyfile.Former(from.KeyFile())
 	for _, k := range former {
@@ -225,12 +226,22 @@ func copyFormer(from, to *config.Config) error {
 		if err != nil {
 			continue
 		}
+		was, is := keyfile.FormerPath(from.KeyFile(), public), keyfile.FormerPath(to.KeyFile(), public)
 		var copied *crypt.PrivateKey
-		if copied, err = copyKey(keyfile.FormerPath(from.KeyFile(), public), keyfile.FormerPath(to.KeyFile(), public)); err == nil {
+		if copied, err = copyKey(was, is); err == nil {
 			copied.Wipe()
+			err = copyTime(was, is)
 		}
 	}
 	return err
+}
+
+func copyTime(from, to string) error {
+	info, err := os.Lstat(from)
+	if err != nil {
+		return err
+	}
+	return os.Chtimes(to, info.ModTime(), info.ModTime())
 }
 
 // copyAccounts copies every account, and reads the copies as the daemon will. An account that is

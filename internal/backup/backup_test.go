@@ -246,3 +246,42 @@ func TestMake_Inside(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A restored server knows in which order its former keys were followed.
+func TestMake_FormerOrder(t *testing.T) {
+	dir := t.TempDir()
+	cfg, other := configOf(filepath.Join(dir, "data")), configOf(filepath.Join(dir, "restored"))
+	openSpool(t, cfg)
+	for n := range 6 {
+		made := filepath.Join(dir, "key")
+		key, _, err := keyfile.LoadOrCreate(made)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := keyfile.FormerPath(cfg.KeyFile(), key.Public())
+		if err := os.Rename(made, path); err != nil {
+			t.Fatal(err)
+		}
+		at := time.Now().Add(time.Duration(n-10) * time.Hour)
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	to := filepath.Join(dir, "backup")
+	if _, err := backup.Make(t.Context(), cfg, to, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup.Restore(t.Context(), to, other, nil); err != nil {
+		t.Fatal(err)
+	}
+	was, err := keyfile.Former(cfg.KeyFile())
+	is, err2 := keyfile.Former(other.KeyFile())
+	if err := errors.Join(err, err2); err != nil || len(was) != 6 || len(is) != 6 {
+		t.Fatalf("%d and %d former keys, %v", len(was), len(is), err)
+	}
+	for n := range was {
+		if was[n].Public() != is[n].Public() {
+			t.Errorf("former key %d is another one after the restore", n)
+		}
+	}
+}

@@ -1,12 +1,16 @@
 package keyfile
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
@@ -30,15 +34,15 @@ func LoadFormer(path string, key crypt.PublicKey) (*crypt.PrivateKey, error) {
 	return k, err
 }
 
-// Former returns the keys that were at path before, in the order of their fingerprints. It
-// fails where one of their files cannot be read as such.
+// Former returns the keys that were at path before, the latest first: by the times of their files, which
+// are those of the switches. It fails where one of the files cannot be read as such.
 func Former(path string) ([]*crypt.PrivateKey, error) {
 	dir, base := filepath.Split(path)
 	entries, err := os.ReadDir(filepath.Clean(dir))
 	if err != nil {
 		return nil, fmt.Errorf("looking for former keys: %w", err)
 	}
-	var keys []*crypt.PrivateKey
+	times := make(map[*crypt.PrivateKey]time.Time)
 	for _, e := range entries {
 		print, ok := strings.CutPrefix(e.Name(), base+".")
 		if !ok || len(print) != 40 || strings.Trim(print, "0123456789abcdef") != "" {
@@ -51,9 +55,16 @@ func Former(path string) ([]*crypt.PrivateKey, error) {
 		if digits(k.Public()) != print {
 			return nil, fmt.Errorf("reading the key %s: %w; restore it from a backup", filepath.Join(dir, e.Name()), ErrOther)
 		}
-		keys = append(keys, k)
+		info, err := e.Info()
+		if err != nil {
+			return nil, fmt.Errorf("looking for former keys: %w", err)
+		}
+		times[k] = info.ModTime()
 	}
-	return keys, nil
+	latest := func(a, b *crypt.PrivateKey) int {
+		return cmp.Or(times[b].Compare(times[a]), cmp.Compare(digits(a.Public()), digits(b.Public())))
+	}
+	return slices.SortedFunc(maps.Keys(times), latest), nil
 }
 
 // Replace puts a new key in the place of the one at path, of which nothing is kept.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
@@ -80,6 +81,36 @@ func TestPromote(t *testing.T) {
 	}
 	if all, err := keyfile.Former(path); err != nil || len(all) != 3 {
 		t.Errorf("after Replace: %d former keys, %v", len(all), err)
+	}
+}
+
+// Former keys come in the order in which they were followed, the last one first.
+func TestFormer_Order(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "server.key")
+	if _, _, err := keyfile.LoadOrCreate(path); err != nil {
+		t.Fatal(err)
+	}
+	var had []crypt.PublicKey
+	began := time.Now().Add(-time.Hour)
+	for n := range 8 {
+		former, _, err := rotate(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		had = append(had, former)
+		at := began.Add(time.Duration(n) * time.Second)
+		if err := os.Chtimes(keyfile.FormerPath(path, former), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := keyfile.Former(path)
+	if err != nil || len(all) != len(had) {
+		t.Fatalf("%d former keys, %v", len(all), err)
+	}
+	for n, k := range all {
+		if want := had[len(had)-1-n]; k.Public() != want {
+			t.Errorf("former key %d is %v, not %v", n, k.Public(), want)
+		}
 	}
 }
 

@@ -16,8 +16,8 @@ type identity struct {
 	histories map[address.Domain]func() []byte
 }
 
-// newIdentity lets every former key name the present one (docs/protocol.md section
-// 17.4). Signing waits until somebody asks.
+// newIdentity lets every former key, the latest of which comes first, name the present one (docs/protocol.md
+// section 17.4); of more than a history holds, those that were followed last. Signing waits until somebody asks.
 func newIdentity(key *crypt.PrivateKey, former []*crypt.PrivateKey, domains []address.Domain, now time.Time) *identity {
 	id := &identity{signer: key, key: key.Public(), histories: make(map[address.Domain]func() []byte)}
 	for _, domain := range domains {

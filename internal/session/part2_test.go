@@ -198,6 +198,19 @@ func TestServer_Inside_Pipelining(t *testing.T) {
 	}
 }
 
+// Of more former keys than a history holds, those that were followed last name the present one.
+func TestServer_Inside_ManyFormer(t *testing.T) {
+	var former []*crypt.PrivateKey
+	for range crypt.MaxRotations + 1 {
+		former = append(former, newKey(t))
+	}
+	s := serve(t, setup{edit: func(cfg *session.Config) { cfg.Former = former }})
+	h := verifyHistory(t, s.inside().want(cmtp.StatusDone, key("", "cref.example")), "@cref.example", vectorKey(t, "server").Public())
+	if len(h.Rotations) != crypt.MaxRotations || !h.Follows(former[0].Public()) || h.Follows(former[crypt.MaxRotations].Public()) {
+		t.Errorf("%d rotations; of the latest: %v, of the first: %v", len(h.Rotations), h.Follows(former[0].Public()), h.Follows(former[crypt.MaxRotations].Public()))
+	}
+}
+
 // KEYREQUEST is answered with a history that the server may give for the name, for
 // whatever name somebody may write to.
 func TestServer_Inside_KeyRequest(t *testing.T) {

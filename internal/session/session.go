@@ -113,7 +113,7 @@ type Config struct {
 	MinRate         int64 // bytes a second of a message, after MessageGrace
 	MessageGrace    time.Duration
 	Key             *crypt.PrivateKey   // the server's identity
-	Former          []*crypt.PrivateKey // that it had before, and still can sign with
+	Former          []*crypt.PrivateKey // that it had before, and still can sign with; the latest first
 	Domains         []address.Domain
 	Channel         *channel.Server
 	Directory       Directory
