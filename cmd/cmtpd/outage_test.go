@@ -74,8 +74,7 @@ func TestFederation_Outages(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	a.Stop(t) // it remembers for half a minute that DNS failed
-	a.again(w, nil)
+	a.Must(t, "", "queue", "retry", "--all") // else it remembers for half a minute that DNS failed
 	a.awaitQueue(w, 0)
 	w.checkOutages(a, b, s)
 	t.Logf("killed %v; of %d letters %d were sent more than once", kills, len(s.digests), s.repeated)

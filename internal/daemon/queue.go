@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmtpd/internal/account"
+	"cmtpd/internal/address"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/discovery"
 	"cmtpd/internal/federation"
@@ -21,32 +22,43 @@ type elsewhere struct {
 // openQueue makes what delivers mail for other servers, and asks them for keys. Nothing is
 // dialled before the daemon serves.
 func (d *daemon) openQueue() error {
+	c, counts := d.cfg.Delivery, newQueueCollector()
 	former, err := keyfile.Former(d.cfg.KeyFile())
 	if err != nil {
 		return err
 	}
+	finder := discovery.New(d.cfg, discovery.Options{})
 	peers := federation.New(federation.Config{
-		Domains: d.cfg.Domains, Key: d.identity, Former: publicKeys(former), Finder: discovery.New(d.cfg, discovery.Options{}),
-		Trust: d.trust, Log: d.log,
+		Domains: d.cfg.Domains, Key: d.identity, Former: publicKeys(former), Finder: finder, Trust: d.trust, Log: d.log,
 	})
-	c, counts := d.cfg.Delivery, newQueueCollector()
+	keys := federation.NewKeys(federation.KeysConfig{Peers: peers, Size: c.KeyCache, Life: c.KeyCacheTime})
 	q, err := queue.New(queue.Config{
 		Store: queue.Spool{Spool: d.spool}, Mailbox: spool.MailboxID(account.Outgoing), Log: d.log,
 		Deliverer:  federation.NewDeliverer(peers, d.spool, d.cfg.Hostname.String()),
 		Reporter:   federation.NewReports(peers, d.spool, d.directory()),
 		Observer:   counts,
+		Forget:     forget(finder, keys),
 		FirstRetry: c.RetryMin, LastRetry: c.RetryMax, MaxAge: c.MaxAge, DelayNotice: c.DelayNotice,
 		Workers: c.MaxConnections, PerDomain: c.MaxConnectionsPerDomain,
 	})
 	if err != nil {
 		return err
 	}
-	keys := federation.NewKeys(federation.KeysConfig{Peers: peers, Size: c.KeyCache, Life: c.KeyCacheTime})
 	d.elsewhere = &elsewhere{peers, keys, q}
 	counts.queue = q
 	d.metrics.registry.MustRegister(counts)
 	d.serving = append(d.serving, q.Run)
 	return nil
+}
+
+// forget returns what has a destination looked for anew.
+func forget(finder *discovery.Finder, keys *federation.Keys) func(string) {
+	return func(domain string) {
+		if d, err := address.ParseDomain(domain); err == nil {
+			finder.Forget(d)
+			keys.Forget(d)
+		}
+	}
 }
 
 func publicKeys(keys []*crypt.PrivateKey) (public []crypt.PublicKey) {

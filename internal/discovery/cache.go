@@ -20,6 +20,7 @@ type cache struct {
 	mu     sync.Mutex
 	found  map[question]*list.Element // under mu: what stands in latest
 	latest *list.List                 // under mu: of *cached, the latest used first
+	forgot uint64                     // under mu: how often something was forgotten on request
 }
 
 type cached struct {
@@ -48,17 +49,50 @@ func (c *cache) get(q question, now time.Time) *answer {
 	return known.answer
 }
 
-// put keeps an answer, unless it has expired already. There is none for the
-// question: whoever asked has looked, and nobody else asks the same meanwhile.
-func (c *cache) put(q question, a *answer, now time.Time) {
+// epoch is what put is told of the moment at which a question was asked.
+func (c *cache) epoch() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.forgot
+}
+
+// put keeps an answer, unless it has expired already, or something was forgotten since it was asked
+// for: it may be that. There is none for the question: whoever asked has looked, and nobody else asks the same
+// meanwhile.
+func (c *cache) put(q question, a *answer, asked uint64, now time.Time) {
 	if !now.Before(a.expires) {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if asked != c.forgot {
+		return
+	}
 	c.found[q] = c.latest.PushFront(&cached{q, a})
 	if c.latest.Len() > c.size {
 		c.drop(c.latest.Back())
+	}
+}
+
+// peek returns what is kept, expired or not, or nil.
+func (c *cache) peek(q question) *answer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.found[q]; ok {
+		return e.Value.(*cached).answer
+	}
+	return nil
+}
+
+// forget drops what is kept, and what is on its way.
+func (c *cache) forget(questions []question) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forgot++
+	for _, q := range questions {
+		if e, ok := c.found[q]; ok {
+			c.drop(e)
+		}
 	}
 }
 

@@ -152,6 +152,24 @@ func (f *Finder) Look(ctx context.Context, d address.Domain) (p Published, ttl t
 	return p, max(a.expires.Sub(before).Truncate(time.Second), 0), err
 }
 
+// Forget drops what DNS has said of a domain, and of the hosts that it is known to have, also that it has failed: the
+// next Find and Published ask anew.
+func (f *Finder) Forget(d address.Domain) {
+	mx := questionOf(d.String(), dns.TypeMX)
+	forgotten := []question{mx}
+	if name, ok := recordName(d); ok {
+		forgotten = append(forgotten, questionOf(name, dns.TypeTXT))
+	}
+	hosts := []host{{name: mx.name}}
+	if a := f.resolver.cache.peek(mx); a != nil {
+		hosts = append(hosts, a.hosts...)
+	}
+	for _, h := range hosts {
+		forgotten = append(forgotten, questionOf(h.name, dns.TypeAAAA), questionOf(h.name, dns.TypeA))
+	}
+	f.resolver.forget(forgotten)
+}
+
 // recordName returns the name of a domain's record. It is false where there can be none.
 func recordName(d address.Domain) (name string, ok bool) {
 	name = "_cmtp." + d.String()

@@ -40,16 +40,17 @@ type resolver struct {
 // its err is an *Error. A caller that gives up leaves the question under way for
 // the others that wait for it.
 func (r *resolver) ask(ctx context.Context, name string, qtype uint16) *answer {
-	q := question{strings.ToLower(dns.Fqdn(name)), qtype}
+	q := questionOf(name, qtype)
 	if a := r.cache.get(q, r.now()); a != nil {
 		return a
 	}
-	landed := r.flights.DoChan(q.name+strconv.Itoa(int(qtype)), func() (any, error) {
+	landed := r.flights.DoChan(q.flight(), func() (any, error) {
+		asked := r.cache.epoch()
 		if a := r.cache.get(q, r.now()); a != nil {
 			return a, nil // of a flight that landed just before
 		}
 		a := r.resolve(context.WithoutCancel(ctx), q)
-		r.cache.put(q, a, r.now())
+		r.cache.put(q, a, asked, r.now())
 		return a, nil
 	})
 	select {
@@ -57,6 +58,21 @@ func (r *resolver) ask(ctx context.Context, name string, qtype uint16) *answer {
 		return a.Val.(*answer)
 	case <-ctx.Done():
 		return &answer{err: questionError(q.name, qtype, ended(ctx))}
+	}
+}
+
+func questionOf(name string, qtype uint16) question {
+	return question{strings.ToLower(dns.Fqdn(name)), qtype}
+}
+
+// flight is the name of a question that is under way.
+func (q question) flight() string { return q.name + strconv.Itoa(int(q.qtype)) }
+
+// forget has questions asked anew: nobody gets what is remembered, or waits for what is under way.
+func (r *resolver) forget(questions []question) {
+	r.cache.forget(questions)
+	for _, q := range questions {
+		r.flights.Forget(q.flight())
 	}
 }
 

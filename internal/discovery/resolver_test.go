@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"cmtpd/internal/address"
 	"cmtpd/internal/config"
 	"cmtpd/internal/discovery"
 	"cmtpd/internal/discovery/dnstest"
@@ -274,6 +275,75 @@ func TestCache_Failures(t *testing.T) {
 		if n := asked(); n != 2*once {
 			t.Errorf("%s: asked %d times in all, want %d", name, n, 2*once)
 		}
+	}
+}
+
+// What an operator wants anew is asked anew: failures, and what is there; and an answer to a question
+// from before is kept for nobody.
+func TestFinder_Forget(t *testing.T) {
+	zone := "example.org. MX 10 mx.example.net.\nmx.example.net. A 192.0.2.1\nother.example.org. MX 10 mx.example.org.\nmx.example.org. A 192.0.2.2\n"
+	s, f := site(t, zone, false)
+	d, other := domain(t, "example.org"), domain(t, "other.example.org")
+	find := func(d address.Domain) string {
+		r, err := f.Find(t.Context(), d)
+		if err != nil {
+			return err.Error()
+		}
+		return show(r)
+	}
+	names := []string{"_cmtp.example.org", "mx.example.net"}
+	for _, name := range names {
+		s.Set(dnstest.Behaviour{Rcode: dns.RcodeServerFailure}, name)
+	}
+	if got := find(d); !strings.Contains(got, "SERVFAIL") {
+		t.Fatal(got)
+	}
+	before := find(other)
+	for _, name := range names {
+		s.Set(dnstest.Behaviour{}, name)
+	}
+	s.SetZone(t, soa+"example.org. MX 10 mx.example.net.\nmx.example.net. A 192.0.2.3\n")
+	if got := find(d); !strings.Contains(got, "SERVFAIL") {
+		t.Errorf("not remembered: %s", got)
+	}
+	f.Forget(d)
+	if got := find(d); got != "10 mx.example.net 192.0.2.3:25" {
+		t.Errorf("asked anew: %s", got)
+	}
+	s.SetZone(t, soa+"example.org. MX 20 mx.example.net.\nmx.example.net. A 192.0.2.4\n")
+	f.Forget(d)
+	if got := find(d); got != "20 mx.example.net 192.0.2.4:25" {
+		t.Errorf("asked anew once more: %s", got)
+	}
+	if got := find(other); got != before {
+		t.Errorf("another domain was forgotten: %s", got)
+	}
+}
+
+func TestFinder_Forget_UnderWay(t *testing.T) {
+	s, f := site(t, txt("v=CMTP1"), false)
+	hold := make(chan struct{})
+	fail := func(m *dns.Msg) { m.Answer, m.Rcode = nil, dns.RcodeServerFailure }
+	s.Set(dnstest.Behaviour{Hold: hold, Edit: fail}, "")
+	first := make(chan error)
+	d := domain(t, "example.org")
+	go func() {
+		_, err := f.Published(t.Context(), d)
+		first <- err
+	}()
+	s.Await(t, 1, "_cmtp.example.org", dns.TypeTXT)
+	s.Set(dnstest.Behaviour{}, "")
+	f.Forget(d)
+	if got, err := f.Published(t.Context(), d); err != nil || got.Record == nil {
+		t.Errorf("who asks after that waits for the question from before: %+v, %v", got, err)
+	}
+	f.Forget(d)
+	close(hold)
+	if err := <-first; err == nil {
+		t.Error("the question from before has not failed")
+	}
+	if got, err := f.Published(t.Context(), d); err != nil || got.Record == nil {
+		t.Errorf("the answer from before is kept: %+v, %v", got, err)
 	}
 }
 

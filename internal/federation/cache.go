@@ -59,6 +59,15 @@ func (c *cache[K, V]) put(key K, value V, bytes int, life time.Duration) {
 	}
 }
 
+// forget drops what is kept.
+func (c *cache[K, V]) forget(key K) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.found[key]; ok {
+		c.drop(e)
+	}
+}
+
 // drop is called under mu.
 func (c *cache[K, V]) drop(e *list.Element) {
 	k := c.latest.Remove(e).(*kept[K, V])

@@ -114,6 +114,9 @@ func (k *Keys) Lookup(ctx context.Context, name address.Address) (*Foreign, erro
 	}
 }
 
+// Forget drops that the domain's server could not be met.
+func (k *Keys) Forget(d address.Domain) { k.domains.forget(d) }
+
 func (k *Keys) known(name address.Address) (answer, bool) {
 	if a, ok := k.answers.get(name); ok {
 		return a, true

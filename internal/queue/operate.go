@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -39,6 +40,9 @@ func (q *Queue) Retry(ids []spool.ID) (n int, err error) {
 			err = fmt.Errorf("%w: %s", ErrHeld, t.ID)
 		}
 	}
+	if err == nil {
+		q.anew(tries)
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := stamp(q.cfg.Now())
@@ -56,9 +60,21 @@ func (q *Queue) Retry(ids []spool.ID) (n int, err error) {
 	return n, err
 }
 
+// anew has asked anew for the destinations of messages.
+func (q *Queue) anew(tries []try) {
+	domains := make(map[string]struct{})
+	for _, t := range tries {
+		domains[t.Domain] = struct{}{}
+	}
+	for domain := range domains {
+		q.cfg.Forget(domain)
+	}
+}
+
 // RetryDomain is Retry for all messages to a domain, RetryAll for all of all; but those that are
 // held stay so.
 func (q *Queue) RetryDomain(domain string) (n int, err error) {
+	q.cfg.Forget(Domain(domain))
 	err = q.patiently(func() error {
 		if d := q.all[Domain(domain)]; d != nil {
 			n = q.hurry(d)
@@ -71,6 +87,9 @@ func (q *Queue) RetryDomain(domain string) (n int, err error) {
 
 // RetryAll is described at RetryDomain.
 func (q *Queue) RetryAll() (n int, err error) {
+	for _, domain := range q.domains() {
+		q.cfg.Forget(domain)
+	}
 	err = q.patiently(func() error {
 		for _, d := range q.all {
 			n += q.hurry(d)
@@ -79,6 +98,13 @@ func (q *Queue) RetryAll() (n int, err error) {
 	})
 	q.signal()
 	return n, err
+}
+
+// domains returns all destinations.
+func (q *Queue) domains() []string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Collect(maps.Keys(q.all))
 }
 
 // patiently calls do under mu, again and again while it is told that a message is with somebody, but

@@ -2,6 +2,8 @@ package queue_test
 
 import (
 	"errors"
+	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,6 +91,47 @@ func TestQueue_Retry(t *testing.T) {
 		if len(w.delivered) != 6 {
 			t.Errorf("delivered %v", w.delivered)
 		}
+	})
+}
+
+// TestQueue_Retry_Anew: what the operator wants tried is asked for anew before it is dialled, and nothing else.
+func TestQueue_Retry_Anew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		var mu sync.Mutex
+		up := map[string]bool{} // what is remembered of a destination
+		s := func(domain string) *site {
+			return &site{up: func(time.Time) bool {
+				mu.Lock()
+				defer mu.Unlock()
+				return up[domain]
+			}}
+		}
+		w := newWorld(t.Errorf, f, s)
+		for n := range 4 {
+			f.add(spool.ID(n+1), fmt.Sprintf("d%d.example", n), time.Now())
+		}
+		forget := func(domain string) {
+			mu.Lock()
+			defer mu.Unlock()
+			up[domain] = true
+		}
+		q, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w, Forget: forget})
+		pass(8 * time.Hour)
+		for n, retry := range []func() (int, error){
+			func() (int, error) { return q.Retry([]spool.ID{1}) },
+			func() (int, error) { return q.RetryDomain("D1.example.") },
+			q.RetryAll,
+		} {
+			if _, err := retry(); err != nil {
+				t.Error(err)
+			}
+			pass(time.Minute)
+			if got, want := len(w.delivered), []int{1, 2, 4}[n]; got != want {
+				t.Errorf("retry %d: %d are delivered, want %d", n, got, want)
+			}
+		}
+		stopped(t, stop)
 	})
 }
 

@@ -107,9 +107,12 @@ type Config struct {
 	Closed    string
 	Reporter  Reporter // needed with Deliverer
 	Observer  Observer
-	Now       func() time.Time
-	Random    func() float64 // from 0 up to 1
-	Log       *slog.Logger
+	// Forget is told of a destination that the operator wants tried now, before it is: what is remembered of it and
+	// may be out of date is to be asked for anew. It may be nil, and must be quick.
+	Forget func(domain string)
+	Now    func() time.Time
+	Random func() float64 // from 0 up to 1
+	Log    *slog.Logger
 
 	FirstRetry  time.Duration // after the first attempt; 1 minute
 	LastRetry   time.Duration // the longest that is waited; 4 hours
@@ -172,6 +175,9 @@ func (c *Config) defaults() {
 	}
 	if c.Observer == nil {
 		c.Observer = nobody{}
+	}
+	if c.Forget == nil {
+		c.Forget = func(string) {}
 	}
 }
 
