@@ -228,7 +228,8 @@ func New(cfg Config) (*Queue, error) {
 	return &Queue{cfg: cfg, kick: make(chan struct{}, 1), all: make(map[string]*destination), out: make(map[spool.ID]*destination), errands: make(chan struct{}, 1)}, nil
 }
 
-// Added tells of a message that was just stored in the mailbox. It does not wait for anything.
+// Added tells of a message that was just stored in the mailbox, and must tell of it once: two
+// workers could send one that is taken in twice. It does not wait for anything.
 func (q *Queue) Added(id spool.ID, domain string) {
 	q.mu.Lock()
 	a := arrival{id, q.cfg.Now(), Domain(domain)}

@@ -22,7 +22,7 @@ type Elsewhere interface {
 	JudgePeer(ctx context.Context, r federation.Remote) (federation.Standing, error)
 	// CheckOrigin says whether the source's domain vouches for a message.
 	CheckOrigin(ctx context.Context, h *cmtp.Header, log []byte, digest [32]byte, from *federation.Remote) (federation.Standing, error)
-	// Added is told of every message that is for another server, once it is durable.
+	// Added is told of every message that is for another server, when it is durable, and only once.
 	Added(id spool.ID, domain string)
 }
 

@@ -82,7 +82,7 @@ func (s *session) store(ctx context.Context, src *pacedReader, m *cmtp.MessageRe
 	case to.queued:
 		outcome = Queued
 	}
-	if to.queued && s.cfg.Elsewhere != nil {
+	if to.queued && !stored.Duplicate && s.cfg.Elsewhere != nil { // who stored it first has told
 		s.cfg.Elsewhere.Added(stored.ID, to.to.Domain.String())
 	}
 	s.fate(slog.LevelInfo, outcome, src, m.Header(), "message", stored.ID)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -377,7 +378,8 @@ func digestOf(t *testing.T, msg string) [32]byte {
 // A message that came before is acknowledged again, by a receipt as good as the first,
 // and is there once, also when it waits for another server.
 func TestServer_Inside_Duplicates(t *testing.T) {
-	s := serve(t, setup{})
+	queue := new(told)
+	s := serve(t, setup{edit: func(cfg *session.Config) { cfg.Elsewhere = queue }})
 	for dest, want := range map[string]cmtp.Status{"bob@cref.example": cmtp.StatusDone, "eve@other.example": cmtp.StatusQueued} {
 		h := to(dest)
 		h.SourceAccount, h.SourceDomain = "alice", "cref.example"
@@ -395,7 +397,18 @@ func TestServer_Inside_Duplicates(t *testing.T) {
 	if a, b := s.mailbox("bob@cref.example"), s.messages(spool.MailboxID(account.Outgoing)); len(a) != 1 || len(b) != 1 {
 		t.Errorf("%d and %d messages are there", len(a), len(b))
 	}
+	if n := queue.added.Load(); n != 1 {
+		t.Errorf("the queue was told %d times of one message", n)
+	}
 }
+
+// told is an Elsewhere that counts what it is told.
+type told struct {
+	session.Elsewhere
+	added atomic.Int64
+}
+
+func (q *told) Added(spool.ID, string) { q.added.Add(1) }
 
 func (s *server) fates(n int) (got []session.Outcome) {
 	for range n {
