@@ -3,7 +3,6 @@ package federation
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -124,11 +123,11 @@ func (r *Reports) reader(h *cmtp.Header) (*account.Account, address.Address) {
 
 // digestOf names a report to the spool, which keeps a mailbox from having it twice. It is
 // made of what the report is about, not of what it says: a box that is sealed anew differs,
-// and so may what the last attempt came to. No message from elsewhere can have it, since it
-// is no core digest (docs/spool.md, Records).
+// and so may what the last attempt came to. The message's number is not in it: a sender who
+// got no answer hands the message in once more, and it may have been given up before that.
+// No message from elsewhere can have it, since it is no core digest (docs/spool.md, Records).
 func digestOf(k kind, item *queue.Item) [32]byte {
 	b := append([]byte("cmtpd report\x00"), byte(k))
-	b = binary.BigEndian.AppendUint64(b, uint64(item.ID))
 	return sha256.Sum256(append(b, item.Digest[:]...))
 }
 
