@@ -2,7 +2,6 @@ package federation
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -140,8 +139,8 @@ func (o *outbound) result(f client.Fate) queue.Result {
 		return answered(f.Err)
 	}
 	r := f.Receipt
-	text := fmt.Sprintf("%d:%s at %s by %s", r.Commit, hex.EncodeToString(r.Hash[:]), r.When.Time().Format(time.RFC3339), o.peer.Host)
-	return queue.Result{Outcome: queue.Delivered, Text: text}
+	head := spool.Head{Number: r.Commit, Hash: r.Hash}
+	return queue.Result{Outcome: queue.Delivered, Receipt: queue.Receipt{Host: o.peer.Host, Head: head, At: r.When.Time()}}
 }
 
 // answered is what a refusal means.
@@ -171,7 +170,7 @@ func (o *outbound) sendPlain(ctx context.Context, items []queue.Item) (results [
 		m.reader.Close()
 		switch {
 		case err == nil:
-			results = append(results, queue.Result{Outcome: queue.Delivered, Text: "by CMTP 0.01, without a receipt, at " + o.peer.Host})
+			results = append(results, queue.Result{Outcome: queue.Delivered, Receipt: queue.Receipt{Host: o.peer.Host}})
 		case errors.Is(err, client.ErrRefused):
 			results = append(results, o.refused(&items[i]))
 		default:

@@ -38,8 +38,9 @@ func TestDeliverer(t *testing.T) {
 	if r := results[1]; r.Status != uint16(cmtp.StatusNoAccount) || !strings.Contains(r.Text, "no such account") {
 		t.Errorf("the refusal is %+v", r)
 	}
-	if !strings.HasSuffix(results[0].Text, " by mx.b.example") {
-		t.Errorf("the receipt is %q", results[0].Text)
+	head := b.spool.Head()
+	if r := results[2].Receipt; r.Host != "mx.b.example" || r.Head != head || time.Since(r.At) > patience || results[0].Receipt.Head == head {
+		t.Errorf("the receipts are %+v and %+v", results[0].Receipt, r)
 	}
 	if box := b.box("bob"); len(box) != 2 {
 		t.Fatalf("bob has %d messages", len(box))
@@ -213,7 +214,7 @@ func TestDeliverer_Part1(t *testing.T) {
 	if err != nil || len(r) != 3 {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	if r[0].Outcome != queue.Delivered || r[0].Text != "by CMTP 0.01, without a receipt, at mx.b.example" || r[2].Outcome != queue.Delivered {
+	if r[0].Outcome != queue.Delivered || r[0].Receipt != (queue.Receipt{Host: "mx.b.example"}) || r[2].Outcome != queue.Delivered {
 		t.Errorf("%+v", r)
 	}
 	if r[1].Outcome != queue.Temporary || r[1].Status != 0 || !strings.Contains(r[1].Text, "without giving a reason") {

@@ -290,7 +290,7 @@ func (q *Queue) settle(d *destination, tries []try, results []Result, rest Resul
 			r = results[n]
 		}
 		if r.Outcome == Delivered {
-			q.cfg.Log.Info("message delivered", "message", t.ID, "domain", d.domain, "receipt", clean(r.Text))
+			q.cfg.Log.Info("message delivered", append([]any{"message", t.ID, "domain", d.domain}, r.Receipt.shown()...)...)
 			delivered = append(delivered, t)
 			continue
 		}

@@ -296,7 +296,7 @@ func (s *session) Send(ctx context.Context, items []queue.Item) (results []queue
 		}
 	}
 	for _, i := range items[:answers] {
-		r := queue.Result{Outcome: queue.Delivered, Text: "receipt"}
+		r := queue.Result{Outcome: queue.Delivered}
 		if s.site.fate != nil {
 			r = s.site.fate(i)
 		}

@@ -58,8 +58,24 @@ const (
 // A Result is the fate of one attempt.
 type Result struct {
 	Outcome Outcome
-	Status  uint16 // of the answer, 0 where there was none
-	Text    string // the receipt, or why not, in words for the sender
+	Status  uint16  // of the answer, 0 where there was none
+	Text    string  // why it was not delivered, in words for the sender
+	Receipt Receipt // of Delivered
+}
+
+// A Receipt is what the log keeps of how a message was taken.
+type Receipt struct {
+	Host string     // of who took it
+	Head spool.Head // of that server's spool; zero where it gives no receipt
+	At   time.Time  // by that server's clock
+}
+
+// shown is what of it stands in a line of the log.
+func (r *Receipt) shown() []any {
+	if r.Head == (spool.Head{}) {
+		return []any{"host", r.Host, "receipt", false}
+	}
+	return []any{"host", r.Host, "head", r.Head.String(), "at", r.At.UTC()}
 }
 
 // Failure is the error of Deliverer.Open that says more than that it did not work now.

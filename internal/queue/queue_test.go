@@ -1,10 +1,13 @@
 package queue_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -152,6 +155,36 @@ func TestQueue_MessageFails(t *testing.T) {
 			t.Errorf("the report says %+v", r)
 		}
 		stopped(t, stop)
+	})
+}
+
+// TestQueue_Receipt: the log has the whole of a receipt, in parts.
+func TestQueue_Receipt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, log := newFake(), new(strings.Builder)
+		head := spool.Head{Number: 12345678901234567, Hash: [32]byte(bytes.Repeat([]byte{0xab}, 32))}
+		w := newWorld(t.Errorf, f, func(string) *site {
+			return &site{fate: func(i queue.Item) queue.Result {
+				r := queue.Receipt{Host: "mx.example.net"}
+				if i.ID == 1 {
+					r.Head, r.At = head, time.Unix(1795723200, 0)
+				}
+				return queue.Result{Outcome: queue.Delivered, Receipt: r}
+			}}
+		})
+		f.add(1, "example.net", time.Now())
+		f.add(2, "example.net", time.Now())
+		_, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w, Log: slog.New(slog.NewTextHandler(log, nil))})
+		pass(10 * time.Second)
+		stopped(t, stop)
+		for _, want := range []string{
+			`msg="message delivered" message=0000000000000001 domain=example.net host=mx.example.net head=` + head.String() + " at=2026-11-26T20:00:00.000Z\n",
+			`msg="message delivered" message=0000000000000002 domain=example.net host=mx.example.net receipt=false` + "\n",
+		} {
+			if !strings.Contains(log.String(), want) {
+				t.Errorf("there is no %s in\n%s", want, log)
+			}
+		}
 	})
 }
 

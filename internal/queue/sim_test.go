@@ -94,7 +94,7 @@ func fate(i queue.Item) queue.Result {
 	case n < 22 && i.State.Attempts < 4:
 		return queue.Result{Outcome: queue.Distrusted, Text: "its key has changed"}
 	}
-	return queue.Result{Outcome: queue.Delivered, Text: "receipt"}
+	return queue.Result{Outcome: queue.Delivered}
 }
 
 // run has messages arrive within a week, and restarts the queue now and then.
