@@ -104,11 +104,16 @@ func (w *world) lead(domain, addr string, key crypt.PublicKey, more string) {
 	}
 	w.zone[domain] = fmt.Sprintf("%[1]s. 1 MX 10 mx.%[1]s.\nmx.%[1]s. 1 A %[4]s\n_cmtp.%[1]s. 1 TXT \"v=CMTP1; p=%[2]s; port=%[3]s\"\n",
 		domain, base64.StdEncoding.EncodeToString(key[:]), port, host) + more
+	w.dns.SetZone(w, w.zoneText())
+}
+
+// zoneText is all that is in DNS.
+func (w *world) zoneText() string {
 	text := "example. 1 SOA ns.example. root.example. 1 60 60 60 1\n"
 	for _, z := range w.zone {
 		text += z
 	}
-	w.dns.SetZone(w, text)
+	return text
 }
 
 // signIn returns a channel to r in which alice is proven, and her key.

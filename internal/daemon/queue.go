@@ -28,8 +28,10 @@ func (d *daemon) openQueue() error {
 		return err
 	}
 	finder := discovery.New(d.cfg, discovery.Options{})
+	tested := newTested()
+	d.metrics.registry.MustRegister(tested)
 	peers := federation.New(federation.Config{
-		Domains: d.cfg.Domains, Key: d.identity, Former: publicKeys(former), Finder: finder, Trust: d.trust, Log: d.log,
+		Domains: d.cfg.Domains, Key: d.identity, Former: publicKeys(former), Finder: finder, Trust: d.trust, Tested: tested.Inc, Log: d.log,
 	})
 	keys := federation.NewKeys(federation.KeysConfig{Peers: peers, Size: c.KeyCache, Life: c.KeyCacheTime})
 	q, err := queue.New(queue.Config{

@@ -24,6 +24,12 @@ func newTrustCollector(s *trust.Store) *trustCollector {
 	}
 }
 
+// newTested counts what domains ask to be told of.
+func newTested() prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{Name: "cmtpd_enforce_tests_total",
+		Help: "Meetings with a domain of mode=testing that its mode=enforce would have stopped."})
+}
+
 // Describe implements prometheus.Collector.
 func (c *trustCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{c.domains, c.held, c.damaged, c.changes} {

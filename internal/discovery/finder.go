@@ -85,6 +85,12 @@ func (p Published) Enforced() bool {
 	return p.Record != nil && p.Record.Mode == Enforce && p.Authenticated
 }
 
+// Tested reports whether the domain asks, in a way that counts, that what Enforced would stop is
+// told of and done.
+func (p Published) Tested() bool {
+	return p.Record != nil && p.Record.Mode == Testing && p.Authenticated
+}
+
 // A Result is what DNS says of a domain that takes mail.
 type Result struct {
 	Domain             address.Domain

@@ -139,6 +139,7 @@ func (m *meeting) judge(ctx context.Context, p *Peer) error {
 		return m.distrust(verdict)
 	}
 	if p.channel == nil {
+		m.tested(p.Host)
 		return nil
 	}
 	p.channel.Accept()
@@ -168,6 +169,7 @@ func (m *meeting) conclude(ctx context.Context) error {
 	}
 	outcome, err := queue.Temporary, m.reasons(ctx)
 	if !m.must && m.hasNoCMTP() {
+		m.tested(m.failed[0].Server.Host)
 		outcome, err = queue.Permanent, fmt.Errorf("%w: %w", ErrNoCMTP, err)
 	}
 	return meetError(m.found.Domain, outcome, err)
@@ -183,6 +185,15 @@ func (m *meeting) hasNoCMTP() bool {
 		}
 	}
 	return true
+}
+
+// tested tells of what mode=enforce would have stopped, where the domain asks for that. Another key
+// than those of a record that counts is held in either mode.
+func (m *meeting) tested(host string) {
+	if m.found.Published.Tested() {
+		m.cfg.Log.Warn("a domain is met as mode=enforce would not allow", "domain", m.found.Domain, "host", host, "why", "it is met without CMTP 1")
+		m.cfg.Tested()
+	}
 }
 
 // downgraded notes that a domain is met without the CMTP 1 that it must have.

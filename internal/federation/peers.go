@@ -51,8 +51,11 @@ type Config struct {
 	// SendGrace is what a batch of messages may take beside what their bytes may at 16 KiB a
 	// second; 0: 5 minutes.
 	SendGrace time.Duration
-	Now       func() time.Time // nil: time.Now
-	Log       *slog.Logger     // nil: nothing is logged
+	// Tested is told each time a domain with mode=testing is met in a way that mode=enforce
+	// would not allow; nil: nobody is.
+	Tested func()
+	Now    func() time.Time // nil: time.Now
+	Log    *slog.Logger     // nil: nothing is logged
 }
 
 func (c *Config) complete() {
@@ -64,6 +67,9 @@ func (c *Config) complete() {
 	}
 	if c.SendGrace == 0 {
 		c.SendGrace = 5 * time.Minute
+	}
+	if c.Tested == nil {
+		c.Tested = func() {}
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"slices"
 	"strings"
@@ -288,6 +289,48 @@ func TestPeers_Open_Enforced(t *testing.T) {
 	w.lead("127.0.0.3", s.Start(t))
 	if p, err := meet(t, a, "b.example"); err != nil || p.Verdict.Provenance != trust.DNSSEC {
 		t.Errorf("by its own: %+v, %v", p, err)
+	}
+}
+
+// A domain that tries enforcing out is met as if it did not, and each time that it would have mattered
+// is told of. It does not count where nobody vouches for it.
+func TestPeers_Open_Testing(t *testing.T) {
+	for _, vouched := range []bool{true, false} {
+		w := newWorld(t)
+		s := w.fake("b.example", "127.0.0.3", true)
+		old := clienttest.NewServer(t)
+		old.Key = s.Key
+		record := &discovery.Record{Keys: []crypt.PublicKey{s.Key.Public()}, Mode: discovery.Testing, MaxAge: discovery.DefaultMaxAge}
+		w.publish("_cmtp.b.example. 600 TXT %q", record.String())
+		w.dns.Set(dnstest.Behaviour{AD: vouched}, "_cmtp.b.example")
+		told, lines := 0, new(strings.Builder)
+		a := w.site("a.example", "127.0.0.2", options{finder: w.finder(true), meet: func(c *federation.Config) {
+			c.Tested, c.Log = func() { told++ }, slog.New(slog.NewTextHandler(lines, nil))
+		}}, "alice")
+		check := func(what string, want int) {
+			t.Helper()
+			if !vouched {
+				want = 0
+			}
+			if n := strings.Count(lines.String(), "mode=enforce"); told != want || n != want {
+				t.Errorf("vouched for: %v, %s: told %d times, %d lines, want %d:\n%s", vouched, what, told, n, want, lines)
+			}
+		}
+		w.lead("127.0.0.3", saying(t, smtpOnly))
+		if e := unmet(t, a, "b.example"); e.Outcome != queue.Permanent || !errors.Is(e, federation.ErrNoCMTP) {
+			t.Errorf("without CMTP: %+v", e)
+		}
+		check("without CMTP", 1)
+		w.lead("127.0.0.3", old.Start(t))
+		if p, err := meet(t, a, "b.example"); err != nil || p.Part() != 1 {
+			t.Errorf("by CMTP 0.01: %+v, %v", p, err)
+		}
+		check("by CMTP 0.01", 2)
+		w.lead("127.0.0.3", s.Start(t))
+		if p, err := meet(t, a, "b.example"); err != nil || p.Part() != 2 {
+			t.Errorf("by CMTP 1: %+v, %v", p, err)
+		}
+		check("by CMTP 1", 2)
 	}
 }
 
