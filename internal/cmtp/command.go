@@ -10,8 +10,8 @@ import (
 // A Verb is a command's first word.
 type Verb uint8
 
-// The verbs of CMTP 0.01, and from StartTLS on those of CMTP 1 (docs/protocol.md
-// sections 3, 15.2 and 16.1). The zero Verb is one that this package does not know.
+// The verbs of CMTP 0.01, from StartTLS on those of CMTP 1, and from Mailbox on those of
+// the mailbox (docs/protocol.md sections 3, 15.2, 16.1 and 27). The zero Verb is one that this package does not know.
 const (
 	Unknown Verb = iota
 	Ohai
@@ -28,17 +28,27 @@ const (
 	Register
 	Upload
 	Recover
+	Mailbox
+	List
+	Changes
+	Fetch
+	Flag
+	Delete
+	Wait
 )
 
 // Sizes in bytes of what stands behind a command's strings.
 const (
 	proofSize   = crypt.PublicKeySize + crypt.SignatureSize
 	elementSize = 32
+	listSize    = 1 + 8 + 4
+	sinceSize   = 16 + 8 + 4
+	fetchSize   = 8 + 8 + 8
 )
 
 // verbs is the one table of what a verb is called, how many strings follow it and
-// how many bytes follow those. MAIL's message and the form of REGISTER and UPLOAD are
-// no parameters: they follow the command.
+// how many bytes follow those. MAIL's message and the form of REGISTER, UPLOAD, FLAG
+// and DELETE are no parameters: they follow the command.
 var verbs = [...]struct {
 	name   string
 	params int
@@ -59,13 +69,21 @@ var verbs = [...]struct {
 	Register:   {"REGISTER", 3, 0},
 	Upload:     {"UPLOAD", 0, 0},
 	Recover:    {"RECOVER", 2, proofSize},
+	Mailbox:    {"MAILBOX", 0, 0},
+	List:       {"LIST", 0, listSize},
+	Changes:    {"CHANGES", 0, sinceSize},
+	Fetch:      {"FETCH", 0, fetchSize},
+	Flag:       {"FLAG", 0, 0},
+	Delete:     {"DELETE", 0, 0},
+	Wait:       {"WAIT", 0, sinceSize},
 }
 
 // What HELP answers: the verbs in the order of the document, in the clear and inside
 // the channel of CMTP 1.
 const (
 	HelpText  = "OHAI NOOP HELP KEYREQUEST LOGIN MAIL OBAI STARTTLS"
-	HelpText1 = "OHAI NOOP HELP KEYREQUEST LOGIN MAIL OBAI AUTH UNLOCK ENROLL REGISTER UPLOAD RECOVER"
+	HelpText1 = "OHAI NOOP HELP KEYREQUEST LOGIN MAIL OBAI AUTH UNLOCK ENROLL REGISTER UPLOAD RECOVER " +
+		"MAILBOX LIST CHANGES FETCH FLAG DELETE WAIT"
 )
 
 func (v Verb) String() string {

@@ -8,7 +8,7 @@ import (
 	"cmtpd/internal/crypt"
 )
 
-// ReadForm reads what follows REGISTER and UPLOAD (docs/protocol.md section 16.1) and
+// ReadForm reads what follows REGISTER, UPLOAD, FLAG and DELETE (docs/protocol.md section 16.1) and
 // not a byte behind it. After ErrTooLarge nothing of the form was read; the stream is
 // not in step.
 func ReadForm(r io.Reader) ([]byte, error) {
@@ -28,7 +28,7 @@ func ReadForm(r io.Reader) ([]byte, error) {
 }
 
 // AppendForm appends a form as ReadForm reads it. It must be no longer than MaxForm,
-// as no RegisterForm or UploadForm within its own bounds is.
+// as those within their own bounds are.
 func AppendForm(dst, form []byte) []byte { return appendBlock(dst, form) }
 
 // A RegisterForm is what REGISTER sends (docs/protocol.md section 19.4).

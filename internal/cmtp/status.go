@@ -35,6 +35,8 @@ const (
 	StatusBadInvitation  Status = 561
 	StatusBadStatement   Status = 562
 	StatusSwitchedOff    Status = 563
+	StatusNoMessage      Status = 564
+	StatusChanged        Status = 565
 )
 
 // meanings are the statuses' in the words of the document.
@@ -63,6 +65,8 @@ var meanings = map[Status]string{
 	StatusBadInvitation:  "the invitation is unknown, used or expired",
 	StatusBadStatement:   "the statement, its proof or what comes with it is refused",
 	StatusSwitchedOff:    "switched off by the operator",
+	StatusNoMessage:      "there is no such message",
+	StatusChanged:        "the message has another change number than it was expected to have",
 }
 
 // String returns what s means, or its number where this program does not know it.

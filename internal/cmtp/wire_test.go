@@ -15,7 +15,7 @@ import (
 	"cmtpd/internal/crypt"
 )
 
-var update = flag.Bool("update", false, "write testdata/cmtp-1-wire.json anew")
+var update = flag.Bool("update", false, "write testdata/cmtp-1-wire.json and testdata/cmtp-1-mailbox.json anew")
 
 // aliceKey is the key that the statements are for.
 const aliceKey = "29acbae141bccaf0b22e1a94d34d0bc7361e526d0bfe12c89794bc9322966dd7"
@@ -148,25 +148,31 @@ func wire() *wireVectors {
 // loadWire reads the vectors, which are as wire makes them.
 func loadWire(t *testing.T) *wireVectors {
 	t.Helper()
-	want, err := json.MarshalIndent(wire(), "", "\t")
+	v := &wireVectors{}
+	if err := json.Unmarshal(vectorFile(t, wireFile, wire()), v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// vectorFile returns a file that has to be what the test makes.
+func vectorFile(t *testing.T, name string, made any) []byte {
+	t.Helper()
+	want, err := json.MarshalIndent(made, "", "\t")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want = append(want, '\n')
 	if *update {
-		if err := os.WriteFile(wireFile, want, 0o644); err != nil {
+		if err := os.WriteFile(name, want, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	got, err := os.ReadFile(wireFile)
+	got, err := os.ReadFile(name)
 	if err != nil || !bytes.Equal(got, want) {
-		t.Fatalf("%s is not what the test makes (%v); where it is right, make it again with -update", wireFile, err)
+		t.Fatalf("%s is not what the test makes (%v); where it is right, make it again with -update", name, err)
 	}
-	v := &wireVectors{}
-	if err := json.Unmarshal(got, v); err != nil {
-		t.Fatal(err)
-	}
-	return v
+	return got
 }
 
 func TestWire_Commands(t *testing.T) {
@@ -185,6 +191,11 @@ func TestWire_Commands(t *testing.T) {
 			t.Errorf("%s: %x behind its strings, want %x", v.Name, cmd.Fixed, v.Fixed)
 		}
 		seen[cmd.Verb] = true
+	}
+	for _, v := range loadMailbox(t) {
+		if cmd, _, err := cmtp.ParseCommand(v.Wire); strings.HasPrefix(v.Name, "command-") && err == nil {
+			seen[cmd.Verb] = true
+		}
 	}
 	for verb := cmtp.Ohai; verb.String() != "unknown"; verb++ {
 		if !seen[verb] {

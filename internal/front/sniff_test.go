@@ -41,6 +41,8 @@ func TestSniff(t *testing.T) {
 		{"CMTP UPLOAD", "UPLOAD\x00", front.CMTP},
 		{"UPLOAD as a line", "UPLOAD\r\n", front.Neither},
 		{"CMTP RECOVER", "RECOVER\x00", front.CMTP},
+		{"CMTP LIST", "LIST\x00", front.CMTP},
+		{"LIST as a line", "LIST\r\n", front.Neither},
 		{"OHAI with a line end", "OHAI\x00\r\n", front.CMTP},
 		{"OHAI as a line", "OHAI\r\n", front.Neither},
 		{"CMTP in lower case", "ohai\x00", front.Neither},

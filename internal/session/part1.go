@@ -64,9 +64,9 @@ func (p *part1) command(_ context.Context, c *cmtp.Command, reply []byte) ([]byt
 	}
 	do, err := p.unknown()
 	switch c.Verb {
-	case cmtp.Register, cmtp.Upload:
+	case cmtp.Register, cmtp.Upload, cmtp.Flag, cmtp.Delete:
 		return reply, end, fmt.Errorf("%w: %w", errOutOfStep, errInside) // a form follows, which is no command
-	case cmtp.Auth, cmtp.Unlock, cmtp.Enroll, cmtp.Recover:
+	case cmtp.Auth, cmtp.Unlock, cmtp.Enroll, cmtp.Recover, cmtp.Mailbox, cmtp.List, cmtp.Changes, cmtp.Fetch, cmtp.Wait:
 		if do == next {
 			err = errInside
 		}

@@ -19,7 +19,8 @@ import (
 
 var loopback = front.Config{ProxyFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
 
-const help1 = "OHAI NOOP HELP KEYREQUEST LOGIN MAIL OBAI AUTH UNLOCK ENROLL REGISTER UPLOAD RECOVER"
+const help1 = "OHAI NOOP HELP KEYREQUEST LOGIN MAIL OBAI AUTH UNLOCK ENROLL REGISTER UPLOAD RECOVER " +
+	"MAILBOX LIST CHANGES FETCH FLAG DELETE WAIT"
 
 // The channel is to be had on every kind of listener, as the first command and later,
 // however the command is cut, and what is said inside is CMTP 1.
