@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"flag"
@@ -118,7 +119,39 @@ func (p cast) calls() []func(*client.Channel) ([]byte, error) {
 			sent, err := c.Send(header, nil, part{size: 100}, nil)
 			return sent.Receipt.AppendSigned(nil, p.server), err
 		},
+		func(c *client.Channel) ([]byte, error) {
+			s, err := c.Mailbox()
+			return s.Append(nil), err
+		},
+		func(c *client.Channel) ([]byte, error) { return page(c.List(cmtp.ListQuery{Count: 10})) },
+		func(c *client.Channel) ([]byte, error) { return page(c.Changes(cmtp.ChangesQuery{Count: 10})) },
+		func(c *client.Channel) ([]byte, error) {
+			return page(c.Wait(context.Background(), cmtp.WaitQuery{Seconds: 1}))
+		},
+		func(c *client.Channel) ([]byte, error) {
+			var b bytes.Buffer
+			_, err := c.Fetch(cmtp.FetchQuery{Number: 1, Length: 4096}, &b)
+			return b.Bytes(), err
+		},
+		func(c *client.Channel) (b []byte, _ error) {
+			results, err := c.Flag(make([]cmtp.FlagItem, 2))
+			for i := range results {
+				b = results[i].Append(b)
+			}
+			return b, err
+		},
+		func(c *client.Channel) ([]byte, error) {
+			n, err := c.Delete(make([]uint64, 5))
+			return cmtp.AppendDeleted(nil, uint32(n)), err
+		},
 	}
+}
+
+func page(p *cmtp.Page, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	return p.Append(nil), nil
 }
 
 // replay lets one call read what a server says, and returns what it makes of it.
@@ -191,7 +224,13 @@ func (p cast) seeds(t *testing.T) [][]byte {
 	}
 	receipt := crypt.Receipt{Digest: digest, Destination: bob, When: 1000, Commit: 1}
 	some := bytes.Repeat([]byte{7}, 32)
-	return [][]byte{both, x, some, nil, some, some, both, both, chain(s, p.user).Append(nil), backup, receipt.AppendSigned(nil, p.server)}
+	state := cmtp.MailboxState{Highest: 5, Change: 70000, Messages: 2, Bytes: 300, Quota: 1 << 30}
+	entry := cmtp.Entry{Number: 5, Change: 70000, Length: 200, Keywords: some, Header: &header}
+	list := cmtp.Page{Next: 70000, Entries: []cmtp.Entry{entry}}
+	changes := cmtp.Page{Next: 70002, More: true, Entries: []cmtp.Entry{entry, {Number: 4, Change: 70001, Removed: true}}}
+	done, missing := cmtp.FlagResult{Status: cmtp.StatusDone, Change: 5}, cmtp.FlagResult{Status: cmtp.StatusNoMessage}
+	return [][]byte{both, x, some, nil, some, some, both, both, chain(s, p.user).Append(nil), backup, receipt.AppendSigned(nil, p.server),
+		state.Append(nil), list.Append(nil), changes.Append(nil), changes.Append(nil), some, missing.Append(done.Append(nil)), cmtp.AppendDeleted(nil, 3)}
 }
 
 // The corpus has a reply that is accepted for every call, and a refusal.

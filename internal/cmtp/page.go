@@ -21,6 +21,9 @@ type Entry struct {
 	Header   *Header // nil where the message is damaged
 }
 
+// removedEntry is the length in bytes of the shortest entry.
+const removedEntry = 1 + 8 + 8
+
 // Append appends the entry as it stands in an answer.
 func (e *Entry) Append(dst []byte) []byte {
 	be := binary.BigEndian
@@ -130,6 +133,7 @@ func parsePage(b []byte, most uint32) (*Page, error) {
 	if more > 1 || page.Next == 0 || page.Next > MaxNumber {
 		p.refuse("change number %d and a flag of %d", page.Next, more)
 	}
+	page.Entries = make([]Entry, 0, min(int(most), len(p.rest)/removedEntry))
 	for p.err == nil && len(p.rest) > 0 {
 		if len(page.Entries) == int(most) {
 			p.refuse("more than the %d entries that were asked for", most)

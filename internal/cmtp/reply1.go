@@ -38,30 +38,48 @@ func AppendFailure(dst []byte, status Status, reason string) []byte {
 // neither has read or reserved anything of the payload but a reason that breaks the
 // rules.
 func ReadReply(r io.Reader, limit uint64) (Status, []byte, error) {
-	var head [replyHead]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return 0, nil, fmt.Errorf("reading a reply: %w", cut(err))
-	}
-	status, n := Status(binary.BigEndian.Uint16(head[:])), binary.BigEndian.Uint64(head[2:])
-	switch {
-	case !status.valid():
-		return 0, nil, fmt.Errorf("%w: its status is %d", ErrReply, uint16(status))
-	case !status.Done() && n > MaxReason:
-		return 0, nil, fmt.Errorf("%w: a reason of %d bytes, at most %d are allowed", ErrReply, n, MaxReason)
-	case status.Done() && n > limit:
-		return 0, nil, fmt.Errorf("%w: a reply with %d bytes, at most %d are expected", ErrTooLarge, n, limit)
+	status, n, err := ReadReplyHead(r, limit)
+	if err != nil {
+		return status, nil, err
 	}
 	payload, err := readGrowing(r, n)
 	if err != nil {
 		return 0, nil, fmt.Errorf("reading a reply's payload: %w", err)
 	}
-	if status.Done() {
-		return status, payload, nil
+	return status, payload, nil
+}
+
+// ReadReplyHead is ReadReply for a payload that is too long for memory: after a success its
+// n bytes follow in r.
+func ReadReplyHead(r io.Reader, limit uint64) (status Status, n uint64, err error) {
+	var head [replyHead]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, 0, fmt.Errorf("reading a reply: %w", cut(err))
 	}
-	if !isReason(payload) {
-		return 0, nil, fmt.Errorf("%w: its reason is not UTF-8 without controls", ErrReply)
+	status, n = Status(binary.BigEndian.Uint16(head[:])), binary.BigEndian.Uint64(head[2:])
+	switch {
+	case !status.valid():
+		return 0, 0, fmt.Errorf("%w: its status is %d", ErrReply, uint16(status))
+	case !status.Done() && n > MaxReason:
+		return 0, 0, fmt.Errorf("%w: a reason of %d bytes, at most %d are allowed", ErrReply, n, MaxReason)
+	case status.Done() && n > limit:
+		return 0, 0, fmt.Errorf("%w: a reply with %d bytes, at most %d are expected", ErrTooLarge, n, limit)
+	case status.Done():
+		return status, n, nil
 	}
-	return status, nil, &StatusError{Status: status, Reason: string(payload)}
+	reason, err := readGrowing(r, n)
+	if err != nil {
+		return 0, 0, fmt.Errorf("reading a reply's payload: %w", err)
+	}
+	if !isReason(reason) {
+		return 0, 0, fmt.Errorf("%w: its reason is not UTF-8 without controls", ErrReply)
+	}
+	return status, 0, &StatusError{Status: status, Reason: string(reason)}
+}
+
+// AppendReplyHead appends what stands before the n bytes of a success's payload.
+func AppendReplyHead(dst []byte, s Status, n uint64) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint16(dst, uint16(s)), n)
 }
 
 // readStep is the most bytes that are reserved before any has come.
