@@ -1,0 +1,197 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"unicode"
+)
+
+// QueryHelp describes the language of Search to a user.
+const QueryHelp = `A search finds messages that have all of the given terms:
+
+    word            anywhere: in the subject, the text, addresses, names of attachments
+    "two words"     next to each other, in this order
+    wor*            words that begin so
+    from:term       in the sender's address or name
+    to:term         in the addresses that it went to
+    subject:term    in the subject
+    text:term       in the text
+    name:term       in the names of attachments
+    tag:word        with this keyword
+    has:attachment  with attachments
+    is:seen, is:unseen, is:answered, is:flagged
+    -term           without it
+
+A term may be in quotation marks. Capitals, accents and punctuation make no difference.`
+
+// Limits of a query.
+const (
+	maxQuery = 1024 // bytes
+	maxTerms = 32
+)
+
+// A term of a query.
+type term struct {
+	not    bool
+	field  string // before the colon; "" for none
+	text   string
+	quoted bool
+	prefix bool
+}
+
+// fields are those that look into columns of the index.
+var fields = map[string]string{
+	"": "", "subject": "subject", "text": "text", "name": "names", "from": "sender", "to": "receiver",
+}
+
+// states are what may stand behind is:.
+var states = map[string]string{
+	"seen": "e.shown & 1", "unseen": "NOT e.shown & 1", "unread": "NOT e.shown & 1", "read": "e.shown & 1",
+	"answered": "e.shown & 2", "flagged": "e.shown & 4",
+}
+
+// Search returns messages that match a query, the newest first: see QueryHelp. Filter narrows it. The
+// error wraps ErrQuery.
+func (c *Cache) Search(ctx context.Context, query string, f Filter) ([]Message, error) {
+	terms, err := parseQuery(query)
+	if err != nil {
+		return nil, err
+	}
+	var match, without []string // expressions of the index
+	where := []string{"NOT e.gone", "e.content < ?1", "e.shown & ?2 = ?3", "(?4 = '' OR instr(e.labels, ?4) > 0)"}
+	args := []any{f.before(), f.Mask, f.Flags & f.Mask, f.label(), f.limit(), "", ""}
+	for _, t := range terms {
+		condition, tag, err := t.condition()
+		switch {
+		case err != nil:
+			return nil, err
+		case tag != "":
+			args = append(args, joinWords([]string{tag}))
+			condition = fmt.Sprintf("instr(e.labels, ?%d) > 0", len(args))
+			fallthrough
+		case condition != "":
+			if t.not {
+				condition = "NOT (" + condition + ")"
+			}
+			where = append(where, condition)
+		case t.not:
+			without = append(without, t.match())
+		default:
+			match = append(match, t.match())
+		}
+	}
+	from := "entry e INDEXED BY entry_content CROSS JOIN content c ON c.id = e.content"
+	order := "e.content"
+	if len(match) > 0 {
+		from, order = "words w CROSS JOIN content c ON c.id = w.rowid CROSS JOIN entry e ON e.content = c.id", "w.rowid"
+		where = append(where, "words MATCH ?6", "w.rowid < ?1")
+		args[5] = strings.Join(match, " AND ")
+	}
+	if len(without) > 0 {
+		where = append(where, "e.content NOT IN (SELECT rowid FROM words WHERE words MATCH ?7)")
+		args[6] = strings.Join(without, " OR ")
+	}
+	sql := `SELECT ` + columns + ` FROM ` + from + ` WHERE ` + strings.Join(where, " AND ") + ` ORDER BY ` + order + ` DESC LIMIT ?5`
+	return c.messages(ctx, "searching", sql, args)
+}
+
+// condition returns what a term asks of the entry, in SQL, or a tag; neither for what the index is
+// asked for.
+func (t *term) condition() (sql, tag string, err error) {
+	value := strings.ToLower(t.text)
+	switch t.field {
+	case "tag":
+		return "", t.text, checkQueried(t.text)
+	case "has":
+		if value != "attachment" && value != "attachments" {
+			return "", "", fmt.Errorf("%w: has:%s; there is has:attachment", ErrQuery, t.text)
+		}
+		return hasAttachment, "", nil
+	case "is":
+		if states[value] == "" {
+			return "", "", fmt.Errorf("%w: is:%s; there are is:seen, is:unseen, is:answered and is:flagged", ErrQuery, t.text)
+		}
+		return states[value], "", nil
+	}
+	return "", "", nil
+}
+
+// hasAttachment is true of messages whose header counts attachments.
+const hasAttachment = "substr(c.header, 5, 4) > x'00000000'"
+
+func checkQueried(word string) error {
+	if checkWord(word) != nil {
+		return fmt.Errorf("%w: %q is no keyword", ErrQuery, word)
+	}
+	return nil
+}
+
+// match returns the term in the language of the index, in which nothing that the user wrote stands
+// but as a string.
+func (t *term) match() string {
+	s := `"` + strings.ReplaceAll(t.text, `"`, `""`) + `"`
+	if t.prefix {
+		s += "*"
+	}
+	if column := fields[t.field]; column != "" {
+		s = "{" + column + "} : " + s
+	}
+	return "(" + s + ")"
+}
+
+// parseQuery reads a query. What has neither letter nor digit is passed over, as the index knows no such words.
+func parseQuery(q string) (terms []term, err error) {
+	if len(q) > maxQuery {
+		return nil, fmt.Errorf("%w: it has %d bytes, at most %d are allowed", ErrQuery, len(q), maxQuery)
+	}
+	q = strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) || r == 0 || r == unicode.ReplacementChar {
+			return ' '
+		}
+		return r
+	}, q)
+	for q = strings.TrimSpace(q); q != ""; q = strings.TrimSpace(q) {
+		var t term
+		t, q = cutTerm(q)
+		switch {
+		case strings.IndexFunc(t.text, isWord) < 0 && t.field != "tag":
+			continue
+		case len(terms) == maxTerms:
+			return nil, fmt.Errorf("%w: it has more than %d terms", ErrQuery, maxTerms)
+		}
+		terms = append(terms, t)
+	}
+	if len(terms) == 0 {
+		return nil, fmt.Errorf("%w: it has no word", ErrQuery)
+	}
+	return terms, nil
+}
+
+// isWord reports whether the index takes r for a part of a word.
+func isWord(r rune) bool { return unicode.In(r, unicode.L, unicode.N, unicode.Co) }
+
+// cutTerm returns the term that q begins with, and the rest.
+func cutTerm(q string) (t term, rest string) {
+	if t.not = strings.HasPrefix(q, "-"); t.not {
+		q = q[1:]
+	}
+	if field, value, ok := strings.Cut(q, ":"); ok {
+		field = strings.ToLower(field)
+		if _, known := fields[field]; known && field != "" || field == "tag" || field == "has" || field == "is" {
+			t.field, q = field, value
+		}
+	}
+	if strings.HasPrefix(q, `"`) {
+		t.quoted = true
+		t.text, rest, _ = strings.Cut(q[1:], `"`)
+	} else {
+		t.text, rest, _ = strings.Cut(q, " ")
+	}
+	if t.quoted && strings.HasPrefix(rest, "*") {
+		t.prefix, rest = true, rest[1:]
+	} else if !t.quoted && strings.HasSuffix(t.text, "*") {
+		t.prefix, t.text = true, strings.TrimRight(t.text, "*")
+	}
+	return t, rest
+}

@@ -1,0 +1,113 @@
+package cache
+
+// version is the schema's. A database of another one is set aside: what the server has is
+// fetched again.
+const version = 1
+
+// settings are of a connection. Temporary tables stay in memory, where nothing of them can
+// reach a disk; and a commit is on disk when it returns.
+const settings = `
+PRAGMA temp_store = memory;
+PRAGMA synchronous = full;
+PRAGMA secure_delete = fast;
+PRAGMA foreign_keys = off;
+PRAGMA cache_size = -8000;
+PRAGMA journal_size_limit = 16777216;
+`
+
+// schema makes a new database.
+//
+// A content is a message, known by its SHA-256 whatever its number. Its id is the second in which it came,
+// times 2^20, and a count: so ids ascend as messages came, also where they were fetched the
+// other way around, and the index of words, which can be read backwards by id, gives the newest first.
+//
+// An entry is a message's place in the mailbox. shown, labels and gone are flags, words and
+// presence as the user sees them: the server's, with the intents upon them.
+const schema = `
+CREATE TABLE mailbox (
+	id     INTEGER PRIMARY KEY CHECK (id = 1),
+	epoch  BLOB NOT NULL,             -- empty before the first answer
+	change INTEGER NOT NULL,          -- everything up to it is here
+	below  INTEGER NOT NULL,          -- entries below it were not listed yet; 0 when all were
+	box    BLOB                       -- sizes, as the server told last
+);
+INSERT INTO mailbox VALUES (1, x'', 0, 0, NULL);
+
+CREATE TABLE content (
+	id     INTEGER PRIMARY KEY,
+	sha    BLOB NOT NULL UNIQUE,
+	size   INTEGER NOT NULL,
+	header BLOB NOT NULL,
+	state  INTEGER NOT NULL,
+	reason TEXT NOT NULL DEFAULT '',  -- why it does not open
+	head   BLOB                       -- what was opened, but for the text
+);
+CREATE INDEX content_wanted ON content (id) WHERE state = 0;
+
+CREATE TABLE body (
+	id     INTEGER PRIMARY KEY,       -- the content's
+	text   BLOB,
+	sealed BLOB                       -- the message as it came
+);
+
+CREATE TABLE entry (
+	number   INTEGER PRIMARY KEY,
+	change   INTEGER NOT NULL,
+	came     INTEGER NOT NULL,
+	standing INTEGER NOT NULL,
+	flags    INTEGER NOT NULL,
+	keywords BLOB NOT NULL,           -- as sealed
+	words    TEXT,                    -- NULL where they do not open
+	content  INTEGER NOT NULL,
+	shown    INTEGER NOT NULL,
+	labels   TEXT NOT NULL,
+	gone     INTEGER NOT NULL
+);
+CREATE INDEX entry_content ON entry (content);
+
+CREATE TABLE intent (
+	content INTEGER PRIMARY KEY,
+	version INTEGER NOT NULL,         -- another one after each change
+	mask    INTEGER NOT NULL,
+	flags   INTEGER NOT NULL,
+	plus    TEXT NOT NULL,
+	minus   TEXT NOT NULL,
+	force   INTEGER NOT NULL,         -- keywords that do not open are replaced
+	gone    INTEGER NOT NULL
+);
+
+CREATE TABLE draft (
+	id      INTEGER PRIMARY KEY AUTOINCREMENT,
+	changed INTEGER NOT NULL,
+	body    BLOB NOT NULL
+);
+
+CREATE TABLE letter (
+	id     INTEGER PRIMARY KEY AUTOINCREMENT,
+	queued INTEGER NOT NULL,
+	body   BLOB NOT NULL
+);
+
+CREATE TABLE copy (
+	id        INTEGER PRIMARY KEY AUTOINCREMENT,
+	letter    INTEGER NOT NULL,
+	recipient TEXT NOT NULL,
+	state     INTEGER NOT NULL,
+	changed   INTEGER NOT NULL,
+	size      INTEGER NOT NULL DEFAULT 0,
+	digest    BLOB,
+	receipt   BLOB,
+	reason    TEXT NOT NULL DEFAULT '',
+	UNIQUE (letter, recipient)
+);
+
+CREATE TABLE chunk (
+	id   INTEGER PRIMARY KEY,         -- the copy's times 2^20, and a count
+	data BLOB NOT NULL
+);
+
+CREATE VIRTUAL TABLE words USING fts5 (
+	subject, text, names, sender, receiver,
+	content = '', contentless_delete = 1, tokenize = "unicode61 remove_diacritics 2", prefix = '2 3'
+);
+`

@@ -1,0 +1,379 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// A Syncer brings a copy and a mailbox together. Its functions are the caller's, for it has
+// the keyring.
+type Syncer struct {
+	Cache *Cache
+	// Open opens a message's bytes with the keyring. Message has the envelope, Missing says how
+	// many attachments were left with the server: sealed is then a whole message without any.
+	// An error that wraps ErrAgain leaves the message to be fetched later; with any other it is
+	// kept as one that does not open. Writer, Proof, Core and Text of Opened are for
+	// Open to fill in.
+	Open func(ctx context.Context, m *Message, sealed []byte, missing int) (*Opened, error)
+	// OpenWords and SealWords are for keywords (section 29.3).
+	OpenWords func(keywords []byte) (words []string, ok bool)
+	SealWords func(words []string) ([]byte, error)
+	// MaxKept is how many bytes of a message are kept, so that it can be read and saved without
+	// a connection; default 1 MiB. Of longer ones the text is.
+	MaxKept int64
+	// MaxText is up to what length, in bytes, the sealed text of those is fetched; default 16 MiB.
+	MaxText int64
+	// Listed is called after each answer that was kept, and Fetched after each message: how many
+	// there were, and how many there are left to fetch. Both may be nil.
+	Listed  func(entries int)
+	Fetched func(done, left int64)
+}
+
+// ErrAgain is what Open wraps when it cannot say now what a message is.
+var ErrAgain = errors.New("to be tried again")
+
+// A Report is what a sync has done.
+type Report struct {
+	Box        *Box
+	Anew       bool // all numbers were forgotten: the mailbox has another epoch, or an older state
+	Changes    int  // entries that the server told
+	Fetched    int
+	Unopenable int
+	Unreadable int
+	Told       int     // intents that the server has heard
+	GivenUp    []error // intents that cannot be: each says of which message, and why
+}
+
+// Steps of a sync.
+const (
+	listCount  = 1000
+	firstCount = 100 // the first page is there to be looked at soon
+	movedTries = 20  // of an answer that another process overtakes
+	wordTries  = 4   // of replacing keywords that other clients change meanwhile
+	fetchCount = 64
+	fetchBytes = 8 << 20
+)
+
+// Run brings the copy and the mailbox together, and fetches what is new. It may break off
+// anywhere: what it did is kept, and the next one goes on. It waits while another process syncs.
+func (s *Syncer) Run(ctx context.Context, srv Server) (*Report, error) {
+	lock, err := waitLock(ctx, s.Cache.file(syncLock))
+	if err != nil {
+		return nil, fmt.Errorf("waiting for another sync: %w", err)
+	}
+	defer lock.Close()
+	run := &run{Syncer: s, srv: srv}
+	return &run.report, run.all(ctx)
+}
+
+// Wait waits until something changes in the mailbox, at most d, and then does what Run
+// does. It reports nil where nothing has.
+func (s *Syncer) Wait(ctx context.Context, srv Server, d time.Duration) (*Report, error) {
+	at, err := s.Cache.position(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !at.begun() || at.listing() {
+		return s.Run(ctx, srv)
+	}
+	page, err := srv.Wait(ctx, at.key(), at.change, d)
+	if err != nil {
+		return nil, fmt.Errorf("waiting for news: %w", err)
+	}
+	if at.is(page.Epoch) && page.Change == at.change && len(page.Entries) == 0 {
+		return nil, nil
+	}
+	return s.Run(ctx, srv)
+}
+
+// A run is one sync.
+type run struct {
+	*Syncer
+	srv    Server
+	report Report
+	resets int
+}
+
+func (r *run) all(ctx context.Context) error {
+	if err := r.look(ctx); err != nil {
+		return err
+	}
+	for range wordTries {
+		if err := r.tell(ctx); err != nil {
+			return err
+		}
+		if err := r.catchUp(ctx); err != nil {
+			return err
+		}
+		if left, err := r.Cache.intents(ctx, 0, 1); err != nil {
+			return err
+		} else if len(left) == 0 {
+			break
+		}
+	}
+	return r.fetch(ctx)
+}
+
+// look asks in which epoch the mailbox is: what was changed here goes by numbers.
+func (r *run) look(ctx context.Context) error {
+	box, err := r.srv.Mailbox(ctx)
+	if err != nil {
+		return fmt.Errorf("asking for the mailbox: %w", err)
+	}
+	r.report.Box = box
+	if err := r.Cache.setBox(ctx, box); err != nil {
+		return err
+	}
+	at, err := r.Cache.position(ctx)
+	if err != nil {
+		return err
+	}
+	if at.begun() && (!at.is(box.Epoch) || box.Change < at.change) {
+		return r.anew(ctx, at)
+	}
+	return nil
+}
+
+// anew begins from 0.
+func (r *run) anew(ctx context.Context, at *position) error {
+	if r.resets++; r.resets > 2 {
+		return fmt.Errorf("%w: it has another epoch each time", errAnswer)
+	}
+	r.report.Anew = true
+	return r.Cache.reset(ctx, at)
+}
+
+// catchUp applies changes until there are no more, and lists what was not listed yet. Changes
+// that come while the list is made are in the next sync.
+func (r *run) catchUp(ctx context.Context) error {
+	for moved := 0; ; {
+		at, err := r.Cache.position(ctx)
+		if err != nil {
+			return err
+		}
+		more := false
+		if at.begun() {
+			more, err = r.changes(ctx, at)
+		} else {
+			more, err = r.list(ctx, at)
+		}
+		if moved++; errors.Is(err, errMoved) && moved < movedTries {
+			continue
+		}
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
+// changes asks for one answer of changes, and for one of the list once there are no more.
+func (r *run) changes(ctx context.Context, at *position) (more bool, err error) {
+	page, err := r.srv.Changes(ctx, at.key(), at.change, listCount)
+	if err != nil {
+		return false, fmt.Errorf("asking for changes: %w", err)
+	}
+	if !at.is(page.Epoch) || page.Change < at.change {
+		return true, r.anew(ctx, at)
+	}
+	if err := r.Cache.applyChanges(ctx, at, page, r.OpenWords); err != nil {
+		return false, err
+	}
+	r.listed(page)
+	if page.More && page.Change == at.change {
+		return false, fmt.Errorf("asking for changes: %w: more, and none", errAnswer)
+	}
+	if page.More || !at.listing() {
+		return page.More, nil
+	}
+	if at, err = r.Cache.position(ctx); err != nil || !at.listing() {
+		return err == nil, err
+	}
+	return r.list(ctx, at)
+}
+
+// list asks for one answer of the list, downwards.
+func (r *run) list(ctx context.Context, at *position) (more bool, err error) {
+	below, count := at.below, listCount
+	if !at.begun() {
+		below, count = newest, firstCount
+	}
+	page, err := r.srv.List(ctx, true, below, count)
+	if err != nil {
+		return false, fmt.Errorf("asking for the list: %w", err)
+	}
+	if at.begun() && !at.is(page.Epoch) {
+		return true, r.anew(ctx, at)
+	}
+	if err := r.Cache.applyList(ctx, at, page, r.OpenWords); err != nil {
+		return false, err
+	}
+	r.listed(page)
+	if !at.begun() { // what a person looks at first is there
+		return page.More, r.fetchSome(ctx)
+	}
+	return page.More, nil
+}
+
+func (r *run) listed(p *Page) {
+	r.report.Changes += len(p.Entries)
+	if r.Listed != nil && len(p.Entries) > 0 {
+		r.Listed(len(p.Entries))
+	}
+}
+
+// fetch fetches all that is wanted, the newest first.
+func (r *run) fetch(ctx context.Context) error {
+	for {
+		before := r.report.Fetched + r.report.Unopenable + r.report.Unreadable
+		if err := r.fetchSome(ctx); err != nil {
+			return err
+		}
+		if r.report.Fetched+r.report.Unopenable+r.report.Unreadable == before {
+			return nil
+		}
+	}
+}
+
+// fetchSome fetches some messages at once, and keeps them together.
+func (r *run) fetchSome(ctx context.Context) error {
+	wants, err := r.Cache.wants(ctx, fetchCount)
+	if err != nil || len(wants) == 0 {
+		return err
+	}
+	var ranges []Range
+	total := int64(0)
+	for i := range wants {
+		length := r.length(&wants[i])
+		if total += length; i > 0 && total > fetchBytes {
+			break
+		}
+		ranges = append(ranges, Range{Number: wants[i].number, Length: uint64(length)})
+	}
+	var got []catch
+	err = r.srv.Fetch(ctx, ranges, func(i int, b []byte, err error) error {
+		m, err := r.take(ctx, &wants[i], b, err)
+		if m != nil {
+			got = append(got, *m)
+		}
+		return err
+	})
+	if err != nil {
+		err = fmt.Errorf("fetching messages: %w", err)
+	}
+	if len(got) > 0 {
+		err = errors.Join(err, r.Cache.keep(ctx, got))
+	}
+	if r.Fetched != nil && err == nil {
+		n, cerr := r.Cache.Counts(ctx)
+		if cerr != nil {
+			return cerr
+		}
+		r.Fetched(int64(r.report.Fetched), n.Wanted)
+	}
+	return err
+}
+
+// length is how much of a message is fetched: all, or up to the end of its body, or, where that is too
+// long, its header.
+func (r *run) length(w *want) int64 {
+	if w.size <= r.maxKept() {
+		return w.size
+	}
+	n := textEnd(w)
+	if n > r.maxText() {
+		return int64(len(w.header))
+	}
+	return n
+}
+
+func (r *run) maxKept() int64 {
+	if r.MaxKept > 0 {
+		return r.MaxKept
+	}
+	return 1 << 20
+}
+
+func (r *run) maxText() int64 {
+	if r.MaxText > 0 {
+		return r.MaxText
+	}
+	return 16 << 20
+}
+
+// textEnd is where the body of a message ends; no further than the message.
+func textEnd(w *want) int64 {
+	h := &w.entry.Header
+	size := uint64(w.size)
+	if h.LogLength > size || h.BodyLength > size {
+		return w.size
+	}
+	return min(w.size, int64(uint64(len(w.header))+h.LogLength+h.BodyLength))
+}
+
+// take makes of what was fetched what is kept. The error is one that ends the sync.
+func (r *run) take(ctx context.Context, w *want, b []byte, err error) (*catch, error) {
+	m := &catch{id: w.id, header: addresses{w.entry.source(), w.entry.destination()}}
+	switch {
+	case errors.Is(err, ErrNoMessage):
+		return r.unreadable(m, "the server does not have it any more"), nil // a change will say so
+	case errors.Is(err, ErrUnreadable):
+		return r.unreadable(m, err.Error()), nil
+	case err != nil:
+		return nil, err
+	case int64(len(b)) != r.length(w):
+		return nil, fmt.Errorf("%w: %d bytes of message %d, where %d were asked for", errAnswer, len(b), w.number, r.length(w))
+	}
+	whole := int64(len(b)) == w.size
+	if whole && digest(b) != w.sha || !bytes.HasPrefix(b, w.header) {
+		return r.unreadable(m, "the server gave other bytes than it has listed"), nil
+	}
+	missing := 0
+	if !whole {
+		if int64(len(b)) < textEnd(w) {
+			return r.unopenable(m, fmt.Errorf("its text has more than %d bytes: save it, and open the file", r.maxText())), nil
+		}
+		missing = int(w.entry.Header.Attachments)
+		b = withoutAttachments(w, b)
+	}
+	m.opened, err = r.Open(ctx, &w.entry, b, missing)
+	switch {
+	case errors.Is(err, ErrAgain) || ctx.Err() != nil:
+		return nil, err
+	case err != nil:
+		return r.unopenable(m, err), nil
+	}
+	m.opened.Missing, m.state = missing, Partial
+	if whole {
+		m.state, m.sealed = Kept, bytes.Clone(b)
+	}
+	r.report.Fetched++
+	return m, nil
+}
+
+func (r *run) unreadable(m *catch, reason string) *catch {
+	r.report.Unreadable++
+	m.state, m.reason = Unreadable, reason
+	return m
+}
+
+func (r *run) unopenable(m *catch, err error) *catch {
+	r.report.Unopenable++
+	m.state, m.reason = Unopenable, err.Error()
+	return m
+}
+
+// withoutAttachments makes a whole message of one's header, log and body.
+func withoutAttachments(w *want, b []byte) []byte {
+	h := w.entry.Header
+	h.Attachments = 0
+	return append(h.Append(nil), b[len(w.header):]...)
+}
+
+// source and destination are the envelope's addresses.
+func (m *Message) source() string { return m.Header.SourceAccount + "@" + m.Header.SourceDomain }
+func (m *Message) destination() string {
+	return m.Header.DestinationAccount + "@" + m.Header.DestinationDomain
+}
