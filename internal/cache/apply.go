@@ -5,29 +5,30 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 
 	"github.com/ncruces/go-sqlite3"
+
+	"cmtpd/internal/cmtp"
 )
 
 // newest is above every number (section 26.1).
-const newest = math.MaxInt64
+const newest = cmtp.MaxNumber
 
 // A position is how far the copy has come.
 type position struct {
 	epoch  []byte // empty before the first answer
 	change uint64 // everything up to it is here
 	below  uint64 // entries below it are not listed yet; 0 when all are
-	box    *Box
+	box    *cmtp.MailboxState
 }
 
 func (p *position) begun() bool   { return len(p.epoch) > 0 }
 func (p *position) listing() bool { return p.below > 0 }
 
 // is reports whether the position is within the epoch.
-func (p *position) is(e Epoch) bool { return string(p.epoch) == string(e[:]) }
+func (p *position) is(e cmtp.Epoch) bool { return string(p.epoch) == string(e[:]) }
 
-func (p *position) key() (e Epoch) {
+func (p *position) key() (e cmtp.Epoch) {
 	copy(e[:], p.epoch)
 	return e
 }
@@ -42,7 +43,7 @@ func (d *db) position() (*position, error) {
 	_, err := d.one(`SELECT epoch, change, below, box FROM mailbox`, nil, func(s *sqlite3.Stmt) error {
 		p = position{epoch: s.ColumnBlob(0, nil), change: uint64(s.ColumnInt64(1)), below: uint64(s.ColumnInt64(2))}
 		if b := s.ColumnRawBlob(3); len(b) > 0 {
-			p.box = new(Box)
+			p.box = new(cmtp.MailboxState)
 			return json.Unmarshal(b, p.box)
 		}
 		return nil
@@ -89,21 +90,18 @@ func (c *Cache) reset(ctx context.Context, at *position) error {
 type wordsFunc func(keywords []byte) ([]string, bool)
 
 // applyList applies an answer to a LIST downwards from at. It wraps errMoved.
-func (c *Cache) applyList(ctx context.Context, at *position, page *Page, words wordsFunc) error {
-	if err := page.check(); err != nil {
-		return err
-	}
+func (c *Cache) applyList(ctx context.Context, at *position, page *cmtp.Page, words wordsFunc) error {
 	return c.write(ctx, "keeping a part of the list", func(d *db) error {
 		now, err := d.position()
 		switch {
 		case err != nil:
 			return err
-		case !now.same(at), now.begun() && page.Change < now.change:
+		case !now.same(at), now.begun() && page.Next < now.change:
 			return errMoved // what was removed in between must not come back
 		}
 		to := position{epoch: page.Epoch[:], change: now.change, below: now.below}
 		if !now.begun() {
-			to.change, to.below = page.Change, newest
+			to.change, to.below = page.Next, newest
 		}
 		for i := range page.Entries {
 			e := &page.Entries[i]
@@ -131,10 +129,7 @@ func (c *Cache) applyList(ctx context.Context, at *position, page *Page, words w
 }
 
 // applyChanges applies an answer to CHANGES or WAIT after at. It wraps errMoved.
-func (c *Cache) applyChanges(ctx context.Context, at *position, page *Page, words wordsFunc) error {
-	if err := page.check(); err != nil {
-		return err
-	}
+func (c *Cache) applyChanges(ctx context.Context, at *position, page *cmtp.Page, words wordsFunc) error {
 	return c.write(ctx, "keeping changes", func(d *db) error {
 		now, err := d.position()
 		if err != nil {
@@ -146,7 +141,7 @@ func (c *Cache) applyChanges(ctx context.Context, at *position, page *Page, word
 		last := at.change
 		for i := range page.Entries {
 			e := &page.Entries[i]
-			if e.Change <= last || e.Change > page.Change {
+			if e.Change <= last || e.Change > page.Next {
 				return fmt.Errorf("%w: changes that do not ascend", errAnswer)
 			}
 			last = e.Change
@@ -154,28 +149,15 @@ func (c *Cache) applyChanges(ctx context.Context, at *position, page *Page, word
 				return err
 			}
 		}
-		return d.move(&position{epoch: now.epoch, change: page.Change, below: now.below})
+		return d.move(&position{epoch: now.epoch, change: page.Next, below: now.below})
 	})
 }
 
 // errAnswer: the server gave an answer that cannot be.
 var errAnswer = errors.New("the server's answer cannot be right")
 
-// check refuses numbers that no mailbox has.
-func (p *Page) check() error {
-	if p.Change > math.MaxInt64 {
-		return fmt.Errorf("%w: change %d", errAnswer, p.Change)
-	}
-	for _, e := range p.Entries {
-		if e.Number == 0 || e.Number > math.MaxInt64 || e.Change == 0 || e.Change > math.MaxInt64 || e.Size < 0 {
-			return fmt.Errorf("%w: message %d, change %d", errAnswer, e.Number, e.Change)
-		}
-	}
-	return nil
-}
-
 // apply makes e what is known of its message, unless that is newer.
-func (d *db) apply(e *Entry, words wordsFunc) error {
+func (d *db) apply(e *cmtp.Entry, words wordsFunc) error {
 	had, err := d.integer(`SELECT content FROM entry WHERE number = ?1`, e.Number)
 	if err != nil {
 		return err
@@ -199,7 +181,7 @@ func (d *db) apply(e *Entry, words wordsFunc) error {
 		ON CONFLICT (number) DO UPDATE SET change = excluded.change, came = excluded.came, standing = excluded.standing,
 			flags = excluded.flags, keywords = excluded.keywords, words = excluded.words, content = excluded.content
 		WHERE excluded.change >= change`,
-		e.Number, e.Change, clampTime(e.Came.Unix()), e.Standing, e.Flags, e.Keywords, open, id)
+		e.Number, e.Change, int64(e.Arrived), uint8(e.Standing), e.Flags, e.Keywords, open, id)
 	if err != nil {
 		return err
 	}
@@ -211,30 +193,28 @@ func (d *db) apply(e *Entry, words wordsFunc) error {
 	return d.show(id)
 }
 
-// clampTime keeps a time within what an id has room for.
-func clampTime(sec int64) int64 { return min(max(sec, 0), 1<<42-1) }
-
 // contentOf returns the id of e's message, which it makes known where it is not.
-func (d *db) contentOf(e *Entry) (int64, error) {
+func (d *db) contentOf(e *cmtp.Entry) (int64, error) {
 	id, err := d.integer(`SELECT id FROM content WHERE sha = ?1`, e.SHA256[:])
-	if id != 0 && err == nil && len(e.Header) > 0 { // it was damaged, and is not any more
-		err = d.exec(`UPDATE content SET header = ?2, state = 0, reason = '' WHERE id = ?1 AND header = x''`, id, e.Header)
+	if id != 0 && err == nil && e.Header != nil { // it was damaged, and is not any more
+		err = d.exec(`UPDATE content SET header = ?2, state = 0, reason = '' WHERE id = ?1 AND header = x''`, id, e.Header.Append(nil))
 	}
 	if id != 0 || err != nil {
 		return id, err
 	}
-	first := clampTime(e.Came.Unix()) << 20
+	first := int64(e.Arrived) << 20
 	last, err := d.integer(`SELECT max(id) FROM content WHERE id >= ?1 AND id < ?2`, first, first+1<<20)
 	if err != nil {
 		return 0, err
 	}
 	id = max(first, last) + 1
-	state, reason := Wanted, ""
-	if len(e.Header) == 0 {
-		state, reason = Unreadable, "it is damaged on the server"
+	state, reason := Unreadable, "it is damaged on the server"
+	var header []byte
+	if e.Header != nil {
+		state, reason, header = Wanted, "", e.Header.Append(nil)
 	}
 	err = d.exec(`INSERT INTO content (id, sha, size, header, state, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6)`,
-		id, e.SHA256[:], e.Size, e.Header, uint8(state), reason)
+		id, e.SHA256[:], e.Length, header, uint8(state), reason)
 	return id, err
 }
 

@@ -17,10 +17,14 @@ type catch struct {
 	opened *Opened
 	header addresses
 	sealed []byte // to be kept; nil where it is not
+	broken bool   // the session broke off within it; nothing is known
 }
 
 // addresses are those of a message's header, for the index.
 type addresses struct{ from, to string }
+
+// maxTries is how often a session may break off within a message until it is left alone.
+const maxTries = 5
 
 // keep puts what was fetched into the database.
 func (c *Cache) keep(ctx context.Context, all []catch) error {
@@ -38,6 +42,10 @@ func (d *db) keep(m *catch) error {
 	known, err := d.integer(`SELECT count(*) FROM content WHERE id = ?1`, m.id)
 	if err != nil || known == 0 {
 		return err // deleted meanwhile
+	}
+	if m.broken {
+		return d.exec(`UPDATE content SET tries = tries + 1, state = iif(tries + 1 < ?2, 0, ?3), reason = iif(tries + 1 < ?2, '', ?4) WHERE id = ?1`,
+			m.id, maxTries, uint8(Unreadable), m.reason)
 	}
 	var head []byte
 	text := ""
@@ -108,7 +116,7 @@ func scanWant(s *sqlite3.Stmt) (want, error) {
 // The error wraps ErrNotFound.
 func (c *Cache) Refetch(ctx context.Context, id int64) error {
 	return c.write(ctx, "marking a message to be fetched", func(d *db) error {
-		if err := d.exec(`UPDATE content SET state = 0, reason = '' WHERE id = ?1 AND state IN (?2, ?3)`, id, uint8(Unopenable), uint8(Unreadable)); err != nil {
+		if err := d.exec(`UPDATE content SET state = 0, reason = '', tries = 0 WHERE id = ?1 AND state IN (?2, ?3)`, id, uint8(Unopenable), uint8(Unreadable)); err != nil {
 			return err
 		}
 		n, err := d.integer(`SELECT count(*) FROM content WHERE id = ?1`, id)
@@ -119,11 +127,11 @@ func (c *Cache) Refetch(ctx context.Context, id int64) error {
 	})
 }
 
-// RefetchAll is Refetch for all that no key opened: to be called when the keyring has
-// another key.
+// RefetchAll is Refetch for all such messages: to be called when the keyring has another key, or
+// somebody asks for it.
 func (c *Cache) RefetchAll(ctx context.Context) error {
 	return c.write(ctx, "marking messages to be fetched", func(d *db) error {
-		return d.exec(`UPDATE content SET state = 0, reason = '' WHERE state = ?1`, uint8(Unopenable))
+		return d.exec(`UPDATE content SET state = 0, reason = '', tries = 0 WHERE state IN (?1, ?2)`, uint8(Unopenable), uint8(Unreadable))
 	})
 }
 

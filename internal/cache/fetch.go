@@ -7,6 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
+
+	"cmtpd/internal/client"
+	"cmtpd/internal/cmtp"
 )
 
 func digest(b []byte) Digest { return sha256.Sum256(b) }
@@ -14,7 +18,7 @@ func digest(b []byte) Digest { return sha256.Sum256(b) }
 func isNotKept(err error) bool { return errors.Is(err, ErrNotKept) }
 
 // setBox keeps what the server says of the mailbox's size.
-func (c *Cache) setBox(ctx context.Context, box *Box) error {
+func (c *Cache) setBox(ctx context.Context, box *cmtp.MailboxState) error {
 	b, err := json.Marshal(box)
 	if err != nil {
 		return err
@@ -26,38 +30,44 @@ func (c *Cache) setBox(ctx context.Context, box *Box) error {
 
 // download writes all of a message, a range at a time.
 func (c *Cache) download(ctx context.Context, srv Server, m *Message, w io.Writer) error {
-	box, err := srv.Mailbox(ctx)
+	box, err := srv.Mailbox()
 	if err != nil {
 		return err
 	}
 	at, err := c.position(ctx)
 	if err == nil && !at.is(box.Epoch) {
-		err = fmt.Errorf("%w: the mailbox has other numbers by now, sync first", ErrOutdated)
+		err = errEpoch
 	}
 	if err != nil {
 		return err
 	}
 	sum := sha256.New()
-	for at := int64(0); at < m.Size; {
-		n := min(rangeSize, m.Size-at)
-		err := srv.Fetch(ctx, []Range{{m.Number, uint64(at), uint64(n)}}, func(_ int, b []byte, err error) error {
-			if err != nil {
-				return err
-			}
-			if int64(len(b)) != n {
-				return fmt.Errorf("%w: %d bytes, where %d were asked for", errAnswer, len(b), n)
-			}
-			sum.Write(b)
-			_, err = w.Write(b)
-			return err
-		})
-		if err != nil {
-			return err
+	err = srv.FetchAll(ranges(m), func(f client.Fetched) error {
+		if f.Err != nil {
+			return f.Err
 		}
-		at += n
+		if f.Size != f.Length {
+			return fmt.Errorf("%w: %d bytes, where %d were asked for", errAnswer, f.Size, f.Length)
+		}
+		_, err := io.Copy(io.MultiWriter(w, sum), f.Body)
+		return err
+	})
+	if err == nil && Digest(sum.Sum(nil)) != m.SHA256 {
+		err = fmt.Errorf("%w: other bytes than it has listed", errAnswer)
 	}
-	if Digest(sum.Sum(nil)) != m.SHA256 {
-		return fmt.Errorf("%w: other bytes than it has listed", errAnswer)
+	return err
+}
+
+// errEpoch: the numbers that are known mean nothing to the server any more.
+var errEpoch = errors.New("the mailbox has other numbers by now: sync first")
+
+// ranges are all of a message.
+func ranges(m *Message) iter.Seq[cmtp.FetchQuery] {
+	return func(yield func(cmtp.FetchQuery) bool) {
+		for at := int64(0); at < m.Size; at += rangeSize {
+			if !yield(cmtp.FetchQuery{Number: m.Number, Offset: uint64(at), Length: uint64(min(rangeSize, m.Size-at))}) {
+				return
+			}
+		}
 	}
-	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/ncruces/go-sqlite3"
+
+	"cmtpd/internal/cmtp"
 )
 
 // An intent is what the user changed and the server has not heard of (section 29.1).
@@ -47,7 +49,7 @@ type Note struct {
 // Change notes n of the messages ids, at once here, and with the next sync on the server. All of
 // them are changed or none. The error wraps ErrNotFound or ErrWords.
 func (c *Cache) Change(ctx context.Context, ids []int64, n Note) error {
-	if n.Mask&^clientFlags != 0 || n.Flags&^n.Mask != 0 {
+	if n.Mask&^cmtp.UserFlags != 0 || n.Flags&^n.Mask != 0 {
 		return fmt.Errorf("changing flags: mask %#x and values %#x are none of a client's", n.Mask, n.Flags)
 	}
 	for _, w := range slices.Concat(n.Add, n.Remove) {

@@ -1,9 +1,7 @@
 package cache
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"strings"
 	"time"
@@ -34,7 +32,7 @@ type Message struct {
 	Came     time.Time
 	Size     int64
 	SHA256   Digest
-	Standing uint8 // section 26.3
+	Standing cmtp.Standing
 	Header   cmtp.Header
 
 	Flags uint32   // with what the user changed and the server has not heard yet
@@ -130,7 +128,7 @@ func (c *Cache) messages(ctx context.Context, what, sql string, args []any) (all
 func scanMessage(s *sqlite3.Stmt) (m Message, err error) {
 	m = Message{
 		ID: s.ColumnInt64(0), Number: uint64(s.ColumnInt64(1)), Change: uint64(s.ColumnInt64(2)),
-		Came: time.Unix(s.ColumnInt64(3), 0).UTC(), Size: s.ColumnInt64(4), Standing: uint8(s.ColumnInt64(6)),
+		Came: time.Unix(s.ColumnInt64(3), 0).UTC(), Size: s.ColumnInt64(4), Standing: cmtp.Standing(s.ColumnInt64(6)),
 		Flags: uint32(s.ColumnInt64(8)), Words: splitWords(s.ColumnText(9)), SealedWords: s.ColumnBool(10),
 		State: State(s.ColumnInt64(11)), Reason: s.ColumnText(12),
 	}
@@ -186,10 +184,10 @@ func (c *Cache) message(ctx context.Context, where string, arg any) (*Message, e
 type Counts struct {
 	Messages int64
 	Unseen   int64
-	Wanted   int64 // not fetched yet
-	Pending  int64 // have changes that the server has not heard of
-	Unlisted bool  // whether the mailbox has more than was listed yet
-	Box      *Box  // as the server told last; nil if it never did
+	Wanted   int64              // not fetched yet
+	Pending  int64              // have changes that the server has not heard of
+	Unlisted bool               // whether the mailbox has more than was listed yet
+	Box      *cmtp.MailboxState // as the server told last; nil if it never did
 }
 
 // Counts returns them.
@@ -214,17 +212,11 @@ func (c *Cache) Counts(ctx context.Context) (*Counts, error) {
 	return &n, err
 }
 
-// parseHeader reads a message's header (section 6). What is none, as of a damaged message, is empty.
-func parseHeader(b []byte) (h cmtp.Header) {
-	const lengths = 4 + 4 + 8 + 8
-	names := bytes.Split(b[min(lengths, len(b)):], []byte{0})
-	if len(b) < lengths || len(names) != 5 || len(names[4]) > 0 {
-		return h
-	}
-	h.System, h.Attachments = binary.BigEndian.Uint32(b), binary.BigEndian.Uint32(b[4:])
-	h.LogLength, h.BodyLength = binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])
-	for i, name := range []*string{&h.DestinationAccount, &h.DestinationDomain, &h.SourceAccount, &h.SourceDomain} {
-		*name = string(names[i])
+// parseHeader reads a message's header. That of a damaged message is empty.
+func parseHeader(b []byte) cmtp.Header {
+	h, _, err := cmtp.ParseHeader(b)
+	if err != nil {
+		return cmtp.Header{}
 	}
 	return h
 }

@@ -40,6 +40,7 @@ CREATE TABLE content (
 	header BLOB NOT NULL,
 	state  INTEGER NOT NULL,
 	reason TEXT NOT NULL DEFAULT '',  -- why it does not open
+	tries  INTEGER NOT NULL DEFAULT 0, -- how often a session broke off within it
 	head   BLOB                       -- what was opened, but for the text
 );
 CREATE INDEX content_wanted ON content (id) WHERE state = 0;

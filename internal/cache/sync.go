@@ -5,7 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"time"
+
+	"cmtpd/internal/client"
+	"cmtpd/internal/cmtp"
 )
 
 // A Syncer brings a copy and a mailbox together. Its functions are the caller's, for it has
@@ -37,7 +42,7 @@ var ErrAgain = errors.New("to be tried again")
 
 // A Report is what a sync has done.
 type Report struct {
-	Box        *Box
+	Box        cmtp.MailboxState
 	Anew       bool // all numbers were forgotten: the mailbox has another epoch, or an older state
 	Changes    int  // entries that the server told
 	Fetched    int
@@ -79,15 +84,18 @@ func (s *Syncer) Wait(ctx context.Context, srv Server, d time.Duration) (*Report
 	if !at.begun() || at.listing() {
 		return s.Run(ctx, srv)
 	}
-	page, err := srv.Wait(ctx, at.key(), at.change, d)
+	page, err := srv.Wait(ctx, cmtp.WaitQuery{Epoch: at.key(), Change: at.change, Seconds: waitSeconds(d)})
 	if err != nil {
 		return nil, fmt.Errorf("waiting for news: %w", err)
 	}
-	if at.is(page.Epoch) && page.Change == at.change && len(page.Entries) == 0 {
+	if at.is(page.Epoch) && page.Next == at.change && len(page.Entries) == 0 {
 		return nil, nil
 	}
 	return s.Run(ctx, srv)
 }
+
+// waitSeconds is d as the protocol has it.
+func waitSeconds(d time.Duration) uint32 { return uint32(min(max(d/time.Second, 1), cmtp.MaxWait)) }
 
 // A run is one sync.
 type run struct {
@@ -119,12 +127,12 @@ func (r *run) all(ctx context.Context) error {
 
 // look asks in which epoch the mailbox is: what was changed here goes by numbers.
 func (r *run) look(ctx context.Context) error {
-	box, err := r.srv.Mailbox(ctx)
+	box, err := r.srv.Mailbox()
 	if err != nil {
 		return fmt.Errorf("asking for the mailbox: %w", err)
 	}
 	r.report.Box = box
-	if err := r.Cache.setBox(ctx, box); err != nil {
+	if err := r.Cache.setBox(ctx, &box); err != nil {
 		return err
 	}
 	at, err := r.Cache.position(ctx)
@@ -171,18 +179,18 @@ func (r *run) catchUp(ctx context.Context) error {
 
 // changes asks for one answer of changes, and for one of the list once there are no more.
 func (r *run) changes(ctx context.Context, at *position) (more bool, err error) {
-	page, err := r.srv.Changes(ctx, at.key(), at.change, listCount)
+	page, err := r.srv.Changes(cmtp.ChangesQuery{Epoch: at.key(), Change: at.change, Count: listCount})
 	if err != nil {
 		return false, fmt.Errorf("asking for changes: %w", err)
 	}
-	if !at.is(page.Epoch) || page.Change < at.change {
+	if !at.is(page.Epoch) || page.Next < at.change {
 		return true, r.anew(ctx, at)
 	}
 	if err := r.Cache.applyChanges(ctx, at, page, r.OpenWords); err != nil {
 		return false, err
 	}
 	r.listed(page)
-	if page.More && page.Change == at.change {
+	if page.More && page.Next == at.change {
 		return false, fmt.Errorf("asking for changes: %w: more, and none", errAnswer)
 	}
 	if page.More || !at.listing() {
@@ -196,11 +204,11 @@ func (r *run) changes(ctx context.Context, at *position) (more bool, err error) 
 
 // list asks for one answer of the list, downwards.
 func (r *run) list(ctx context.Context, at *position) (more bool, err error) {
-	below, count := at.below, listCount
+	below, count := at.below, uint32(listCount)
 	if !at.begun() {
 		below, count = newest, firstCount
 	}
-	page, err := r.srv.List(ctx, true, below, count)
+	page, err := r.srv.List(cmtp.ListQuery{Down: true, Number: below, Count: count})
 	if err != nil {
 		return false, fmt.Errorf("asking for the list: %w", err)
 	}
@@ -217,7 +225,7 @@ func (r *run) list(ctx context.Context, at *position) (more bool, err error) {
 	return page.More, nil
 }
 
-func (r *run) listed(p *Page) {
+func (r *run) listed(p *cmtp.Page) {
 	r.report.Changes += len(p.Entries)
 	if r.Listed != nil && len(p.Entries) > 0 {
 		r.Listed(len(p.Entries))
@@ -243,18 +251,18 @@ func (r *run) fetchSome(ctx context.Context) error {
 	if err != nil || len(wants) == 0 {
 		return err
 	}
-	var ranges []Range
+	var ranges []cmtp.FetchQuery
 	total := int64(0)
 	for i := range wants {
 		length := r.length(&wants[i])
 		if total += length; i > 0 && total > fetchBytes {
 			break
 		}
-		ranges = append(ranges, Range{Number: wants[i].number, Length: uint64(length)})
+		ranges = append(ranges, cmtp.FetchQuery{Number: wants[i].number, Length: uint64(length)})
 	}
 	var got []catch
-	err = r.srv.Fetch(ctx, ranges, func(i int, b []byte, err error) error {
-		m, err := r.take(ctx, &wants[i], b, err)
+	err = r.srv.FetchAll(slices.Values(ranges), func(f client.Fetched) error {
+		m, err := r.take(ctx, &wants[len(got)], f)
 		if m != nil {
 			got = append(got, *m)
 		}
@@ -314,17 +322,22 @@ func textEnd(w *want) int64 {
 }
 
 // take makes of what was fetched what is kept. The error is one that ends the sync.
-func (r *run) take(ctx context.Context, w *want, b []byte, err error) (*catch, error) {
+func (r *run) take(ctx context.Context, w *want, f client.Fetched) (*catch, error) {
 	m := &catch{id: w.id, header: addresses{w.entry.source(), w.entry.destination()}}
+	var status *cmtp.StatusError
 	switch {
-	case errors.Is(err, ErrNoMessage):
-		return r.unreadable(m, "the server does not have it any more"), nil // a change will say so
-	case errors.Is(err, ErrUnreadable):
-		return r.unreadable(m, err.Error()), nil
-	case err != nil:
-		return nil, err
-	case int64(len(b)) != r.length(w):
-		return nil, fmt.Errorf("%w: %d bytes of message %d, where %d were asked for", errAnswer, len(b), w.number, r.length(w))
+	case errors.As(f.Err, &status) && (status.Status == cmtp.StatusTrouble || status.Status == cmtp.StatusNoMessage):
+		return r.unreadable(m, f.Err.Error()), nil // where it was removed, a change will say so
+	case f.Err != nil:
+		return nil, f.Err
+	}
+	if f.Size != f.Length {
+		return nil, fmt.Errorf("%w: %d bytes of message %d, where %d were asked for", errAnswer, f.Size, w.number, f.Length)
+	}
+	b := make([]byte, f.Size)
+	if _, err := io.ReadFull(f.Body, b); err != nil { // so ends what is damaged, too (section 27.3)
+		m.broken, m.reason = true, "the session broke off within it, time and again"
+		return m, err
 	}
 	whole := int64(len(b)) == w.size
 	if whole && digest(b) != w.sha || !bytes.HasPrefix(b, w.header) {
@@ -338,16 +351,17 @@ func (r *run) take(ctx context.Context, w *want, b []byte, err error) (*catch, e
 		missing = int(w.entry.Header.Attachments)
 		b = withoutAttachments(w, b)
 	}
-	m.opened, err = r.Open(ctx, &w.entry, b, missing)
+	opened, err := r.Open(ctx, &w.entry, b, missing)
 	switch {
 	case errors.Is(err, ErrAgain) || ctx.Err() != nil:
 		return nil, err
 	case err != nil:
 		return r.unopenable(m, err), nil
 	}
-	m.opened.Missing, m.state = missing, Partial
+	m.opened, m.state = opened, Partial
+	opened.Missing = missing
 	if whole {
-		m.state, m.sealed = Kept, bytes.Clone(b)
+		m.state, m.sealed = Kept, b
 	}
 	r.report.Fetched++
 	return m, nil

@@ -2,8 +2,9 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"fmt"
+
+	"cmtpd/internal/cmtp"
 )
 
 // tellCount is how many messages' intents go into one FLAG or DELETE: each may take two items.
@@ -40,7 +41,7 @@ func (r *run) tellGone(ctx context.Context, all []intent) error {
 	if len(numbers) == 0 {
 		return nil
 	}
-	if _, err := r.srv.Delete(ctx, numbers); err != nil {
+	if _, err := r.srv.Delete(numbers); err != nil {
 		return fmt.Errorf("deleting messages: %w", err)
 	}
 	r.report.Told += len(done)
@@ -57,7 +58,7 @@ type asked struct {
 // tellFlags sends the flags and keywords among the intents. Keywords go first, since they name the
 // change number that flags change.
 func (r *run) tellFlags(ctx context.Context, all []intent) error {
-	var items []FlagItem
+	var items []cmtp.FlagItem
 	var about []asked
 	var done []outcome
 	for k := range all {
@@ -76,12 +77,12 @@ func (r *run) tellFlags(ctx context.Context, all []intent) error {
 			}
 		}
 		if i.mask != 0 {
-			items = append(items, FlagItem{Number: i.number, Mask: i.mask, Flags: i.flags})
+			items = append(items, cmtp.FlagItem{Number: i.number, Mask: i.mask, Flags: i.flags})
 			about = append(about, asked{intent: i})
 		}
 	}
 	if len(items) > 0 {
-		results, err := r.srv.Flag(ctx, items)
+		results, err := r.srv.Flag(items)
 		if err != nil {
 			return fmt.Errorf("changing flags: %w", err)
 		}
@@ -99,7 +100,7 @@ func (r *run) tellFlags(ctx context.Context, all []intent) error {
 }
 
 // words returns the item that changes the keywords of a message as intended.
-func (r *run) words(i *intent) (item FlagItem, labels []string, err error) {
+func (r *run) words(i *intent) (item cmtp.FlagItem, labels []string, err error) {
 	if i.sealed && !i.force {
 		return item, nil, fmt.Errorf("%w: another client has sealed them with a key that is not here", ErrWords)
 	}
@@ -110,11 +111,11 @@ func (r *run) words(i *intent) (item FlagItem, labels []string, err error) {
 			return item, nil, fmt.Errorf("%w: %w", ErrWords, err)
 		}
 	}
-	return FlagItem{Number: i.number, Change: i.change, Replace: true, Keywords: sealed}, labels, nil
+	return cmtp.FlagItem{Number: i.number, Expect: i.change, SetKeywords: true, Keywords: sealed}, labels, nil
 }
 
 // outcomes makes of the server's results what is done of the intents.
-func (r *run) outcomes(done []outcome, items []FlagItem, about []asked, results []FlagResult) ([]outcome, error) {
+func (r *run) outcomes(done []outcome, items []cmtp.FlagItem, about []asked, results []cmtp.FlagResult) ([]outcome, error) {
 	byIntent := make(map[*intent]*outcome)
 	var order []*intent
 	for k, res := range results {
@@ -125,15 +126,15 @@ func (r *run) outcomes(done []outcome, items []FlagItem, about []asked, results 
 			byIntent[a.intent], order = o, append(order, a.intent)
 		}
 		switch {
-		case res.Err == nil && a.words:
+		case res.Status.Done() && a.words:
 			o.wordsDone, o.keywords, o.labels, o.now = true, items[k].Keywords, a.labels, res.Change
-		case res.Err == nil:
+		case res.Status.Done():
 			o.flagsDone, o.now = true, res.Change
-		case errors.Is(res.Err, ErrNoMessage):
+		case res.Status == cmtp.StatusNoMessage:
 			o.over = true
-		case errors.Is(res.Err, ErrOutdated), errors.Is(res.Err, ErrUnreadable): // later
+		case res.Status == cmtp.StatusChanged, res.Status.Temporary(): // later
 		default:
-			return nil, fmt.Errorf("changing flags: %w", res.Err)
+			return nil, fmt.Errorf("changing flags: %w: status %d", errAnswer, res.Status)
 		}
 	}
 	for _, i := range order {
