@@ -24,7 +24,7 @@ func userInvite() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		v := admin.ViewInvitation(made.Invitation)
+		v := u.ViewInvitation(made.Invitation)
 		if v.Code = made.Code; asJSON(c) {
 			return printJSON(c, v)
 		}
@@ -86,7 +86,7 @@ func listInvitations(c *cobra.Command, u *admin.Users) error {
 	}
 	views := make([]admin.InvitationView, 0, len(all))
 	for _, i := range all {
-		views = append(views, admin.ViewInvitation(i))
+		views = append(views, u.ViewInvitation(i))
 	}
 	if asJSON(c) {
 		return printJSON(c, views)
@@ -97,7 +97,11 @@ func listInvitations(c *cobra.Command, u *admin.Users) error {
 		if v.Reset {
 			what = "reset"
 		}
-		fmt.Fprintf(w, "%s\t%s\tuntil %s\n", v.Address, what, showTime(v.Expires))
+		void := ""
+		if v.Void {
+			void = "\tvoid: the server's key has changed; invite again"
+		}
+		fmt.Fprintf(w, "%s\t%s\tuntil %s%s\n", v.Address, what, showTime(v.Expires), void)
 	}
 	return w.Flush()
 }

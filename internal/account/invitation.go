@@ -14,6 +14,7 @@ import (
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/config"
+	"cmtpd/internal/crypt"
 	"cmtpd/internal/invite"
 	"cmtpd/internal/oprf"
 )
@@ -29,6 +30,8 @@ type Invitation struct {
 	Reset   bool
 	Created time.Time
 	Expires time.Time
+	// Server is the key that the code names; zero where an older version has made it.
+	Server crypt.PublicKey
 
 	hash   [sha256.Size]byte // invite.HashSecret of the code's secret
 	seed   func() []byte     // becomes the account's
@@ -42,12 +45,33 @@ type invitationForm struct {
 	Reset   bool            `json:"reset"`
 	Created time.Time       `json:"created"`
 	Expires time.Time       `json:"expires"`
+	Server  []byte          `json:"server,omitempty"`
 	Hash    []byte          `json:"hash,omitempty"` // in the file alone
 	Seed    []byte          `json:"seed,omitempty"` // in the file alone
 }
 
 func (i *Invitation) form() invitationForm {
-	return invitationForm{ID: i.ID, Address: i.Address, Reset: i.Reset, Created: i.Created, Expires: i.Expires}
+	f := invitationForm{ID: i.ID, Address: i.Address, Reset: i.Reset, Created: i.Created, Expires: i.Expires}
+	if i.Server != (crypt.PublicKey{}) {
+		f.Server = i.Server[:]
+	}
+	return f
+}
+
+// invitation is the inverse of form.
+func (f *invitationForm) invitation() (*Invitation, error) {
+	i := &Invitation{ID: f.ID, Address: f.Address, Reset: f.Reset, Created: f.Created, Expires: f.Expires}
+	if n := len(f.Server); n != 0 && n != len(i.Server) {
+		return nil, fmt.Errorf("its server's key has %d bytes, want %d", n, len(i.Server))
+	}
+	copy(i.Server[:], f.Server)
+	return i, nil
+}
+
+// NamesKey reports whether the code names this key of the server, so that its user takes the
+// server for the right one. Of what an older version has made it is not known, and so true.
+func (i *Invitation) NamesKey(server crypt.PublicKey) bool {
+	return i.Server == crypt.PublicKey{} || i.Server == server
 }
 
 // MarshalJSON returns the invitation as the control socket shows it: without what only
@@ -60,7 +84,11 @@ func (i *Invitation) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &f); err != nil {
 		return err
 	}
-	*i = Invitation{ID: f.ID, Address: f.Address, Reset: f.Reset, Created: f.Created, Expires: f.Expires}
+	read, err := f.invitation()
+	if err != nil {
+		return err
+	}
+	*i = *read
 	return nil
 }
 
@@ -83,7 +111,10 @@ func parseInvitation(data []byte) (*Invitation, error) {
 	if f.Address.IsZero() {
 		return nil, errors.New("it names no address")
 	}
-	i := &Invitation{ID: f.ID, Address: f.Address, Reset: f.Reset, Created: f.Created, Expires: f.Expires}
+	i, err := f.invitation()
+	if err != nil {
+		return nil, err
+	}
 	if copy(i.hash[:], f.Hash) != len(i.hash) || len(f.Hash) != len(i.hash) {
 		return nil, fmt.Errorf("its hash has %d bytes, want %d", len(f.Hash), len(i.hash))
 	}
@@ -258,7 +289,7 @@ func (s *Store) invite(addr address.Address, reset bool, life time.Duration) (*I
 func (s *Store) newInvitation(addr address.Address, reset bool, life time.Duration) (*Invitation, invite.Code, error) {
 	code := invite.New(s.signer.Public())
 	now := s.now().UTC().Truncate(time.Second)
-	i := &Invitation{ID: NewID(), Address: addr, Reset: reset, Created: now, Expires: now.Add(life)}
+	i := &Invitation{ID: NewID(), Address: addr, Reset: reset, Created: now, Expires: now.Add(life), Server: s.signer.Public()}
 	if old := s.invitation(addr); old != nil {
 		i.ID = old.ID
 	} else if s.openInvitations() >= MaxInvitations {

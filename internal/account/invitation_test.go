@@ -276,6 +276,8 @@ func TestOpen_BadInvitations(t *testing.T) {
 		"no hash":       {name: edit("hash", nil)},
 		"short hash":    {name: edit("hash", make([]byte, 31))},
 		"long hash":     {name: edit("hash", make([]byte, 33))},
+		"short key":     {name: edit("server", make([]byte, 31))},
+		"long key":      {name: edit("server", make([]byte, 64))},
 		"no seed":       {name: edit("seed", nil)},
 		"short seed":    {name: edit("seed", make([]byte, 31))},
 		"twice":         {name: string(good), other + ".json": edit("id", other)},

@@ -128,9 +128,28 @@ var errReadOnly = fmt.Errorf("%w: they were opened only to be looked at", ErrFai
 // one: nothing can be changed, and nothing is signed. No directory has none.
 func Read(dir string, fsys durable.FS) (*Store, error) {
 	s := &Store{dir: dir, fs: fsys, failure: errReadOnly, users: make(map[address.Address]*Account), byID: make(map[ID]*Account)}
+	return s, readDir("account", dir, fsys, s.load)
+}
+
+// ReadInvitations is Read for the open invitations, in no order.
+func ReadInvitations(dir string, fsys durable.FS, now time.Time) (open []*Invitation, err error) {
+	s := &Store{invited: make(map[address.Address]*Invitation)}
+	if err := readDir("invitation", dir, fsys, s.loadInvitation); err != nil {
+		return nil, err
+	}
+	for _, i := range s.invited {
+		if now.Before(i.Expires) {
+			open = append(open, i)
+		}
+	}
+	return open, nil
+}
+
+// readDir loads every file of a directory, and changes nothing.
+func readDir(what, dir string, fsys durable.FS, load func(name string, data []byte) error) error {
 	names, err := fsys.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("reading the accounts: %w", err)
+		return fmt.Errorf("reading the %ss: %w", what, err)
 	}
 	for _, name := range names {
 		if !strings.HasSuffix(name, suffix) {
@@ -141,13 +160,13 @@ func Read(dir string, fsys durable.FS) (*Store, error) {
 			continue // removed just now
 		}
 		if err == nil {
-			err = s.load(name, data)
+			err = load(name, data)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("account file %s: %w", filepath.Join(dir, name), err)
+			return fmt.Errorf("%s file %s: %w", what, filepath.Join(dir, name), err)
 		}
 	}
-	return s, nil
+	return nil
 }
 
 func (s *Store) load(name string, data []byte) error {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"cmtpd/internal/account"
 	"cmtpd/internal/address"
 	"cmtpd/internal/config"
 	"cmtpd/internal/crypt"
@@ -138,6 +139,9 @@ func (r *Rotation) Prepare(ctx context.Context, from string) (StepView, error) {
 		sights := r.look(ctx)
 		v := r.view(s, sights)
 		v.Text = "the next key is prepared"
+		if n := r.outlived(s.next); n != "" {
+			v.Text += "; with the switch " + n + " worth nothing, whose codes name the present key: let those be used first, or invite again"
+		}
 		v.Due = "publish this, and when it is there run: " + switchCommand
 		if sights == nil {
 			return v, nil
@@ -300,9 +304,33 @@ func (r *Rotation) promote(s *keyState, first func() error) (StepView, error) {
 		v.Former = new(keyView(was, keyfile.FormerPath(r.cfg.KeyFile(), was)))
 	}
 	v.Text = "the server has its new key"
+	if n := r.outlived(s.live); n != "" {
+		v.Text += "; " + n + " worth nothing now, whose codes name a former key: cmtpd user invitations lists them, and cmtpd user invite makes others"
+	}
 	v.Due = "start cmtpd now, back up " + r.cfg.DataDir + ", tell your users the new fingerprint, and after " +
 		s.since.Add(r.wait()).UTC().Format(time.DateTime+" MST") + " run: " + retireCommand
 	return v, nil
+}
+
+// outlived says how many open invitations have codes that do not name this key; empty: none.
+func (r *Rotation) outlived(key crypt.PublicKey) string {
+	all, err := account.ReadInvitations(r.cfg.InvitationsDir(), durable.OS, r.now())
+	if err != nil {
+		return "open invitations (they could not be counted: " + err.Error() + ") are"
+	}
+	n := 0
+	for _, i := range all {
+		if i.Server != key { // also where it is zero: who made that did not know this key
+			n++
+		}
+	}
+	switch n {
+	case 0:
+		return ""
+	case 1:
+		return "one open invitation is"
+	}
+	return fmt.Sprintf("%d open invitations are", n)
 }
 
 // Now is Prepare and Switch at once, without a look at DNS.

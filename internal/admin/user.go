@@ -175,10 +175,11 @@ type InvitationView struct {
 	Reset   bool      `json:"reset"`
 	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires"`
+	Void    bool      `json:"void"`           // the code names a key that the server has no more: invite again
 	Code    string    `json:"code,omitempty"` // only once, when it is made
 }
 
 // ViewInvitation returns what is shown of an invitation.
-func ViewInvitation(i *account.Invitation) InvitationView {
-	return InvitationView{Address: i.Address.String(), Reset: i.Reset, Created: i.Created, Expires: i.Expires}
+func (u *Users) ViewInvitation(i *account.Invitation) InvitationView {
+	return InvitationView{Address: i.Address.String(), Reset: i.Reset, Created: i.Created, Expires: i.Expires, Void: !i.NamesKey(u.server)}
 }
