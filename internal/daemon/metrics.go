@@ -24,6 +24,7 @@ type metrics struct {
 	commands *prometheus.CounterVec
 	messages *prometheus.CounterVec
 	bytes    *prometheus.CounterVec
+	guesses  *prometheus.CounterVec
 	shakes   *prometheus.HistogramVec
 	commits  *commits
 	keyOK    prometheus.Counter // commands{KEYREQUEST,ok}: asked for too often to be looked up
@@ -37,12 +38,13 @@ func newMetrics(version string) *metrics {
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_messages_total", Help: "CMTP messages by what became of them."}, []string{"outcome"}),
 		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_message_bytes_total", Help: "Bytes of CMTP messages by what became of the message."}, []string{"outcome"}),
 	}
+	m.guesses = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_guesses_total", Help: "Attempts at passwords and codes of invitations, by what became of them."}, []string{"result"})
 	m.shakes = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "cmtpd_handshake_seconds", Help: "Set-ups of CMTP 1's channel, by outcome.",
 		Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .5, 1, 10}}, []string{"outcome"})
 	m.keyOK = m.commands.WithLabelValues(cmtp.KeyRequest.String(), "ok")
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "cmtpd_build_info", Help: "1, labelled with the version."}, []string{"version"})
 	build.WithLabelValues(version).Set(1)
-	m.registry.MustRegister(m.commands, m.messages, m.bytes, m.shakes, m.commits.records, m.commits.seconds, build,
+	m.registry.MustRegister(m.commands, m.messages, m.bytes, m.guesses, m.shakes, m.commits.records, m.commits.seconds, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -63,6 +65,11 @@ func (m *metrics) Command(v cmtp.Verb, ok bool) {
 func (m *metrics) Message(o session.Outcome, bytes int64) {
 	m.messages.WithLabelValues(string(o)).Inc()
 	m.bytes.WithLabelValues(string(o)).Add(float64(bytes))
+}
+
+// Guess implements session.Observer.
+func (m *metrics) Guess(result session.Guess, n int) {
+	m.guesses.WithLabelValues(string(result)).Add(float64(n))
 }
 
 // Handshake implements channel.Observer.

@@ -139,9 +139,11 @@ func element(e [32]byte, err error) ([]byte, error) {
 // charge takes an attempt on an account, on disk when it returns.
 func (p *part2) charge(a *account.Account) error {
 	if err := p.cfg.Guesses.Charge([16]byte(a.ID), p.client.addr); err != nil {
+		p.cfg.Observer.Guess(refusedGuess(err), 1)
 		p.suspect("the attempts on an account, or of a network, are used up", a.Address, err)
 		return err
 	}
+	p.cfg.Observer.Guess(GuessCharged, 1)
 	id := a.ID
 	if p.charged == nil {
 		p.charged = make(map[account.ID]int)
@@ -155,6 +157,8 @@ func (p *part2) charge(a *account.Account) error {
 func (p *part2) refund(id account.ID) {
 	if err := p.cfg.Guesses.Refund([16]byte(id), p.client.addr, p.charged[id]); err != nil {
 		p.cfg.Log.Warn("attempts were not given back", "account", id, "err", err)
+	} else if p.charged[id] > 0 {
+		p.cfg.Observer.Guess(GuessReturned, p.charged[id])
 	}
 	delete(p.charged, id)
 }
@@ -168,15 +172,18 @@ func (p *part2) cmdEnroll(c *cmtp.Command) ([]byte, error) {
 	// A code has 60 random bits, so it needs no allowance of its own, which strangers could
 	// use up, and which would tell them who is invited.
 	if err := p.cfg.Guesses.ChargeNetwork(p.client.addr); err != nil {
+		p.cfg.Observer.Guess(refusedGuess(err), 1)
 		p.suspect("the attempts of a network are used up", at, err)
 		return nil, err
 	}
 	code := string(c.Code())
 	payload, err := element(p.cfg.Accounts.Enroll(at, code, c.Element()))
 	if err != nil {
+		p.cfg.Observer.Guess(GuessWrongCode, 1)
 		p.suspect("an invitation's code was refused", at, err)
 		return nil, err
 	}
+	p.cfg.Observer.Guess(GuessRightCode, 1)
 	p.enrolled = &enrollment{at, code}
 	return payload, nil
 }
@@ -274,13 +281,4 @@ func (p *part2) cmdRecover(c *cmtp.Command) ([]byte, error) {
 // note tells the operator what was done to an account.
 func (p *part2) note(event string, a *account.Account) {
 	p.cfg.Log.Info(event, "account", a.Address.String(), "keys", len(a.Statements), "conn", p.client.conn, "client", p.client.addr)
-}
-
-// suspect tells the operator, once a session, that somebody may be guessing.
-func (p *part2) suspect(event string, at address.Address, err error) {
-	if p.warned {
-		return
-	}
-	p.warned = true
-	p.cfg.Log.Warn(event, "account", at.String(), "conn", p.client.conn, "client", p.client.addr, "err", err)
 }

@@ -2,8 +2,10 @@ package session
 
 import (
 	"context"
+	"time"
 
 	"cmtpd/internal/account"
+	"cmtpd/internal/address"
 	"cmtpd/internal/netbuf"
 )
 
@@ -23,4 +25,16 @@ func (s *Server) ServeInside(ctx context.Context, c *netbuf.Conn, user *account.
 	}
 	ses.dialect = p
 	return ses.run(ctx)
+}
+
+// MaxSuspects is how many accounts suspicions tell apart.
+const MaxSuspects = maxSuspects
+
+// Suspicions returns suspicions' isNews, with n for how many it keeps.
+func Suspicions() func(at address.Address, now time.Time) (news bool, n int) {
+	s := new(suspicions)
+	return func(at address.Address, now time.Time) (bool, int) {
+		news := s.isNews(at, now)
+		return news, len(s.told)
+	}
 }

@@ -23,7 +23,6 @@ type part2 struct {
 	charged  map[account.ID]int // attempts by this session that may come back
 	enrolled *enrollment        // what REGISTER may go on with
 	pending  func(form []byte) ([]byte, error)
-	warned   bool // the log has that somebody guesses here
 }
 
 // A proof is who has proven to hold a key. Whether the key is the one of a peer's

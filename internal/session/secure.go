@@ -76,7 +76,7 @@ func (s *session) takeForm(v cmtp.Verb, wanted bool) error {
 	out := s.buffer()
 	reply, err := s.form(form, *out)
 	*out = reply
-	s.outcome(v, err)
+	s.outcome(v, err, "")
 	if err != nil {
 		s.refuseWith(err)
 	}

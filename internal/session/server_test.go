@@ -206,10 +206,11 @@ type tally struct {
 	fates    chan session.Outcome
 	mu       sync.Mutex
 	commands map[cmtp.Verb][2]int // refused, answered
+	guesses  map[session.Guess]int
 }
 
 func newTally() *tally {
-	return &tally{fates: make(chan session.Outcome, 4096), commands: make(map[cmtp.Verb][2]int)}
+	return &tally{fates: make(chan session.Outcome, 4096), commands: make(map[cmtp.Verb][2]int), guesses: make(map[session.Guess]int)}
 }
 
 func (t *tally) Command(v cmtp.Verb, ok bool) {
@@ -225,6 +226,12 @@ func (t *tally) Command(v cmtp.Verb, ok bool) {
 }
 
 func (t *tally) Message(o session.Outcome, _ int64) { t.fates <- o }
+
+func (t *tally) Guess(g session.Guess, n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.guesses[g] += n
+}
 
 // fate waits for the next message's.
 func (t *tally) fate(tb testing.TB) session.Outcome {

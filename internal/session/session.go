@@ -86,6 +86,8 @@ type Observer interface {
 	// Message is called with the fate of every MAIL and the bytes that were read
 	// of its message.
 	Message(outcome Outcome, bytes int64)
+	// Guess is called with the result of n attempts at a password or a code.
+	Guess(result Guess, n int)
 }
 
 // An Outcome is a message's fate.
@@ -133,6 +135,8 @@ type Server struct {
 	cfg      Config
 	words    *words
 	identity *identity
+
+	suspicions suspicions
 }
 
 // New returns a Server.
@@ -147,6 +151,7 @@ type nobody struct{}
 
 func (nobody) Command(cmtp.Verb, bool) {}
 func (nobody) Message(Outcome, int64)  {}
+func (nobody) Guess(Guess, int)        {}
 
 // drainBytes is how much is read of a message that was refused, so that the
 // session stays in step.
@@ -273,7 +278,7 @@ func (s *session) answer(ctx context.Context, cmd *cmtp.Command) (action, error)
 	reply, do, err := s.command(ctx, cmd, *out)
 	*out = reply
 	if do != receive && do != takeForm {
-		s.outcome(cmd.Verb, err)
+		s.outcome(cmd.Verb, err, about(cmd))
 	}
 	if err != nil {
 		s.refuseWith(err)
@@ -292,9 +297,9 @@ func (s *session) refuseWith(err error) {
 	*out = s.fail(*out, err)
 }
 
-// outcome tells the log and the observer what became of a command. A trouble of the
-// server's own is for its operator to see.
-func (s *session) outcome(v cmtp.Verb, err error) {
+// outcome tells the log and the observer what became of a command, and whom it was about, ""
+// where that is nobody. A trouble of the server's own is for its operator to see.
+func (s *session) outcome(v cmtp.Verb, err error, about string) {
 	s.cfg.Observer.Command(v, err == nil)
 	if err == nil {
 		return
@@ -304,7 +309,11 @@ func (s *session) outcome(v cmtp.Verb, err error) {
 		level = slog.LevelError
 	}
 	if s.cfg.Log.Enabled(context.Background(), level) {
-		s.log().Log(context.Background(), level, "command failed", "command", v.String(), "err", err)
+		log := s.log()
+		if about != "" {
+			log = log.With("account", about)
+		}
+		log.Log(context.Background(), level, "command failed", "command", v.String(), "err", err)
 	}
 }
 
