@@ -145,6 +145,7 @@ func handleSpool(mux *http.ServeMux, of Spool) {
 			answer(w, nil, ErrRemovals)
 			return
 		}
+		about(req, "messages", someOf(r.IDs), "by", r.By)
 		n, err := of.RemoveAll(req.Context(), r.IDs, r.By)
 		answer(w, n, err)
 	})
@@ -160,6 +161,7 @@ func handleUsers(mux *http.ServeMux, users Users) {
 		if !read(w, req, &r) {
 			return
 		}
+		about(req, "account", r.Address.String())
 		a, err := users.Add(r)
 		answer(w, a, err)
 	})
@@ -178,6 +180,7 @@ func handleUsers(mux *http.ServeMux, users Users) {
 	mux.HandleFunc("PUT /xzibits", func(w http.ResponseWriter, req *http.Request) {
 		var r account.Registration
 		if read(w, req, &r) {
+			about(req, "account", r.Address.String())
 			answer(w, nil, users.SetXzibit(r))
 		}
 	})

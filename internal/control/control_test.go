@@ -67,7 +67,7 @@ func socketPath(tb testing.TB) string {
 }
 
 // serve answers for users on a real socket.
-func serve(tb testing.TB, users control.Users) (path string) {
+func serve(tb testing.TB, users control.Users, options ...func(*http.Server)) (path string) {
 	tb.Helper()
 	path = socketPath(tb)
 	l, err := control.Listen(path)
@@ -75,6 +75,9 @@ func serve(tb testing.TB, users control.Users) (path string) {
 		tb.Fatal(err)
 	}
 	srv := control.NewServer(users, aSpool{})
+	for _, o := range options {
+		o(srv)
+	}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	tb.Cleanup(func() {

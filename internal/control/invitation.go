@@ -39,6 +39,7 @@ func handleInvitations(mux *http.ServeMux, users Users) {
 		if !read(w, req, &i) {
 			return
 		}
+		about(req, "account", i.Address.String(), "reset", i.Reset)
 		made, err := users.Invite(i.Address, i.Reset, i.Life)
 		answer(w, made, err)
 	})

@@ -62,6 +62,7 @@ func HandleQueue(srv *http.Server, q Queue) {
 	mux.HandleFunc("POST /queue", func(w http.ResponseWriter, req *http.Request) {
 		var a action
 		if read(w, req, &a) {
+			about(req, "do", a.Do, "messages", someOf(a.IDs), "domain", a.Domain)
 			n, err := a.on(q)
 			answer(w, n, err)
 		}

@@ -34,6 +34,7 @@ func HandleTrust(srv *http.Server, known Trust) {
 		return nil, known.Forget(domain)
 	}))
 	mux.HandleFunc("PUT /trust/{domain}/accepted", withDomain(func(domain address.Domain, req *http.Request) (any, error) {
+		about(req, "key", req.FormValue("key"))
 		f, err := trust.ParseFingerprint(req.FormValue("key"))
 		if err != nil {
 			return nil, err
@@ -41,6 +42,7 @@ func HandleTrust(srv *http.Server, known Trust) {
 		return nil, known.Accept(domain, f)
 	}))
 	mux.HandleFunc("PUT /trust/{domain}/pinned", withDomain(func(domain address.Domain, req *http.Request) (any, error) {
+		about(req, "key", req.FormValue("key"))
 		key, err := trust.ParseKey(req.FormValue("key"))
 		if err != nil {
 			return nil, err

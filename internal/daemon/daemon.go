@@ -213,6 +213,7 @@ func (d *daemon) listenControl() error {
 	srv := control.NewServer(localUsers{d.accounts, directory}, d.spool)
 	control.HandleTrust(srv, d.trust)
 	control.HandleQueue(srv, d.elsewhere.Queue)
+	control.Audit(srv, d.log)
 	d.serving = append(d.serving, serveHTTP(srv, l))
 	return nil
 }

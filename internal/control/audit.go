@@ -1,0 +1,69 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+
+	"cmtpd/internal/spool"
+)
+
+// A change is what a request is about, in the words of its handler.
+type change struct{ about []any } // keys and values for the log
+
+type changeKey struct{}
+
+// about notes what a request changes, where its path does not say it. Nothing secret.
+func about(req *http.Request, args ...any) {
+	if c, ok := req.Context().Value(changeKey{}).(*change); ok {
+		c.about = append(c.about, args...)
+	}
+}
+
+// someOf returns the numbers of messages for a line of the log: the first ten.
+func someOf(ids []spool.ID) string {
+	const most = 10
+	s := fmt.Sprint(ids[:min(len(ids), most)])
+	if n := len(ids) - most; n > 0 {
+		s += fmt.Sprintf(" and %d more", n)
+	}
+	return s
+}
+
+type peerKey struct{}
+
+// Audit has a server that NewServer has made log every request that changes something, or may
+// be a guess at a password: who asked, what for, and what came of it. It is called last,
+// before the server serves.
+func Audit(srv *http.Server, log *slog.Logger) {
+	next := srv.Handler
+	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return context.WithValue(ctx, peerKey{}, peerOf(c))
+	}
+	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodGet {
+			next.ServeHTTP(w, req)
+			return
+		}
+		c, seen := new(change), &statusWriter{ResponseWriter: w, status: http.StatusOK}
+		next.ServeHTTP(seen, req.WithContext(context.WithValue(req.Context(), changeKey{}, c)))
+		args := []any{"request", req.Method + " " + req.URL.Path, "done", seen.status == http.StatusOK}
+		if peer, ok := req.Context().Value(peerKey{}).([]any); ok {
+			args = append(args, peer...)
+		}
+		log.Info("asked over the control socket", append(args, c.about...)...)
+	})
+}
+
+// A statusWriter remembers the status.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
