@@ -2,8 +2,6 @@ package main
 
 import (
 	"fmt"
-	"strconv"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -11,6 +9,7 @@ import (
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/admin"
+	"cmtpd/internal/config"
 )
 
 func userInvite() *cobra.Command {
@@ -37,23 +36,21 @@ func userInvite() *cobra.Command {
 		return err
 	})
 	c.Flags().Bool("reset", false, "for a user who has lost password and recovery key")
-	c.Flags().Var(&life, "life", "how long the code works, such as 7d or 12h (default: accounts.invitation_life)")
+	c.Flags().Var(&life, "life", "how long the code works, such as 7d or 12h, 1m at least (default: accounts.invitation_life)")
 	c.Flags().Bool(jsonFlag, false, "print JSON")
 	return c
 }
 
-// life is a duration that may be given in days.
+// life is a duration above zero, as the configuration spells it.
 type life time.Duration
 
 func (l *life) Set(s string) error {
-	d, err := time.ParseDuration(s)
-	if days, ok := strings.CutSuffix(s, "d"); ok {
-		var n uint64
-		n, err = strconv.ParseUint(days, 10, 16) // whatever fits is a duration
-		d = time.Duration(n) * 24 * time.Hour
+	d, err := config.ParseDuration(s)
+	if err == nil && d <= 0 {
+		err = fmt.Errorf("%v is no duration above zero", d)
 	}
-	if err != nil || d <= 0 {
-		return fmt.Errorf(`expected a duration such as "7d" or "12h"`)
+	if err != nil {
+		return err
 	}
 	*l = life(d)
 	return nil

@@ -46,7 +46,7 @@ var (
 	ErrInvitation = errors.New("the invitation is unknown, used or expired")
 	// ErrInvitations: there are MaxInvitations.
 	ErrInvitations = errors.New("there are too many open invitations")
-	// ErrLife: an invitation would last for no time, or for ever.
+	// ErrLife: an invitation would be over before it is used, or last for ever.
 	ErrLife = errors.New("an invitation cannot last as long")
 	// ErrFailed: a change failed half way, so that only the next Open can tell
 	// whether it is there. Until then nothing else is changed.

@@ -287,8 +287,12 @@ func domain(s string) address.Domain {
 // IsLocal reports whether d is one of this server's domains.
 func (c *Config) IsLocal(d address.Domain) bool { return slices.Contains(c.Domains, d) }
 
-// MaxInvitationLife is how long an invitation may last.
-const MaxInvitationLife = 366 * 24 * time.Hour
+// MinInvitationLife and MaxInvitationLife are how long an invitation may last: it takes a
+// moment to hand over a code.
+const (
+	MinInvitationLife = time.Minute
+	MaxInvitationLife = 366 * 24 * time.Hour
+)
 
 // MaxAliasDepth is how many aliases may follow one another.
 const MaxAliasDepth = 4

@@ -317,13 +317,11 @@ func setValue(dst reflect.Value, v any) error {
 	case *time.Duration:
 		s, ok := v.(string)
 		if !ok {
-			return wrongType(`a duration such as "30s", "5m" or "1h30m"`, v)
+			return wrongType(wantDuration, v)
 		}
 		var err error
-		if *p, err = time.ParseDuration(s); err != nil {
-			return fmt.Errorf(`expected a duration such as "30s", "5m" or "1h30m"; found %q`, s)
-		}
-		return nil
+		*p, err = ParseDuration(s)
+		return err
 	case *netip.Prefix:
 		s, ok := v.(string)
 		if !ok {

@@ -42,8 +42,6 @@ const (
 	maxHandshakes = 1 << 12
 	// maxGuesses is the most attempts in an hour, and at once, that can be meant.
 	maxGuesses = 1 << 20
-	// minInvitationLife is what it takes to hand over a code.
-	minInvitationLife = time.Minute
 	// maxSocketPath is what fits into a sockaddr_un on Linux, without its NUL.
 	maxSocketPath = 107
 )
@@ -200,8 +198,8 @@ func (v *validator) others() {
 	if e := c.Spool.ScrubEvery; e < minScrubEvery || e > maxScrubEvery {
 		v.add("spool.scrub_every", "%s is not between %s and %s", e, minScrubEvery, maxScrubEvery)
 	}
-	if l := c.Accounts.InvitationLife; l < minInvitationLife || l > MaxInvitationLife {
-		v.add("accounts.invitation_life", "%s is not between %s and %s", l, minInvitationLife, MaxInvitationLife)
+	if l := c.Accounts.InvitationLife; l < MinInvitationLife || l > MaxInvitationLife {
+		v.add("accounts.invitation_life", "%s is not between %s and %s", l, MinInvitationLife, MaxInvitationLife)
 	}
 	oneOf(v, "log.level", c.Log.Level, LogDebug, LogInfo, LogWarn, LogError)
 	oneOf(v, "log.format", c.Log.Format, LogText, LogJSON)
