@@ -185,7 +185,7 @@ func (j *judgement) judgeShown(shown Public) Verdict {
 	}
 	switch {
 	case j.find(shown) >= 0:
-		// known
+		j.relieve(shown)
 	case len(j.Keys) == 0 && !j.IsEnforced(j.now):
 		j.Keys = []Key{{Key: shown, Provenance: FirstContact, First: j.now}}
 	case j.follows(shown):
@@ -242,10 +242,7 @@ func (j *judgement) follow(shown Public) {
 			continue
 		}
 		next.Provenance = max(next.Provenance, k.Provenance)
-		if len(j.Former) == maxFormer {
-			j.Former = slices.Delete(j.Former, 0, 1)
-		}
-		j.Former = append(j.Former, Former{k.Key, shown, j.now})
+		j.former(k.Key, shown)
 	}
 	if len(j.Keys) == MaxKeys {
 		j.Keys = slices.Delete(j.Keys, 0, 1)
@@ -254,6 +251,32 @@ func (j *judgement) follow(shown Public) {
 		next.Provenance = max(next.Provenance, j.strength())
 	}
 	j.Keys = append(j.Keys, next)
+}
+
+// relieve lets a known key follow the other known ones that have named it: who met the domain when its record named
+// both has both, and nothing but this ends the old one. What DNSSEC says that the keys are stays so.
+func (j *judgement) relieve(shown Public) {
+	var rest []Key
+	best := j.Keys[j.find(shown)].Provenance
+	for _, k := range j.Keys {
+		published := !j.pinned() && j.vouched() && slices.Contains(j.named, k.Key)
+		if k.Key == shown || published || !j.hasNamed(k.Key, shown) {
+			rest = append(rest, k)
+			continue
+		}
+		best = max(best, k.Provenance)
+		j.former(k.Key, shown)
+	}
+	j.Keys = rest
+	j.Keys[j.find(shown)].Provenance = best
+}
+
+// former notes that a key has followed another one.
+func (j *judgement) former(old, by Public) {
+	if len(j.Former) == maxFormer {
+		j.Former = slices.Delete(j.Former, 0, 1)
+	}
+	j.Former = append(j.Former, Former{old, by, j.now})
 }
 
 // hold remembers a key that is not trusted, until time makes it so.

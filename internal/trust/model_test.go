@@ -2,6 +2,8 @@ package trust_test
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -296,6 +298,15 @@ func (m *naive) read(g *sight, first bool) {
 
 func (m *naive) shown(g *sight, first bool) bool {
 	if _, known := m.keys[g.shown]; known {
+		pinned := m.best() == trust.Operator
+		for _, k := range slices.Sorted(maps.Keys(m.keys)) {
+			if k == g.shown || !has(g.namedBy, k) || !pinned && g.answer == trust.Present && g.signed && has(g.named, k) {
+				continue
+			}
+			m.keys[g.shown] = max(m.keys[g.shown], m.keys[k])
+			delete(m.keys, k)
+			m.former = append(m.former, followed{k, g.shown, m.now})
+		}
 		return true
 	}
 	if len(m.keys) == 0 && !m.enforced() {

@@ -152,6 +152,56 @@ func TestJudge_Rotation_RecordLate(t *testing.T) {
 	w.trusted(w.meet(1, signed(1)), trust.DNSSEC)
 }
 
+// Who meets a domain while its record names the old key and the next one knows both; the old one's word that the
+// next one has followed it ends it, before the switch and after it, whatever plain DNS goes on to name.
+func TestJudge_Rotation_UnderWay(t *testing.T) {
+	switched := rotations(rotation(t, 1, 2))
+	for name, meet := range map[string]func(w *world){
+		"met before the switch":     func(w *world) { w.meet(1, plain(1, 2)) },
+		"met after the switch":      func(w *world) { w.meet(2, plain(1, 2), switched) },
+		"met before, and published": func(w *world) { w.meet(1, plain(2, 1)); w.meet(1, plain(1, 2)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			meet(w)
+			w.trusted(w.meet(2, plain(1, 2), switched), trust.DNS)
+			w.held(w.meet(1, plain(1, 2)), trust.Replaced, trust.Week)
+			w.trusted(w.wait(day).meet(2, plain(2), switched), trust.DNS)
+			w.held(w.wait(30*day).meet(1, plain(1)), trust.Replaced, trust.Week)
+			if n := len(w.state.Keys); n != 1 {
+				t.Errorf("%d keys", n)
+			}
+		})
+	}
+	t.Run("DNSSEC says what the keys are", func(t *testing.T) {
+		w := newWorld(t)
+		w.meet(1, signed(1, 2))
+		w.trusted(w.meet(2, signed(1, 2), switched), trust.DNSSEC)
+		w.trusted(w.meet(1, signed(1, 2)), trust.DNSSEC)
+		w.trusted(w.meet(2, signed(2), switched), trust.DNSSEC)
+		w.held(w.meet(1), trust.Vouched, 0)
+	})
+	t.Run("DNS fails", func(t *testing.T) {
+		w := newWorld(t)
+		w.meet(1, signed(1, 2))
+		w.trusted(w.meet(2, unknown, switched), trust.DNSSEC)
+		w.held(w.meet(1, unknown), trust.Replaced, 0)
+	})
+	t.Run("pinned", func(t *testing.T) {
+		w := newWorld(t)
+		w.pin(1)
+		w.pin(2)
+		w.trusted(w.meet(2, signed(1, 2), switched), trust.Operator)
+		w.held(w.meet(1, signed(1, 2)), trust.Pinned, 0)
+	})
+	t.Run("no word of the old key", func(t *testing.T) {
+		w := newWorld(t)
+		w.meet(1, plain(1, 2))
+		w.trusted(w.meet(2, plain(2), rotations(rotation(t, 3, 2), rotation(t, 1, 3))), trust.DNS)
+		w.trusted(w.meet(1, plain(2)), trust.DNS)
+	})
+}
+
 // Where a successor is remembered, only it may follow at once: a thief of the live key
 // can sign with that.
 func TestJudge_Successor(t *testing.T) {
