@@ -32,7 +32,7 @@ func (q *Queue) serve(ctx context.Context, v *visit, lead item) {
 	if len(tries) == 0 {
 		return
 	}
-	session, err := q.open(ctx, v.domain, v.as)
+	session, err := q.open(ctx, v)
 	if err != nil {
 		q.unreachable(ctx, v.destination, tries[0], err)
 		return
@@ -45,21 +45,30 @@ func (q *Queue) serve(ctx context.Context, v *visit, lead item) {
 	}
 }
 
-// open connects. A destination of which nothing is known has little time while others
-// may wait; it has more when it is tried again.
-func (q *Queue) open(ctx context.Context, domain string, c class) (Session, error) {
-	limit := q.cfg.OpenTimeout
-	if c == fresh {
-		q.mu.Lock()
-		crowded := q.waiting[fresh].len() > crowd*q.cfg.Workers
-		q.mu.Unlock()
-		if limit = min(limit, patience); crowded {
-			limit = min(limit, hurried)
-		}
-	}
+// open connects.
+func (q *Queue) open(ctx context.Context, v *visit) (Session, error) {
+	q.mu.Lock()
+	limit := min(q.patience(v), q.cfg.OpenTimeout)
+	q.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return q.cfg.Deliverer.Open(ctx, domain)
+	return q.cfg.Deliverer.Open(ctx, v.domain)
+}
+
+// patience returns how long a destination may take until it is connected. One of which nothing is known has little
+// time while others may wait. Where many of its kind do, it has less, and when it is tried again patience, then twice as long
+// each time: else who takes a moment would wait for all those who never answer. Under mu.
+func (q *Queue) patience(v *visit) time.Duration {
+	many := q.waiting[v.as].len() > crowd*q.cfg.Workers
+	switch {
+	case v.as == fresh && many:
+		return hurried
+	case v.as == fresh:
+		return patience
+	case v.as == doubtful && v.failures > 0 && many:
+		return patience << min(v.failures-1, 16)
+	}
+	return q.cfg.OpenTimeout
 }
 
 // more takes further messages for a worker who has a connection: none where its turn is over and

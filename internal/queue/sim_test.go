@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -427,4 +428,53 @@ func TestQueue_Herd(t *testing.T) {
 			t.Errorf("%d dials in one second, %d messages left", most, f.left())
 		}
 	})
+}
+
+// TestQueue_NeverMet: of thousands of destinations that were never met, nine of ten swallow packets. Of the others all
+// that connect within a second are met within a second for each 48 of the dead ones, and ten more; those that need up to
+// five at their second attempt, within five more for each 48, and three minutes. docs/decisions.md states it.
+func TestQueue_NeverMet(t *testing.T) {
+	counts := []int{500, 1000, 5000, 20000}
+	if testing.Short() || raceEnabled {
+		counts = counts[:2]
+	}
+	for _, n := range counts {
+		t.Run(fmt.Sprint(n), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { neverMet(t, n) }) })
+	}
+}
+
+func neverMet(t *testing.T, n int) {
+	f, began := newFake(), time.Now()
+	sites := map[byte]*site{
+		'd': {dial: 24 * time.Hour},
+		'n': {dial: 300 * time.Millisecond, send: 50 * time.Millisecond},
+		'f': {dial: 3 * time.Second, send: 50 * time.Millisecond},
+	}
+	w := newWorld(t.Errorf, f, func(domain string) *site { return sites[domain[0]] })
+	for i := range n {
+		kind := "dddddddddn"[i%10 : i%10+1]
+		if i%100 == 98 {
+			kind = "f"
+		}
+		f.add(spool.ID(i+1), fmt.Sprintf("%s%d.example", kind, i), began)
+	}
+	_, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
+	time.Sleep(3 * time.Hour)
+	stopped(t, stop)
+	took := map[byte][]time.Duration{}
+	for id, at := range w.at {
+		took[f.domain[id][0]] = append(took[f.domain[id][0]], at.Sub(began))
+	}
+	round := time.Duration(n) * 9 / 10 * time.Second / 48
+	for kind, bound := range map[byte]time.Duration{'n': round + round/20 + 10*time.Second, 'f': 7*round + 3*time.Minute} {
+		slices.Sort(took[kind])
+		if len(took[kind]) == 0 || len(took['n']) != n/10 || len(took['f']) != n/100 {
+			t.Fatalf("%d and %d are delivered", len(took['n']), len(took['f']))
+		}
+		half, all := took[kind][len(took[kind])/2], took[kind][len(took[kind])-1]
+		t.Logf("those that take %s: half within %s, all within %s", sites[kind].dial, half, all)
+		if all > bound {
+			t.Errorf("those that take %s are met within %s, not %s", sites[kind].dial, all, bound)
+		}
+	}
 }
