@@ -1,6 +1,21 @@
 package federation
 
-import "time"
+import (
+	"context"
+	"time"
+)
+
+// Places are those of questions that are under way.
+type Places struct{ p *places }
+
+// NewPlaces makes so many quick and slow ones.
+func NewPlaces(quick, slow int) Places { return Places{newPlaces(quick, slow)} }
+
+// Enter waits for one.
+func (p Places) Enter(ctx context.Context) (context.Context, func(), error) { return p.p.enter(ctx) }
+
+// Taken counts those that are not free.
+func (p Places) Taken() int { return len(p.p.quick) + len(p.p.slow) }
 
 // A Cache is the cache of this package, of numbers of bytes by a string.
 type Cache struct{ c *cache[string, int] }

@@ -27,8 +27,9 @@ const (
 	noAccountLife = 5 * time.Minute  // of the answer that there is none
 	failureLife   = 30 * time.Second // of any other failure
 	lookupTime    = 10 * time.Second
-	maxLookups    = 64 // under way
-	maxPerDomain  = 4  // of them at one domain
+	maxLookups    = 64  // under way,
+	maxSlow       = 192 // and without an answer for a second, besides
+	maxPerDomain  = 4   // of them at one domain
 
 	answerBytes = 2 << 10 // of memory, of all answers together for each that may be kept
 )
@@ -58,7 +59,7 @@ type Keys struct {
 	limit time.Duration
 
 	flights singleflight.Group
-	running chan struct{} // a token for each lookup under way
+	running *places // of the lookups under way
 	answers *cache[address.Address, answer]
 	domains *cache[address.Domain, error] // whose server could not be met
 	crowds  *crowds
@@ -83,7 +84,7 @@ func NewKeys(c KeysConfig) *Keys {
 	}
 	now := c.Peers.cfg.Now
 	return &Keys{
-		peers: c.Peers, life: c.Life, limit: c.Timeout, running: make(chan struct{}, maxLookups), crowds: newCrowds(maxPerDomain),
+		peers: c.Peers, life: c.Life, limit: c.Timeout, running: newPlaces(maxLookups, maxSlow), crowds: newCrowds(maxPerDomain),
 		answers: newCache[address.Address, answer](c.Size, c.Size*answerBytes, now),
 		domains: newCache[address.Domain, error](c.Size, c.Size*answerBytes, now),
 	}
@@ -127,7 +128,7 @@ func (k *Keys) known(name address.Address) (answer, bool) {
 
 // ask asks, and remembers what came of it.
 func (k *Keys) ask(ctx context.Context, name address.Address) answer {
-	release, err := k.enter(ctx, name.Domain)
+	ctx, release, err := k.enter(ctx, name.Domain)
 	if err != nil {
 		return answer{err: err} // we were busy, which says nothing about the domain
 	}
@@ -151,18 +152,17 @@ func (k *Keys) ask(ctx context.Context, name address.Address) answer {
 }
 
 // enter waits for a place among the lookups, which one domain cannot fill.
-func (k *Keys) enter(ctx context.Context, d address.Domain) (release func(), err error) {
+func (k *Keys) enter(ctx context.Context, d address.Domain) (_ context.Context, release func(), err error) {
 	leave, err := k.crowds.enter(ctx, d)
 	if err != nil {
-		return nil, meetError(d, queue.Temporary, fmt.Errorf("too many questions to it are under way: %w", err))
+		return nil, nil, meetError(d, queue.Temporary, fmt.Errorf("too many questions to it are under way: %w", err))
 	}
-	select {
-	case k.running <- struct{}{}:
-		return func() { <-k.running; leave() }, nil
-	case <-ctx.Done():
+	asking, done, err := k.running.enter(ctx)
+	if err != nil {
 		leave()
-		return nil, meetError(d, queue.Temporary, fmt.Errorf("%d questions are under way already: %w", maxLookups, context.Cause(ctx)))
+		return nil, nil, meetError(d, queue.Temporary, fmt.Errorf("%d questions are under way already: %w", maxLookups+maxSlow, err))
 	}
+	return asking, func() { done(); leave() }, nil
 }
 
 func (k *Keys) fetch(ctx context.Context, name address.Address) (*Foreign, error) {
