@@ -2,205 +2,166 @@ package main_test
 
 import (
 	"context"
-	"encoding/hex"
 	"flag"
-	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"testing"
 	"time"
 
-	"cmtpd/internal/client"
-	"cmtpd/internal/crypt"
+	"cmtpd/internal/cmtptest"
 	"cmtpd/internal/discovery/dnstest"
-	"cmtpd/internal/letter"
 )
 
 var (
-	outages    = flag.Int("outages", 30, "how often TestFederation_Outages kills a server or DNS")
-	outageSeed = flag.Uint64("outageseed", rand.Uint64(), "the seed of TestFederation_Outages")
+	outages     = flag.Int("outages", 20, "how often TestFederation_Outages kills a server or DNS")
+	letters     = flag.Int("letters", 300, "how many letters cross in TestFederation_Outages")
+	outagePause = flag.Duration("outagepause", 400*time.Millisecond, "the longest time between two outages of TestFederation_Outages")
+	outageSeed  = flag.Uint64("outageseed", rand.Uint64(), "the seed of TestFederation_Outages")
 )
 
-// perOutage is how many messages come around each outage.
-const perOutage = 10
+const (
+	outageSenders = 4   // connections that send
+	perReport     = 16  // of so many letters one is to nobody, and has to be reported
+	perLarge      = 250 // and one has a file of its own in the spool
+	perLine       = 10  // of so many pauses at most a sender's connection holds
+	down          = time.Second / 5
+	standstill    = 2 * time.Minute // after which something hangs: DNS's failures are remembered for half a minute
+)
 
 // TestFederation_Outages kills the sending server, the receiving one and DNS at random moments
-// while mail crosses. What the first was given arrives once, or is reported.
+// while mail crosses. What the first was given arrives once, or is reported once where there is
+// nobody to take it.
 func TestFederation_Outages(t *testing.T) {
 	t.Parallel()
 	t.Logf("-outageseed %d", *outageSeed)
 	w := newWorld(t)
-	a, b := w.realm("a.example", nil), w.realm("b.example", nil)
+	a, b := w.realm("a.example", cmtptest.Settings{"metrics.listen": `"127.0.0.1:0"`, "log.level": `"info"`}), w.realm("b.example", cmtptest.Settings{"log.level": `"info"`})
 	ch := w.signIn(a)
-	s := &steadySender{from: a, to: b, key: w.ring(ch, a), seal: w.keyOf(ch, b), addr: a.Shared[0]}
+	o := &outage{world: w, a: a, b: b, random: rand.New(rand.NewPCG(*outageSeed, 0)), kills: map[string]int{},
+		seal: w.keyOf(ch, b), key: w.ring(ch, a), begun: make(chan int, outageSenders*pipelined)}
+	o.addr = a.Shared[0]
 	ch.Close()
 
-	wanted, done := make(chan int, *outages), make(chan error, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute+time.Duration(*outages)*2*time.Second)
-	defer cancel()
-	go func() { done <- s.run(ctx, wanted) }()
-	random := rand.New(rand.NewPCG(*outageSeed, 0))
-	moment := func(most time.Duration) <-chan time.Time {
-		return time.After(time.Duration(random.Int64N(int64(most))))
-	}
-	kills := map[string]int{}
-	for range *outages {
-		wanted <- perOutage
-		<-moment(400 * time.Millisecond)
-		switch victims := random.IntN(8); {
-		case victims < 3:
-			kills["a"]++
-			a.Kill()
-			<-moment(200 * time.Millisecond)
-			a.again(w, nil)
-		case victims < 6:
-			kills["b"]++
-			b.Kill()
-			<-moment(200 * time.Millisecond)
-			b.again(w, nil)
-		case victims == 6:
-			kills["both"]++
-			a.Kill()
-			b.Kill()
-			b.again(w, nil)
-			a.again(w, nil)
-		default:
-			kills["dns"]++
-			w.dns.Close()
-			<-moment(200 * time.Millisecond)
-			w.dnsAgain()
+	began := time.Now()
+	ended := o.send()
+	share := func(n int) int { return n * *letters / *outages }
+	for n := range *outages {
+		fed := o.feed(share(n), share(n+1))
+		o.strike()
+		select {
+		case <-fed:
+		case err := <-ended:
+			t.Fatal(err)
 		}
 	}
-	close(wanted)
-	if err := <-done; err != nil {
+	close(o.begun)
+	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
+	sent := time.Since(began)
 	a.Must(t, "", "queue", "retry", "--all") // else it remembers for half a minute that DNS failed
-	a.awaitQueue(w, 0)
-	w.checkOutages(a, b, s)
-	t.Logf("killed %v; of %d letters %d were sent more than once", kills, len(s.digests), s.repeated)
+	o.awaitEmpty()
+	a.Stop(t)
+	b.Stop(t)
+	o.check()
+	t.Logf("killed %v; %d letters were sent in %s, %d of them more than once, and had crossed after %s",
+		o.kills, *letters, sent.Round(time.Second), o.repeated.Load(), time.Since(began).Round(time.Second))
+}
+
+// feed gives letters to the senders, while other things happen.
+func (o *outage) feed(from, to int) (fed <-chan struct{}) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := from; i < to; i++ {
+			select {
+			case o.begun <- i:
+			case <-o.Context().Done():
+				return
+			}
+		}
+	}()
+	return done
+}
+
+// strike kills something after a while, and brings it back.
+func (o *outage) strike() {
+	o.Helper()
+	o.pause(*outagePause)
+	switch victims := o.random.IntN(8); {
+	case victims < 3:
+		o.kill("a", o.a)
+	case victims < 6:
+		o.kill("b", o.b)
+	case victims == 6:
+		o.kill("both", o.a, o.b)
+	default:
+		o.kills["dns"]++
+		o.dns.Close()
+		o.pause(down)
+		o.dnsAgain()
+	}
+}
+
+func (o *outage) pause(most time.Duration) { <-time.After(time.Duration(o.random.Int64N(int64(most)))) }
+
+// kill kills servers, some of them once more while they start.
+func (o *outage) kill(name string, victims ...*realm) {
+	o.Helper()
+	o.kills[name]++
+	for _, r := range victims {
+		r.Bury(o)
+	}
+	o.pause(down)
+	for _, r := range victims {
+		if o.random.IntN(4) == 0 {
+			o.kills[name+" at its start"]++
+			r.stillborn(o.world, time.Duration(o.random.Int64N(int64(down))))
+		}
+		r.again(o.world, nil)
+	}
+}
+
+// stillborn starts a server and kills it as soon as it serves, or after a while.
+func (r *realm) stillborn(w *world, after time.Duration) {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), after)
+	defer cancel()
+	d, err := cmtptest.Launch(ctx, r.Program, r.Config)
+	if err == nil {
+		d.Bury(w)
+	} else if ctx.Err() == nil {
+		w.Fatal(err)
+	}
 }
 
 // dnsAgain starts the name server where it was.
 func (w *world) dnsAgain() {
 	w.Helper()
-	s, err := dnstest.Listen(w.dns.Addr, "example. 1 SOA ns.example. root.example. 1 60 60 60 1\n")
+	s, err := dnstest.Listen(w.dns.Addr, w.zoneText())
 	if err != nil {
 		w.Fatal(err)
 	}
 	w.Cleanup(s.Close)
 	w.dns = s
-	for _, r := range w.servers {
-		w.publish(r, r.key())
-	}
 }
 
-// checkOutages holds what arrived against what was sent.
-func (w *world) checkOutages(a, b *realm, s *steadySender) {
-	w.Helper()
-	arrived, reports := map[string]int{}, 0
-	for _, m := range b.list(w) {
-		arrived[m.Digest]++
-	}
-	for _, m := range a.list(w) {
-		if m.Source == "@a.example" {
-			reports++
-		}
-	}
-	missing := 0
-	for i, digest := range s.digests {
-		switch n := arrived[digest]; {
-		case n == 0:
-			missing++
-		case n > 1:
-			w.Errorf("letter %d arrived %d times", i, n)
-		}
-		delete(arrived, digest)
-	}
-	if missing > reports {
-		w.Errorf("%d letters are missing, and %d were reported", missing, reports)
-	}
-	if len(arrived) > 0 {
-		w.Errorf("%d letters arrived that nobody sent", len(arrived))
-	}
-	equal(w.T, "letters that were sent", len(s.digests), *outages*perOutage)
-	for _, r := range []*realm{a, b} {
-		r.Must(w, "", "spool", "verify")
-	}
-}
-
-// A steadySender is a user who sends each letter until the own server has taken it.
-type steadySender struct {
-	from, to *realm
-	key      *crypt.PrivateKey
-	seal     crypt.PublicKey
-	addr     string
-
-	ch       *client.Channel
-	digests  []string // hex, of what was taken
-	repeated int
-}
-
-func (s *steadySender) run(ctx context.Context, wanted <-chan int) error {
-	defer func() {
-		if s.ch != nil {
-			s.ch.Close()
-		}
-	}()
-	for n := range wanted {
-		for range n {
-			if err := s.send(ctx); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// send sends one more letter.
-func (s *steadySender) send(ctx context.Context) error {
-	d := &letter.Draft{Time: time.Now(), Subject: fmt.Sprint(len(s.digests)), Text: []byte("hello")}
-	m, err := d.Seal(s.from.alice(), s.to.alice(), s.seal)
-	if err != nil {
-		return err
-	}
-	tick := time.NewTicker(20 * time.Millisecond) // nothing tells when a server is back
+// awaitEmpty waits until nothing is in the sending server's queue, as long as it moves.
+func (o *outage) awaitEmpty() {
+	o.Helper()
+	tick := time.NewTicker(100 * time.Millisecond) // nothing tells when a message has left
 	defer tick.Stop()
-	for begun := false; ; {
-		if s.ch == nil {
-			err = s.connect(ctx)
+	left, since := -1, time.Now()
+	for left != 0 {
+		<-tick.C
+		n, err := strconv.Atoi(metric(o.T, o.a.Daemon, "cmtpd_queue_messages"))
+		switch {
+		case err != nil:
+			o.Fatal(err)
+		case n != left:
+			left, since = n, time.Now()
+		case time.Since(since) > standstill:
+			o.Fatalf("%d messages do not leave the queue:\n%s", left, o.a.Log())
 		}
-		if err == nil {
-			if begun {
-				s.repeated++
-			}
-			begun = true
-			var sent client.Sent
-			if sent, err = s.ch.Send(m.Header, nil, m.Body, m.Attachments); err == nil {
-				s.digests = append(s.digests, hex.EncodeToString(sent.Receipt.Digest[:]))
-				return nil
-			}
-			s.ch.Close()
-			s.ch = nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("%d letters were taken: %w", len(s.digests), err)
-		}
-		err = nil
 	}
-}
-
-func (s *steadySender) connect(ctx context.Context) error {
-	_, ch, err := (&client.Dialer{Timeout: 10 * time.Second}).Open(ctx, s.addr, true)
-	if err != nil {
-		return err
-	}
-	ch.Accept()
-	if _, err := ch.Auth(s.from.alice(), s.key); err != nil {
-		ch.Close()
-		return err
-	}
-	s.ch = ch
-	return nil
 }

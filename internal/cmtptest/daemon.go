@@ -174,6 +174,13 @@ func (l *log) String() string {
 	return text
 }
 
+// clear forgets the text. Nobody may wait for it any more.
+func (l *log) clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = bytes.Buffer{}
+}
+
 // after returns the text from an offset on, and what is closed when there is more.
 func (l *log) after(offset int) (<-chan struct{}, string) {
 	l.mu.Lock()
