@@ -6,6 +6,24 @@ import (
 	"hash"
 )
 
+// A Sum is what the core digest covers of a body or an attachment as sent.
+type Sum struct {
+	Length int64 // bytes
+	SHA256 [sha256.Size]byte
+}
+
+// CoreDigest returns the core digest of a message with this envelope and these parts,
+// which need not have been written yet (protocol.md section 6.4).
+func CoreDigest(h Header, body Sum, attachments []Sum) [32]byte {
+	h.BodyLength, h.Attachments = uint64(body.Length), uint32(len(attachments))
+	d := newCoreDigest(h.Append(nil))
+	d.outer.Write(body.SHA256[:])
+	for _, a := range attachments {
+		d.outer.Write(append(binary.BigEndian.AppendUint64(d.buf[:0], uint64(a.Length)), a.SHA256[:]...))
+	}
+	return d.sum()
+}
+
 // coreLabel begins what the core digest covers (protocol.md section 6.4).
 var coreLabel = []byte("CMTP-1 core\x00")
 

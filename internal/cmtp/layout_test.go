@@ -2,6 +2,7 @@ package cmtp_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -201,6 +202,13 @@ func TestWriteMessage_RoundTrip(t *testing.T) {
 		sum, err = cmtp.WriteDigested(&out, header(s), s.log, honest(s.body), attachments)
 		if err != nil || !bytes.Equal(out.Bytes(), s.bytes()) || sum != s.core() {
 			t.Errorf("WriteDigested writes %x with the digest %x, %v", out.Bytes(), sum, err)
+		}
+		sums := []cmtp.Sum{}
+		for _, a := range s.attachments {
+			sums = append(sums, cmtp.Sum{Length: int64(len(a)), SHA256: sha256.Sum256(a)})
+		}
+		if got := cmtp.CoreDigest(header(s), cmtp.Sum{Length: int64(len(s.body)), SHA256: sha256.Sum256(s.body)}, sums); got != sum {
+			t.Errorf("CoreDigest is %x, want %x", got, sum)
 		}
 		if n := cmtp.MessageSize(header(s), s.log, honest(s.body), attachments); n != int64(out.Len()) {
 			t.Errorf("MessageSize is %d of %d bytes", n, out.Len())

@@ -2,6 +2,7 @@ package crypt_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"os"
@@ -110,6 +111,49 @@ func TestSealer_ErrChanged(t *testing.T) {
 		written, err := s.WriteTo(&out)
 		if !errors.Is(err, crypt.ErrChanged) || written != int64(out.Len()) || written >= s.Size() {
 			t.Errorf("%s: wrote %d of %d, %v", name, written, s.Size(), err)
+		}
+		if _, err := s.WriteTo(io.Discard); !errors.Is(err, crypt.ErrSpent) {
+			t.Errorf("%s: goes on: %v", name, err)
+		}
+	}
+}
+
+// The sum is that of the box, before it is written, and at no other time.
+func TestSealer_Sum(t *testing.T) {
+	for _, n := range []int64{0, 1, crypt.ChunkSize, 2*crypt.ChunkSize + 10} {
+		s, err := crypt.NewSealer(bytes.NewReader(pattern(int(n))), n, newKey(t).Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum, err := s.Sum()
+		if again, aerr := s.Sum(); err != nil || aerr != nil || again != sum {
+			t.Fatalf("%d bytes: %x, %v, then %x, %v", n, sum, err, again, aerr)
+		}
+		var box bytes.Buffer
+		if _, err := s.WriteTo(&box); err != nil || sha256.Sum256(box.Bytes()) != sum {
+			t.Errorf("%d bytes: the sum of another box, %v", n, err)
+		}
+		if _, err := s.Sum(); !errors.Is(err, crypt.ErrSpent) {
+			t.Errorf("%d bytes: a sum of what was written: %v", n, err)
+		}
+	}
+}
+
+// Of a source that changed there is no sum, and no box any more.
+func TestSealer_Sum_ErrChanged(t *testing.T) {
+	const n = crypt.ChunkSize + 10
+	for name, change := range map[string]func(*mutable){
+		"other bytes": func(m *mutable) { m.data[5] ^= 1 },
+		"shorter":     func(m *mutable) { m.data = m.data[:n-1] },
+	} {
+		src := &mutable{pattern(n)}
+		s, err := crypt.NewSealer(src, n, newKey(t).Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(src)
+		if _, err := s.Sum(); !errors.Is(err, crypt.ErrChanged) {
+			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := s.WriteTo(io.Discard); !errors.Is(err, crypt.ErrSpent) {
 			t.Errorf("%s: goes on: %v", name, err)

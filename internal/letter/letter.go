@@ -12,6 +12,7 @@
 package letter
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -61,18 +62,46 @@ type Draft struct {
 // client.Conn.Send take.
 type Message struct {
 	Header      cmtp.Header
+	Log         []byte // nil unless Sign was called
 	Body        cmtp.Part
 	Attachments []cmtp.Part
+
+	source address.Address
+	sealed []summed // body and attachments
+}
+
+// A summed is a part whose SHA-256 is to be had before it is written.
+type summed interface {
+	cmtp.Part
+	Sum() ([sha256.Size]byte, error)
+}
+
+// Sign writes into the log that the source, whose account has the key, submits the message
+// (docs/protocol.md section 17.6). The signature stands before what it is about, so every
+// attachment is read once more; that of a file that changed meanwhile is an error. It comes
+// before the message is written.
+func (m *Message) Sign(when time.Time, key *crypt.PrivateKey) error {
+	var sums []cmtp.Sum
+	for _, p := range m.sealed {
+		sum, err := p.Sum()
+		if err != nil {
+			return fmt.Errorf("signing the letter: %w", err)
+		}
+		sums = append(sums, cmtp.Sum{Length: p.Size(), SHA256: sum})
+	}
+	s := crypt.NewSender(cmtp.CoreDigest(m.Header, sums[0], sums[1:]), m.source, crypt.UnixTimeOf(when), key)
+	m.Log = append(m.Log, s.String()+"\x00"...)
+	return nil
 }
 
 // Size returns how many bytes the message has on the wire.
-func (m *Message) Size() int64 { return cmtp.MessageSize(m.Header, nil, m.Body, m.Attachments) }
+func (m *Message) Size() int64 { return cmtp.MessageSize(m.Header, m.Log, m.Body, m.Attachments) }
 
 // WriteTo writes the message in the form of the wire. An error of a file that
 // changed comes before the message's last byte was written.
 func (m *Message) WriteTo(w io.Writer) (int64, error) {
 	n := counter{w: w}
-	err := cmtp.WriteMessage(&n, m.Header, nil, m.Body, m.Attachments)
+	err := cmtp.WriteMessage(&n, m.Header, m.Log, m.Body, m.Attachments)
 	return n.n, err
 }
 
@@ -105,7 +134,7 @@ func (d *Draft) Seal(from, to address.Address, key crypt.PublicKey) (*Message, e
 			DestinationAccount: to.Account.String(), DestinationDomain: to.Domain.String(),
 			SourceAccount: from.Account.String(), SourceDomain: from.Domain.String(),
 		},
-		Body: inMemory(sealed),
+		Body: inMemory(sealed), source: from, sealed: []summed{inMemory(sealed)},
 	}
 	for _, a := range d.Attachments {
 		name, err := sentName(a.Name)
@@ -117,7 +146,7 @@ func (d *Draft) Seal(from, to address.Address, key crypt.PublicKey) (*Message, e
 		if err != nil {
 			return nil, fmt.Errorf("sealing %q: %w", name, err)
 		}
-		m.Attachments = append(m.Attachments, part)
+		m.Attachments, m.sealed = append(m.Attachments, part), append(m.sealed, part)
 	}
 	return m, nil
 }
@@ -150,6 +179,8 @@ func (p inMemory) WriteTo(w io.Writer) (int64, error) {
 	n, err := w.Write(p)
 	return int64(n), err
 }
+
+func (p inMemory) Sum() ([sha256.Size]byte, error) { return sha256.Sum256(p), nil }
 
 // named is an attachment's plaintext: its name and a NUL, then the data.
 type named struct {
