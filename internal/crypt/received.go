@@ -20,6 +20,9 @@ func IsReceived(entry string) bool { return isKind(entry, "received") }
 // IsOrigin reports whether a log entry is meant to be an Origin.
 func IsOrigin(entry string) bool { return isKind(entry, "origin") }
 
+// IsSender reports whether a log entry is meant to be a Sender.
+func IsSender(entry string) bool { return isKind(entry, "sender") }
+
 func isKind(entry, kind string) bool {
 	return len(entry) >= len(kind) && entry[:len(kind)] == kind && (len(entry) == len(kind) || entry[len(kind)] == ' ')
 }

@@ -11,13 +11,14 @@ import (
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/discovery"
+	"cmtpd/internal/provenance"
 	"cmtpd/internal/trust"
 )
 
 // Why a message that comes from elsewhere is refused for its origin entry.
 var (
 	// ErrOrigin: the log has an origin entry as no server writes one.
-	ErrOrigin = errors.New("the message's log has no single well-formed origin entry of its source's domain")
+	ErrOrigin = provenance.ErrOrigin
 	// ErrForged: the entry is not by the server of the source's domain.
 	ErrForged = errors.New("the message's origin entry is not by the server of its source's domain")
 )
@@ -120,15 +121,19 @@ func keysOf(s *trust.State) (keys []crypt.PublicKey) {
 // that nothing is known of, that is Unverified. An error is a reason to refuse
 // the message: ErrOrigin and ErrForged for ever, ErrDistrusted for now.
 func (p *Peers) CheckOrigin(ctx context.Context, h *cmtp.Header, log []byte, digest [32]byte, from *Remote) (Standing, error) {
-	o, account, err := originIn(h, log)
+	o, err := provenance.OriginOf(h, log)
 	if o == nil || err != nil {
+		return Unverified, err
+	}
+	source, err := provenance.SourceOf(h)
+	if err != nil {
 		return Unverified, err
 	}
 	known, err := p.cfg.Trust.Known(o.Domain)
 	if err != nil {
 		return Unverified, fmt.Errorf("%w: %w", ErrDistrusted, err)
 	}
-	signed := func(key crypt.PublicKey) bool { return o.Verify(digest, account, key) }
+	signed := func(key crypt.PublicKey) bool { return o.Verify(digest, source.Account, key) }
 	if slices.ContainsFunc(keysOf(known), signed) {
 		return Proven, nil
 	}
@@ -154,28 +159,4 @@ func (p *Peers) checkChanged(ctx context.Context, o *crypt.Origin, signed func(c
 		}
 	}
 	return Unverified, ErrForged
-}
-
-// originIn returns the only origin entry of a log, nil where there is none, and the account
-// that it speaks of.
-func originIn(h *cmtp.Header, log []byte) (*crypt.Origin, address.Account, error) {
-	var found *crypt.Origin
-	for _, e := range cmtp.LogEntries(log) {
-		if !crypt.IsOrigin(e) {
-			continue
-		}
-		o, err := crypt.ParseOrigin(e)
-		if err != nil || found != nil {
-			return nil, address.Account{}, ErrOrigin
-		}
-		found = &o
-	}
-	if found == nil {
-		return nil, address.Account{}, nil
-	}
-	source, err := sourceOf(h)
-	if err != nil || source.Domain != found.Domain {
-		return nil, address.Account{}, ErrOrigin
-	}
-	return found, source.Account, nil
 }

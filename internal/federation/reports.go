@@ -12,6 +12,7 @@ import (
 	"cmtpd/internal/address"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/letter"
+	"cmtpd/internal/provenance"
 	"cmtpd/internal/queue"
 	"cmtpd/internal/spool"
 )
@@ -106,7 +107,7 @@ func (r *Reports) header(id spool.ID) (*cmtp.Header, error) {
 // reader returns who is told: an account of this server, and nobody else. A message of the
 // server itself, as a report is one, has none.
 func (r *Reports) reader(h *cmtp.Header) (*account.Account, address.Address) {
-	source, err := sourceOf(h)
+	source, err := provenance.SourceOf(h)
 	if err != nil || source.Account.IsZero() {
 		return nil, source
 	}

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"slices"
 
-	"cmtpd/internal/address"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/provenance"
 	"cmtpd/internal/spool"
 )
 
@@ -32,7 +32,7 @@ type tracer struct {
 // log returns the log with which a stored message is handed on: the entries that it has,
 // unaltered, then how it came here, and that this server vouches for its source.
 func (t *tracer) log(l *cmtp.Layout, info spool.Info) ([]byte, error) {
-	source, err := sourceOf(&l.Header)
+	source, err := provenance.SourceOf(&l.Header)
 	if err != nil {
 		return nil, err
 	}
@@ -66,15 +66,4 @@ func hops(log []byte) (n int) {
 		}
 	}
 	return n
-}
-
-// sourceOf returns the envelope's source in normal form. The account may be empty.
-func sourceOf(h *cmtp.Header) (source address.Address, err error) {
-	if h.SourceAccount != "" {
-		if source.Account, err = address.ParseAccount(h.SourceAccount); err != nil {
-			return source, err
-		}
-	}
-	source.Domain, err = address.ParseDomain(h.SourceDomain)
-	return source, err
 }

@@ -61,6 +61,9 @@ func (s *session) store(ctx context.Context, src *pacedReader, m *cmtp.MessageRe
 	if err != nil {
 		return s.refuse(src, m, Failed, err)
 	}
+	if err := s.checkSender(m, digest, to); err != nil {
+		return s.refuse(src, m, Refused, err)
+	}
 	from := s.conn.Client.Addr().String()
 	if s.cfg.Elsewhere != nil {
 		standing, err := s.provenance(ctx, m, digest, to)

@@ -12,6 +12,7 @@ import (
 	"cmtpd/internal/federation"
 	"cmtpd/internal/guess"
 	"cmtpd/internal/oprf"
+	"cmtpd/internal/provenance"
 	"cmtpd/internal/spool"
 	"cmtpd/internal/xzibit"
 )
@@ -60,6 +61,11 @@ var reasons = []struct {
 	{errNotProven, cmtp.StatusNotProven, "Only a user of this server, who has proven to be one, may write in the name of one or to another server."},
 	{errNotAsker, cmtp.StatusNotProven, "Only a user of this server, who has proven to be one, may ask it for keys of other domains. Ask the domain's own server."},
 	{errOwnOrigin, cmtp.StatusBadMessage, "The message's log has an origin entry, which only servers write."},
+	{provenance.ErrSender, cmtp.StatusBadMessage, "The message's log has no single well-formed sender entry of the message's own source."},
+	{provenance.ErrForged, cmtp.StatusBadMessage, "The message's sender entry is not by the key that it names, or was made for another message."},
+	{provenance.ErrUnknownKey, cmtp.StatusBadMessage, "The message's sender entry names a key that is not one of the account's. Fetch your keys and try again."},
+	{provenance.ErrLapsed, cmtp.StatusBadMessage, "The message's sender entry is by a key that was not yours at its time, or was reset. Check your clock, fetch your keys and try again."},
+	{errSenderTime, cmtp.StatusBadMessage, "The time of the message's sender entry is more than an hour ahead of this server's, or more than ten days before it. Check your clock."},
 	{errLoop, cmtp.StatusBadMessage, "The message has gone through thirty servers, and so in circles."},
 	{federation.ErrForged, cmtp.StatusBadMessage, "The message's origin entry is not by the server of its source's domain."},
 	{federation.ErrOrigin, cmtp.StatusBadMessage, "The message's log has no single well-formed origin entry of its source's domain."},
