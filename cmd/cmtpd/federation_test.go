@@ -1,7 +1,6 @@
 package main_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -23,7 +22,6 @@ import (
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/letter"
 	"cmtpd/internal/queue"
-	"cmtpd/internal/shorebird"
 )
 
 // A world is a DNS server and the servers of some domains, each a real process on a
@@ -277,39 +275,5 @@ func TestFederation_Report(t *testing.T) {
 	}
 	if got := b.list(w); len(got) != 0 {
 		t.Errorf("the other server keeps %+v", got)
-	}
-}
-
-// A person writes to another domain with shorebird: the key comes through the person's own
-// server, which delivers the letter.
-func TestFederation_Shorebird(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	a, b := w.realm("a.example", nil), w.realm("b.example", nil)
-	home := t.TempDir()
-	secret := filepath.Join(home, "password")
-	if err := os.WriteFile(secret, []byte(cmtptest.Password+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	env := map[string]string{"HOME": home, "XDG_CONFIG_HOME": home + "/config", "XDG_DATA_HOME": home + "/data",
-		"SHOREBIRD_NO_KEYRING": "1", "SHOREBIRD_PASSWORD_FILE": secret}
-	run := func(stdin string, args ...string) string {
-		t.Helper()
-		var out bytes.Buffer
-		app := &shorebird.App{Terminal: shorebird.Terminal{In: strings.NewReader(stdin), Out: &out, Err: &out},
-			Getenv: func(name string) string { return env[name] }, Now: time.Now}
-		if status := app.Run(t.Context(), append(args, "--server", a.Shared[0])); status != 0 {
-			t.Fatalf("shorebird %q ended with %d:\n%s", args, status, &out)
-		}
-		return out.String()
-	}
-	run("", "recover", "alice@a.example")
-	out := run("hello\n", "send", "alice@b.example", "--from", "alice@a.example", "-s", "across")
-	if !strings.Contains(out, "queued") {
-		t.Errorf("send says %s", out)
-	}
-	b.await(w, "message stored", "alice@b.example")
-	if all := b.list(w); len(all) != 1 || !strings.Contains(all[0].From, "origin=proven") {
-		t.Errorf("arrived: %+v", all)
 	}
 }

@@ -119,7 +119,7 @@ func KeysOf(h *crypt.History) []Key {
 func Check(s *crypt.Sender, digest [32]byte, keys []Key) (int, error) {
 	why := ErrUnknownKey
 	reset := false
-	for i := len(keys) - 1; i >= 0; i-- { // an account may go back to a key
+	for i := len(keys) - 1; i >= 0; i-- { // elsewhere an account may go back to a key
 		if keys[i].ID() == s.Key {
 			if !s.Verify(digest, keys[i].PublicKey) {
 				return 0, ErrForged

@@ -120,13 +120,18 @@ func (r *run) openCommand() *cobra.Command {
 		Use: "open FILE", Short: "Open a letter that was exported from a server",
 		Long: "open decrypts the message in FILE, or on standard input for -, with your keys on this\n" +
 			"machine, or with older ones that were set aside. Nothing is shown or saved before all\n" +
-			"of it was found unaltered.",
+			"of it was found unaltered.\n\n" +
+			"It says whether the letter was submitted with a key that is remembered of its source, or\n" +
+			"vouched for by the server of its domain; who wrote what is sealed in it, nothing proves.\n" +
+			"With --check, the source's keys are asked for first, as keys does. That domain's server\n" +
+			"can see then that somebody reads the letter.",
 		Args: cobra.ExactArgs(1),
 		RunE: r.action(func(ctx context.Context, args []string) error { return r.open(ctx, args[0], o) }),
 	}
 	f := c.Flags()
 	f.StringVar(&o.save, "save", "", "save the attachments in `DIR`; no file is ever replaced")
 	f.StringVar(&o.account, "account", "", "the `ADDRESS` whose keys to use, instead of the letter's destination")
+	f.BoolVar(&o.check, "check", false, "ask for the keys of the letter's source, to see whether it was submitted with them")
 	r.passwordFlag(c)
 	return c
 }

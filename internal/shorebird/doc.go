@@ -45,8 +45,21 @@
 // the account, and vouched: first_contact, dns, dnssec or operator. Another key that the
 // remembered one has not named is refused whatever vouches for it, until keys --forget.
 //
+// What that server takes is signed with the account's newest key, in the letter's log
+// (docs/protocol.md section 17.6).
+//
 // A domain that [servers] names is asked directly, every domain is with --direct, and so is
 // the server that the account's domain has in CMTP 0.01.
+//
+// # Where a letter comes from
+//
+// open says of a letter's source whether its key has signed that it submitted the letter,
+// or its domain's server says so, by the keys in contacts.json and servers.json; that
+// neither is known; or, as a warning, that what came with the letter is false. With --check
+// the source's keys are asked for first, with those that it had, and remembered, as by
+// keys; where that fails, the letter is shown with why. Nobody is asked without it, since
+// the server of the source's domain would learn that the letter is read. OpenReport has
+// proof (sender, domain, unproven or false), proof_text, proof_fingerprint and check_error.
 //
 // # Secrets
 //

@@ -19,13 +19,17 @@ import (
 
 type openOptions struct {
 	save, account string
+	check         bool // ask for the source's keys
 }
 
-// OpenReport is what open prints with --json. All but Sealed, Proof and the names
-// under Saved is what the letter's writer chose.
+// OpenReport is what open prints with --json. All but Sealed, what is said of Proof, and the
+// names under Saved is what the letter's writer chose.
 type OpenReport struct {
 	From        string         `json:"from"`
-	Proof       string         `json:"proof"` // of From: always "unproven" in CMTP 0.01
+	Proof       string         `json:"proof"` // of who submitted it: sender, domain, unproven or false
+	ProofText   string         `json:"proof_text"`
+	ProofKey    string         `json:"proof_fingerprint,omitempty"` // of the key that has signed
+	CheckError  string         `json:"check_error,omitempty"`       // why the source's keys are not known
 	To          string         `json:"to"`
 	Sealed      bool           `json:"sealed"` // whether it came encrypted
 	Time        time.Time      `json:"time"`
@@ -83,10 +87,15 @@ func (r *run) open(ctx context.Context, path string, o openOptions) error {
 		bar.done()
 		return fmt.Errorf("opening %s: %w", path, err)
 	}
-	report := newOpenReport(l)
+	proven, err := r.prove(ctx, h, addr, layout, io.NewSectionReader(f, 0, size), o.check)
+	if err != nil {
+		bar.done()
+		return fmt.Errorf("opening %s: %w", path, err)
+	}
+	report := newOpenReport(l, &proven)
 	err = saveAll(o.save, l, report)
 	bar.done()
-	return errors.Join(err, r.report(report, func(out *bytes.Buffer) { show(out, l, report) }))
+	return errors.Join(err, r.report(report, func(out *bytes.Buffer) { show(out, l, report, proven.rows(o.check)) }))
 }
 
 func keys(ring *xzibit.Keyring) []*crypt.PrivateKey {
@@ -168,12 +177,18 @@ func (h home) reader(env cmtp.Header, account string) (address.Address, error) {
 	return a, err
 }
 
-func newOpenReport(l *letter.Letter) *OpenReport {
+func newOpenReport(l *letter.Letter, p *proof) *OpenReport {
 	v := &OpenReport{
-		From: l.Header.SourceAccount + "@" + l.Header.SourceDomain, Proof: "unproven",
+		From: l.Header.SourceAccount + "@" + l.Header.SourceDomain, Proof: string(p.Kind), ProofText: p.Text,
 		To:     l.Header.DestinationAccount + "@" + l.Header.DestinationDomain,
 		Sealed: l.Sealed, Time: l.Time.UTC(), Subject: l.Subject, ReplyTo: l.ReplyTo,
 		CC: append([]string{}, l.CC...), Text: string(l.Text), Attachments: []AttachReport{},
+	}
+	if p.Key != (crypt.PublicKey{}) {
+		v.ProofKey = p.Key.String()
+	}
+	if p.asked != nil {
+		v.CheckError = p.asked.Error()
 	}
 	for _, a := range l.Attachments {
 		v.Attachments = append(v.Attachments, AttachReport{Name: a.Name, Size: a.Size})
@@ -204,13 +219,16 @@ func saveAll(path string, l *letter.Letter, v *OpenReport) error {
 
 // show prints a letter for a person. All that the program says stands above the
 // text, so that a text cannot speak in the program's name.
-func show(out *bytes.Buffer, l *letter.Letter, v *OpenReport) {
-	rows := [][2]string{
-		{"From", letter.Claim(l.Header)},
+func show(out *bytes.Buffer, l *letter.Letter, v *OpenReport, proof [][2]string) {
+	from := letter.Claim(l.Header)
+	if v.ProofKey != "" {
+		from = letter.Line(v.From)
+	}
+	rows := append(append([][2]string{{"From", from}}, proof...), [][2]string{
 		{"To", letter.Line(v.To)},
 		{"Date", l.Time.Format("Mon, 2 Jan 2006 15:04:05 -0700")},
 		{"Subject", letter.Line(v.Subject)},
-	}
+	}...)
 	if v.ReplyTo != "" {
 		rows = append(rows, [2]string{"Reply to", letter.Line(v.ReplyTo)})
 	}

@@ -78,7 +78,7 @@ func TestOpen(t *testing.T) {
 	p.want(ok, string(m), []string{"open", "-", "--json"})
 	var got shorebird.OpenReport
 	p.json(&got)
-	if got.From != alice || got.Proof != "unproven" || got.To != "bob+tag@example.org" || !got.Sealed || got.Subject != d.Subject ||
+	if got.From != alice || got.Proof != "unproven" || got.ProofText == "" || got.ProofKey != "" || got.To != "bob+tag@example.org" || !got.Sealed || got.Subject != d.Subject ||
 		got.Text != string(d.Text) || !got.Time.Equal(d.Time) || len(got.CC) != 1 || len(got.Attachments) != 2 || got.Attachments[0].Size != 8 {
 		t.Errorf("got %+v", got)
 	}
@@ -154,7 +154,7 @@ func TestOpen_Hostile(t *testing.T) {
 	}
 	p.want(ok, "", []string{"open", path})
 	head, _, _ := strings.Cut(p.out.String(), "\n\n")
-	if n := strings.Count(head, "\n"); n != 6 { // From, To, Date, Subject, Reply to, Copies, Attachment
+	if n := strings.Count(head, "\n"); n != 7 { // From, Proof, To, Date, Subject, Reply to, Copies, Attachment
 		t.Errorf("the writer added lines to the head:\n%s", head)
 	}
 	saved, err := os.ReadDir(save)

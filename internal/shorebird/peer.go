@@ -108,9 +108,9 @@ func (p *peer) login(a address.Address) ([]byte, error) {
 // send sends a sealed letter; with a receipt where the server gives one.
 func (p *peer) send(m *letter.Message) (*client.Sent, error) {
 	if p.channel == nil {
-		return nil, p.plain.Send(m.Header, nil, m.Body, m.Attachments, p.key)
+		return nil, p.plain.Send(m.Header, m.Log, m.Body, m.Attachments, p.key)
 	}
-	sent, err := p.channel.Send(m.Header, nil, m.Body, m.Attachments)
+	sent, err := p.channel.Send(m.Header, m.Log, m.Body, m.Attachments)
 	if err != nil {
 		return nil, err
 	}

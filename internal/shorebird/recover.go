@@ -115,11 +115,8 @@ func (d *desk) forgiven(a *answer) error {
 	if !ok || p.channel == nil {
 		return nil
 	}
-	if _, err := p.channel.Auth(a.address, d.held.ring.Keys[0].Key); err != nil {
-		return err
-	}
-	p.user = a.address
-	return nil
+	_, err := d.auth(p, d.held.ring.Keys[0].Key)
+	return err
 }
 
 // openFetched opens an xzibit, where it is of version 3 with the server's help.

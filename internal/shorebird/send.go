@@ -199,9 +199,12 @@ func (f *finder) all(ctx context.Context, to []address.Address) ([]*answer, erro
 
 // sendAll sends everybody a copy, and goes on where one was not taken.
 func (r *run) sendAll(ctx context.Context, s *sender, d *letter.Draft, files []*letter.File, answers []*answer) error {
-	total := int64(0)
+	total, passes := int64(0), int64(2*len(answers)) // sealing reads a file twice
+	if s.account != nil {
+		passes += int64(len(answers)) // and signing once more
+	}
 	for _, f := range files {
-		total += 2 * f.Attachment().Size * int64(len(answers)) // sealing reads a file twice
+		total += passes * f.Attachment().Size
 	}
 	bar := r.progress(ctx, "sending", total)
 	for _, f := range files {
@@ -263,6 +266,9 @@ func (s *sender) sendOne(ctx context.Context, d *letter.Draft, a *answer) (int64
 	if err != nil {
 		return 0, nil, err
 	}
+	if err := s.sign(m, a); err != nil {
+		return 0, nil, err
+	}
 	p, err := s.submitTo(ctx, a)
 	if err != nil {
 		return 0, nil, err
@@ -274,6 +280,24 @@ func (s *sender) sendOne(ctx context.Context, d *letter.Draft, a *answer) (int64
 	}
 	p.used = s.now()
 	return m.Size(), sent, nil
+}
+
+// sign signs a letter that goes to the source's own server, with the key by which the
+// account was proven there. Should another device change it at this moment, it was the
+// account's all the same.
+func (s *sender) sign(m *letter.Message, a *answer) error {
+	if s.account == nil {
+		return nil
+	}
+	known, err := s.known.load()
+	if err != nil || !a.isHome(s.from, known) {
+		return err
+	}
+	key := find(s.account.held.ring, s.account.used)
+	if key == nil {
+		return fmt.Errorf("signing the letter: %w", errNoKeys)
+	}
+	return m.Sign(s.now(), key)
 }
 
 // submitTo returns the server that gave the answer, in a channel in which the source's

@@ -25,7 +25,8 @@ type desk struct {
 	*network
 	home home
 	held *holding
-	lock io.Closer // of the claim; nil: the keys on this machine may be changed by others
+	used crypt.PublicKey // of the key by which the account was proven last
+	lock io.Closer       // of the claim; nil: the keys on this machine may be changed by others
 	// delivered says that the server has, or perhaps has, what was uploaded.
 	delivered bool
 }
@@ -116,21 +117,25 @@ func (d *desk) signIn(ctx context.Context) (*peer, *answer, error) {
 // on this machine are old.
 func (d *desk) prove(ctx context.Context, p *peer, a *answer) error {
 	if key := find(d.held.ring, a.key); key != nil {
-		from, err := p.channel.Auth(d.held.address, key)
+		from, err := d.auth(p, key)
 		if err != nil {
 			return err
 		}
-		p.user = d.held.address
 		return d.follow(ctx, p, a, digest(from).String())
 	}
 	if err := d.refresh(ctx, p, a, "has a newer key"); err != nil {
 		return err
 	}
-	if _, err := p.channel.Auth(d.held.address, d.held.ring.Keys[0].Key); err != nil {
-		return err
+	_, err := d.auth(p, d.held.ring.Keys[0].Key)
+	return err
+}
+
+// auth proves to be the account's user, and returns the digest of the server's xzibit.
+func (d *desk) auth(p *peer, key *crypt.PrivateKey) (from [32]byte, err error) {
+	if from, err = p.channel.Auth(d.held.address, key); err == nil {
+		p.user, d.used = d.held.address, key.Public()
 	}
-	p.user = d.held.address
-	return nil
+	return from, err
 }
 
 // follow brings the keys on this machine up to the xzibit that the server has.
