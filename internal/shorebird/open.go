@@ -77,22 +77,28 @@ func (r *run) open(ctx context.Context, path string, o openOptions) error {
 	}
 	ring := held.ring
 	defer ring.Wipe()
+	proven, err := r.acquainted(ctx, h, addr, layout, o.check)
+	if err != nil {
+		return err
+	}
 	work := size
 	if o.save != "" {
 		work *= 2
 	}
+	if proven.claims {
+		work += size
+	}
 	bar := r.progress(ctx, "opening", work)
-	l, err := r.openAside(ctx, h, held, func() (*letter.Letter, error) { return letter.Open(bar.watch(f), size, keys(ring)) })
+	watched := bar.watch(f)
+	l, err := r.openAside(ctx, h, held, func() (*letter.Letter, error) { return letter.Open(watched, size, keys(ring)) })
+	if err == nil {
+		err = proven.judge(layout, io.NewSectionReader(watched, 0, size))
+	}
 	if err != nil {
 		bar.done()
 		return fmt.Errorf("opening %s: %w", path, err)
 	}
-	proven, err := r.prove(ctx, h, addr, layout, io.NewSectionReader(f, 0, size), o.check)
-	if err != nil {
-		bar.done()
-		return fmt.Errorf("opening %s: %w", path, err)
-	}
-	report := newOpenReport(l, &proven)
+	report := newOpenReport(l, proven)
 	err = saveAll(o.save, l, report)
 	bar.done()
 	return errors.Join(err, r.report(report, func(out *bytes.Buffer) { show(out, l, report, proven.rows(o.check)) }))

@@ -19,40 +19,55 @@ import (
 // A proof is what the reader is told of where a letter comes from.
 type proof struct {
 	provenance.Verdict
+	known  provenance.Known
 	claims bool  // something that is signed came with it
 	asked  error // why nothing could be learnt of the source's keys; nil: it was, or nobody asked
 }
 
-// prove says what a message proves of its source, by what is remembered on this machine.
-// Only with check is anybody asked: a source's domain that sees when its keys are asked for
-// knows when a letter is read. What cannot be learnt is no reason not to show the letter.
-func (r *run) prove(ctx context.Context, h home, reader address.Address, l *cmtp.Layout, message io.Reader, check bool) (proof, error) {
-	p := proof{claims: slices.ContainsFunc(cmtp.LogEntries(l.Log), func(e string) bool { return crypt.IsSender(e) || crypt.IsOrigin(e) })}
-	var known provenance.Known
+// acquainted returns what is remembered of a message's source. Only with check is anybody
+// asked: a source's domain that sees when its keys are asked for knows when a letter is
+// read. What cannot be learnt is no reason not to show the letter.
+func (r *run) acquainted(ctx context.Context, h home, reader address.Address, l *cmtp.Layout, check bool) (*proof, error) {
+	p := &proof{claims: claims(l.Log)}
+	source, err := provenance.SourceOf(&l.Header)
+	if err != nil || !p.claims {
+		return p, nil
+	}
+	if p.known, p.asked = r.remembered(h, source); check && p.asked == nil {
+		p.known, p.asked = r.learnt(ctx, reader, source, p.known)
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return p, nil
+}
+
+// judge says what the message, of which l is the layout, proves.
+func (p *proof) judge(l *cmtp.Layout, message io.Reader) error {
 	var digest [32]byte
-	if source, err := provenance.SourceOf(&l.Header); err == nil && p.claims {
+	if p.claims {
+		var err error
 		if digest, err = coreDigest(message); err != nil {
-			return p, err
-		}
-		if known, p.asked = r.remembered(h, source); check && p.asked == nil {
-			known, p.asked = r.learnt(ctx, reader, source, known)
-		}
-		if ctx.Err() != nil {
-			return p, context.Cause(ctx)
+			return fmt.Errorf("reading the message again: %w", err)
 		}
 	}
-	p.Verdict = provenance.Judge(&l.Header, l.Log, digest, known)
-	return p, nil
+	p.Verdict = provenance.Judge(&l.Header, l.Log, digest, p.known)
+	return nil
+}
+
+// claims reports whether a log has an entry that is meant to prove something.
+func claims(log []byte) bool {
+	return slices.ContainsFunc(cmtp.LogEntries(log), func(e string) bool { return crypt.IsSender(e) || crypt.IsOrigin(e) })
 }
 
 // coreDigest reads a whole message.
 func coreDigest(r io.Reader) (sum [32]byte, err error) {
 	m, err := cmtp.NewMessageReader(bufio.NewReaderSize(r, 64<<10), math.MaxInt64)
-	if err != nil {
-		return sum, fmt.Errorf("reading the message again: %w", err)
+	if err == nil {
+		_, err = io.Copy(io.Discard, m)
 	}
-	if _, err := io.Copy(io.Discard, m); err != nil {
-		return sum, fmt.Errorf("reading the message again: %w", err)
+	if err != nil {
+		return sum, err
 	}
 	return m.Digest()
 }

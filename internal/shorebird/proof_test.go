@@ -241,4 +241,5 @@ func TestOpen_CheckPlain(t *testing.T) {
 	p.want(ok, "", []string{"open", path}, "is not known here")
 	p.want(ok, "", []string{"open", path, "--check", "--server", h.Start(t)}, "submitted by "+alice)
 	p.want(ok, "", []string{"open", path, "--check"}, "submitted by "+alice, "Not checked", "no server is known")
+	p.want(ok, "", []string{"open", path, "--check", "--server", "localhost"}, "submitted by "+alice, "Not checked", "HOST:PORT")
 }
