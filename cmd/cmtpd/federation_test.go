@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -197,6 +198,25 @@ func (r *realm) awaitList(w *world, n int) []listed {
 func (r *realm) awaitQueue(w *world, n int) []queue.Entry {
 	w.Helper()
 	return awaitN(w, n, r, func() []queue.Entry { return r.waiting(w) })
+}
+
+// awaitWaiting waits until no message in the queue is on its way, and all have one of the words for a
+// reason: an attempt is in the log before the queue shows it, and the next one follows soon.
+func (r *realm) awaitWaiting(w *world, condition string, words ...string) (all []queue.Entry) {
+	w.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	other := func(e queue.Entry) bool {
+		return e.Condition != condition || !slices.ContainsFunc(words, func(word string) bool { return strings.Contains(e.Text+e.Reason, word) })
+	}
+	for end := time.Now().Add(time.Minute); ; <-tick.C {
+		if all = r.waiting(w); len(all) > 0 && !slices.ContainsFunc(all, other) {
+			return all
+		}
+		if time.Now().After(end) {
+			w.Fatalf("in the queue of %s: %+v\n%s", r.domain, all, r.Log())
+		}
+	}
 }
 
 func awaitN[T any](w *world, n int, r *realm, list func() []T) []T {

@@ -65,11 +65,7 @@ func TestFederation_Down(t *testing.T) {
 		w.send(ch, a, b.alice(), key, subject)
 	}
 	a.await(w, "destination failed", "attempt=2")
-	for _, e := range a.waiting(w) {
-		if e.Condition != "waiting" || !strings.Contains(e.Text, "connection refused") && !strings.Contains(e.Text, "cannot be reached") {
-			t.Errorf("%s at %s: %s", e.Condition, e.Destination, e.Text)
-		}
-	}
+	a.awaitWaiting(w, "waiting", "connection refused", "cannot be reached")
 	a.Stop(t)
 	a.again(w, nil)
 	equal(t, "messages that wait", len(a.waiting(w)), 3)

@@ -44,12 +44,8 @@ func TestFederation_SwappedKey(t *testing.T) {
 	w.publish(b, b.key())
 	w.send(ch, a, b.alice(), key, "to a stranger")
 	a.await(w, "a sender was told", "late=true")
-	var waits []string
-	for _, e := range a.waiting(w) {
-		waits = append(waits, e.Condition+" "+e.Text)
-	}
-	if len(waits) != 1 || !strings.HasPrefix(waits[0], "distrust ") || !strings.Contains(waits[0], "key") {
-		t.Errorf("what waits: %q", waits)
+	if waits := a.awaitWaiting(w, "distrust", "key"); len(waits) != 1 {
+		t.Errorf("what waits: %+v", waits)
 	}
 	if held := a.Must(w, "", "trust", "list", "--held"); !strings.Contains(held, b.key().String()) {
 		t.Errorf("held: %s", held)
