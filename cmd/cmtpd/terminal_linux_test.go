@@ -86,6 +86,38 @@ func TestUserAdd_TerminalRefuses(t *testing.T) {
 	}
 }
 
+// TestUserRemove_Terminal: a person is told what is lost before being asked, with a daemon and
+// without one.
+func TestUserRemove_Terminal(t *testing.T) {
+	t.Parallel()
+	site := cmtptest.NewSite(t, nil)
+	site.AddUsers(t, "alice", "bob")
+	remove := func(name, answer, says string, want int) {
+		t.Helper()
+		var out bytes.Buffer
+		term := atTerminal(t, site, &out, "user", "remove", name+"@"+cmtptest.Domain)
+		term.Type(t, answer+"\n")
+		status, shown := term.Ends(t)
+		if status != want || !strings.Contains(shown, says) || strings.Index(shown, says) > strings.Index(shown, "Forget it? [y/N] ") {
+			t.Errorf("it ended with %d, and showed %q", status, shown)
+		}
+	}
+	remove("alice", "no", "The mailbox is empty.", 1) // there is no spool
+	d := site.Start(t)
+	for seed := range uint64(2) {
+		if err := cmtptest.Deliver(t.Context(), d.Shared[0], &cmtptest.Letter{To: "alice", Parts: []cmtptest.Noise{{Seed: seed, Length: 500}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove("bob", "no", "The mailbox is empty.", 1)
+	remove("alice", "no", "The mailbox holds 2 messages, ", 1)
+	d.Stop(t)
+	remove("alice", "y", "The mailbox holds 2 messages, ", 0)
+	if out := site.Must(t, "", "user", "list"); strings.Contains(out, "alice@") {
+		t.Errorf("alice is still there: %s", out)
+	}
+}
+
 // TestSpoolRepair_Terminal: a person is asked, and "no" and silence change nothing.
 func TestSpoolRepair_Terminal(t *testing.T) {
 	t.Parallel()

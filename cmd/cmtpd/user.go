@@ -109,6 +109,9 @@ func userRemove() *cobra.Command {
 		}
 		ctx, stop := untilSignal(c)
 		defer stop()
+		if err := showMail(c, u, found); err != nil {
+			return err
+		}
 		if err := agree(ctx, c, "Forget", "forget this user and the sealed keys"); err != nil {
 			return err
 		}
@@ -116,6 +119,24 @@ func userRemove() *cobra.Command {
 	})
 	c.Flags().Bool(yesFlag, false, "forget without asking")
 	return c
+}
+
+// showMail shows what would be lost with the keys, unless nobody is asked. Mail that cannot be
+// counted is perhaps there: then it is for --yes to say that it does not matter.
+func showMail(c *cobra.Command, u *admin.Users, a *account.Account) error {
+	if yes, err := c.Flags().GetBool(yesFlag); err != nil || yes {
+		return err
+	}
+	messages, bytes, err := u.Mail(a)
+	if err != nil {
+		return fmt.Errorf("%w; nothing was removed: --%s removes the user all the same", err, yesFlag)
+	}
+	if messages == 0 {
+		fmt.Fprintln(c.ErrOrStderr(), "The mailbox is empty.")
+		return nil
+	}
+	fmt.Fprintf(c.ErrOrStderr(), "The mailbox holds %d messages, %d bytes, which nobody can read without the keys.\n", messages, bytes)
+	return nil
 }
 
 func userPasswd() *cobra.Command {

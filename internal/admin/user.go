@@ -4,12 +4,14 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/oprf"
+	"cmtpd/internal/spool"
 	"cmtpd/internal/xzibit"
 )
 
@@ -138,6 +140,27 @@ func (u *Users) Invite(addr address.Address, reset bool, life time.Duration) (*a
 		life = u.cfg.Accounts.InvitationLife
 	}
 	return u.Users.Invite(addr, reset, life)
+}
+
+// Mail returns how many messages the mailbox of an account holds, and their bytes, damaged ones
+// included. Without a spool there are none.
+func (u *Users) Mail(a *account.Account) (messages int, bytes int64, err error) {
+	s, err := OpenSpool(u.cfg)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, 0, nil
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	defer s.Close()
+	for info, err := range s.List(spool.MailboxID(a.ID), 0) {
+		if err != nil && !errors.Is(err, spool.ErrDamaged) {
+			return messages, bytes, fmt.Errorf("counting the mail of %s: %w", a.Address, err)
+		}
+		messages++
+		bytes += info.Size
+	}
+	return messages, bytes, nil
 }
 
 // A UserView is an account as it is shown, and the form of --json.
