@@ -245,8 +245,8 @@ func (s *Store) invite(addr address.Address, reset bool, life time.Duration) (*I
 	if s.invitations == "" {
 		return nil, errors.New("this store keeps no invitations")
 	}
-	if life < config.MinInvitationLife || life > config.MaxInvitationLife {
-		return nil, fmt.Errorf("%w: %v is not between %v and %v", ErrLife, life, config.MinInvitationLife, config.MaxInvitationLife)
+	if life <= 0 || life > config.MaxInvitationLife {
+		return nil, fmt.Errorf("%w: %v is not between 0 and %v", ErrLife, life, config.MaxInvitationLife)
 	}
 	if err := checkName(addr); err != nil {
 		return nil, err

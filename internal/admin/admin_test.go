@@ -240,6 +240,11 @@ func TestUsers_Invite(t *testing.T) {
 			t.Errorf("for %v: %+v, %v", life, made, err)
 		}
 	}
+	for life, want := range map[time.Duration]error{time.Minute: nil, time.Minute - 1: account.ErrLife} {
+		if _, err := u.Invite(alice, false, life); !errors.Is(err, want) {
+			t.Errorf("for %v: %v, want %v", life, err, want)
+		}
+	}
 	if _, err := u.Invite(mustAddress("alice@other.example"), false, 0); !errors.Is(err, account.ErrForeign) {
 		t.Errorf("a foreign domain: %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
+	"cmtpd/internal/config"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/oprf"
 	"cmtpd/internal/spool"
@@ -138,6 +139,9 @@ func (u *Users) Invite(addr address.Address, reset bool, life time.Duration) (*a
 	}
 	if life == 0 {
 		life = u.cfg.Accounts.InvitationLife
+	}
+	if life < config.MinInvitationLife {
+		return nil, fmt.Errorf("inviting %s: %w: %v is not between %v and %v", addr, account.ErrLife, life, config.MinInvitationLife, config.MaxInvitationLife)
 	}
 	return u.Users.Invite(addr, reset, life)
 }
