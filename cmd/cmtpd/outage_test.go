@@ -13,8 +13,8 @@ import (
 )
 
 var (
-	outages     = flag.Int("outages", 20, "how often TestFederation_Outages kills a server or DNS")
-	letters     = flag.Int("letters", 300, "how many letters cross in TestFederation_Outages")
+	outages     = flag.Int("outages", 15, "how often TestFederation_Outages kills a server or DNS")
+	letters     = flag.Int("letters", 1000, "how many letters cross in TestFederation_Outages")
 	outagePause = flag.Duration("outagepause", 400*time.Millisecond, "the longest time between two outages of TestFederation_Outages")
 	outageSeed  = flag.Uint64("outageseed", rand.Uint64(), "the seed of TestFederation_Outages")
 )
@@ -24,6 +24,7 @@ const (
 	perReport     = 16  // of so many letters one is to nobody, and has to be reported
 	perLarge      = 250 // and one has a file of its own in the spool
 	perLine       = 10  // of so many pauses at most a sender's connection holds
+	perForgotten  = 8   // and of so many batches one is sent again when it has long arrived
 	down          = time.Second / 5
 	standstill    = 2 * time.Minute // after which something hangs: DNS's failures are remembered for half a minute
 )
@@ -60,6 +61,8 @@ func TestFederation_Outages(t *testing.T) {
 	}
 	sent := time.Since(began)
 	a.Must(t, "", "queue", "retry", "--all") // else it remembers for half a minute that DNS failed
+	o.awaitEmpty()
+	o.sendForgotten()
 	o.awaitEmpty()
 	a.Stop(t)
 	b.Stop(t)

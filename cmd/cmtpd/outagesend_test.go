@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,9 @@ type outage struct {
 	seal     crypt.PublicKey   // of alice at b
 	begun    chan int          // letters that are to be sent
 	repeated atomic.Int64      // letters that were sent again, since no answer came
+
+	mu        sync.Mutex
+	forgotten [][]client.Outgoing // under mu: taken, and sent again in the end
 }
 
 // pipelined is how many letters are sent before an answer is waited for.
@@ -93,8 +97,26 @@ func (s *steadySender) run() error {
 		if err := s.deliver(some); err != nil {
 			return err
 		}
+		if s.random.IntN(perForgotten) == 0 {
+			s.mu.Lock()
+			s.forgotten = append(s.forgotten, some)
+			s.mu.Unlock()
+		}
 	}
 	return nil
+}
+
+// sendForgotten sends once more what somebody has forgotten to have sent: when it has left the queue.
+func (o *outage) sendForgotten() {
+	o.Helper()
+	s := &steadySender{outage: o, random: o.random}
+	defer s.hangUp()
+	for _, some := range o.forgotten {
+		o.repeated.Add(int64(len(some)))
+		if err := s.deliver(some); err != nil {
+			o.Fatal(err)
+		}
+	}
 }
 
 // draw writes a letter.
