@@ -176,12 +176,12 @@ func (d *db) apply(e *cmtp.Entry, words wordsFunc) error {
 	if w, ok := words(e.Keywords); ok {
 		open = joinWords(w)
 	}
-	err = d.exec(`INSERT INTO entry (number, change, came, standing, flags, keywords, words, content, shown, labels, gone)
-		VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?5, coalesce(?7, ''), 0)
+	err = d.exec(`INSERT INTO entry (number, change, came, standing, flags, keywords, words, content, attached, shown, labels, gone)
+		VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?5, coalesce(?7, ''), 0)
 		ON CONFLICT (number) DO UPDATE SET change = excluded.change, came = excluded.came, standing = excluded.standing,
-			flags = excluded.flags, keywords = excluded.keywords, words = excluded.words, content = excluded.content
+			flags = excluded.flags, keywords = excluded.keywords, words = excluded.words, content = excluded.content, attached = excluded.attached
 		WHERE excluded.change >= change`,
-		e.Number, e.Change, int64(e.Arrived), uint8(e.Standing), e.Flags, e.Keywords, open, id)
+		e.Number, e.Change, int64(e.Arrived), uint8(e.Standing), e.Flags, e.Keywords, open, id, e.Header != nil && e.Header.Attachments > 0)
 	if err != nil {
 		return err
 	}
@@ -202,12 +202,9 @@ func (d *db) contentOf(e *cmtp.Entry) (int64, error) {
 	if id != 0 || err != nil {
 		return id, err
 	}
-	first := int64(e.Arrived) << 20
-	last, err := d.integer(`SELECT max(id) FROM content WHERE id >= ?1 AND id < ?2`, first, first+1<<20)
-	if err != nil {
+	if id, err = d.newID(e); err != nil {
 		return 0, err
 	}
-	id = max(first, last) + 1
 	state, reason := Unreadable, "it is damaged on the server"
 	var header []byte
 	if e.Header != nil {
@@ -218,6 +215,53 @@ func (d *db) contentOf(e *cmtp.Entry) (int64, error) {
 	return id, err
 }
 
+// A neighbour is the entry next to another one by number that came in the same second.
+type neighbour struct {
+	id     int64 // 0 where there is none
+	number int64
+}
+
+func (d *db) neighbour(sql string, e *cmtp.Entry) (n neighbour, err error) {
+	_, err = d.one(sql, []any{e.Number, e.Arrived}, func(s *sqlite3.Stmt) error {
+		if s.ColumnBool(2) {
+			n = neighbour{s.ColumnInt64(0), s.ColumnInt64(1)}
+		}
+		return nil
+	})
+	return n, err
+}
+
+// maxStep bounds how far apart ids are, so that those of a second have room in it.
+const maxStep = 1 << 10
+
+// newID returns an id that nobody has for e's message. It is as far from its neighbours as the numbers are, so that there
+// is room for those in between, whichever of them comes into the copy first.
+func (d *db) newID(e *cmtp.Entry) (int64, error) {
+	below, err := d.neighbour(`SELECT content, number, came = ?2 FROM entry WHERE number < ?1 ORDER BY number DESC LIMIT 1`, e)
+	if err != nil {
+		return 0, err
+	}
+	above, err := d.neighbour(`SELECT content, number, came = ?2 FROM entry WHERE number > ?1 ORDER BY number LIMIT 1`, e)
+	if err != nil {
+		return 0, err
+	}
+	id := int64(e.Arrived)<<20 + 1<<19
+	switch {
+	case below.id != 0:
+		id = below.id + min(int64(e.Number)-below.number, maxStep)
+		if above.id > below.id && id >= above.id {
+			id = (below.id + above.id) / 2
+		}
+	case above.id != 0:
+		id = above.id - min(above.number-int64(e.Number), maxStep)
+	}
+	taken, err := d.integer(`SELECT count(*) FROM content WHERE id = ?1`, id)
+	if err != nil || taken == 0 {
+		return id, err
+	}
+	return d.integer(`SELECT max(id) + 1 FROM content WHERE id < ?1`, (int64(e.Arrived)+1)<<20) // by what has no entry now
+}
+
 // dropContent forgets what is in no mailbox any more.
 func (d *db) dropContent(id int64) error {
 	n, err := d.integer(`SELECT count(*) FROM entry WHERE content = ?1`, id)
@@ -225,7 +269,7 @@ func (d *db) dropContent(id int64) error {
 		return err
 	}
 	for _, sql := range []string{
-		`DELETE FROM words WHERE rowid = ?1`, `DELETE FROM body WHERE id = ?1`,
+		`DELETE FROM texts WHERE rowid = ?1`, `DELETE FROM body WHERE id = ?1`,
 		`DELETE FROM intent WHERE content = ?1`, `DELETE FROM content WHERE id = ?1`,
 	} {
 		if err := d.exec(sql, id); err != nil {

@@ -164,6 +164,9 @@ func (c *Cache) prepareFiles() (isNew bool, err error) {
 // fit.
 func (c *Cache) tryKey(key dataKey) (why string, err error) {
 	conn, forget, err := connect(c.file(database), key)
+	if errors.Is(err, sqlite3.CORRUPT) {
+		return "it is damaged", nil
+	}
 	if err != nil {
 		return "", err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/ncruces/go-sqlite3"
 )
@@ -70,7 +69,7 @@ func (d *db) keep(m *catch) error {
 
 // index makes the words of a message found.
 func (d *db) index(m *catch) error {
-	if err := d.exec(`DELETE FROM words WHERE rowid = ?1`, m.id); err != nil || m.opened == nil {
+	if err := d.exec(`DELETE FROM texts WHERE rowid = ?1`, m.id); err != nil || m.opened == nil {
 		return err
 	}
 	o := m.opened
@@ -78,9 +77,8 @@ func (d *db) index(m *catch) error {
 	for _, a := range o.Attachments {
 		names = append(names, a.Name)
 	}
-	return d.exec(`INSERT INTO words (rowid, subject, text, names, sender, receiver) VALUES (?1, ?2, ?3, ?4, ?5, ?6)`, m.id,
-		o.Subject, o.Text, strings.Join(names, "\n"), strings.Join([]string{m.header.from, o.Writer, o.ReplyTo}, "\n"),
-		strings.Join(append([]string{m.header.to}, o.CC...), "\n"))
+	return d.exec(`INSERT INTO texts (rowid, subject, text, names, sender, receiver) VALUES (?1, ?2, ?3, ?4, ?5, ?6)`, m.id,
+		fold(o.Subject), fold(o.Text), fold(names...), fold(m.header.from, o.Writer, o.ReplyTo), fold(append([]string{m.header.to}, o.CC...)...))
 }
 
 // A want is a message that is to be fetched.

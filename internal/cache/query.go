@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+
+	"golang.org/x/text/unicode/norm"
 )
 
 // QueryHelp describes the language of Search to a user.
@@ -58,42 +60,66 @@ func (c *Cache) Search(ctx context.Context, query string, f Filter) ([]Message, 
 	if err != nil {
 		return nil, err
 	}
-	var match, without []string // expressions of the index
-	where := []string{"NOT e.gone", "e.content < ?1", "e.shown & ?2 = ?3", "(?4 = '' OR instr(e.labels, ?4) > 0)"}
-	args := []any{f.before(), f.Mask, f.Flags & f.Mask, f.label(), f.limit(), "", ""}
+	q := selection{args: []any{f.before(), f.Mask, f.Flags & f.Mask, f.label(), f.limit()}}
 	for _, t := range terms {
-		condition, tag, err := t.condition()
-		switch {
-		case err != nil:
+		if err := q.add(&t); err != nil {
 			return nil, err
-		case tag != "":
-			args = append(args, joinWords([]string{tag}))
-			condition = fmt.Sprintf("instr(e.labels, ?%d) > 0", len(args))
-			fallthrough
-		case condition != "":
-			if t.not {
-				condition = "NOT (" + condition + ")"
-			}
-			where = append(where, condition)
-		case t.not:
-			without = append(without, t.match())
-		default:
-			match = append(match, t.match())
 		}
 	}
-	from := "entry e INDEXED BY entry_content CROSS JOIN content c ON c.id = e.content"
-	order := "e.content"
-	if len(match) > 0 {
-		from, order = "words w CROSS JOIN content c ON c.id = w.rowid CROSS JOIN entry e ON e.content = c.id", "w.rowid"
-		where = append(where, "words MATCH ?6", "w.rowid < ?1")
-		args[5] = strings.Join(match, " AND ")
+	return c.messages(ctx, "searching", q.sql(), q.args)
+}
+
+// A selection is a query on its way to SQL.
+type selection struct {
+	where   []string
+	match   []string // what the index has to find
+	without []string // and not to
+	args    []any
+}
+
+// arg returns the place of another argument.
+func (q *selection) arg(v any) string {
+	q.args = append(q.args, v)
+	return fmt.Sprintf("?%d", len(q.args))
+}
+
+func (q *selection) add(t *term) error {
+	condition, tag, err := t.condition()
+	if err != nil {
+		return err
 	}
-	if len(without) > 0 {
-		where = append(where, "e.content NOT IN (SELECT rowid FROM words WHERE words MATCH ?7)")
-		args[6] = strings.Join(without, " OR ")
+	if tag != "" {
+		condition = "instr(e.labels, " + q.arg(joinWords([]string{tag})) + ") > 0"
 	}
-	sql := `SELECT ` + columns + ` FROM ` + from + ` WHERE ` + strings.Join(where, " AND ") + ` ORDER BY ` + order + ` DESC LIMIT ?5`
-	return c.messages(ctx, "searching", sql, args)
+	switch {
+	case condition != "" && t.not:
+		q.where = append(q.where, "NOT ("+condition+")")
+	case condition != "":
+		q.where = append(q.where, condition)
+	case t.not:
+		q.without = append(q.without, t.match())
+	default:
+		q.match = append(q.match, t.match())
+	}
+	return nil
+}
+
+// sql returns the query. Where the index is asked it comes first: it can be read backwards, so that the newest are found
+// without looking at all.
+func (q *selection) sql() string {
+	from, order := "entry e INDEXED BY entry_content CROSS JOIN content c ON c.id = e.content", "e.content"
+	where := append([]string{"NOT e.gone", "e.content < ?1", "e.shown & ?2 = ?3", "(?4 = '' OR instr(e.labels, ?4) > 0)"}, q.where...)
+	if len(q.match) > 0 {
+		from, order = "texts t CROSS JOIN content c ON c.id = t.rowid CROSS JOIN entry e ON e.content = c.id", "t.rowid"
+		match := "(" + strings.Join(q.match, " AND ") + ")"
+		for _, t := range q.without {
+			match += " NOT " + t
+		}
+		where = append(where, "texts MATCH "+q.arg(match), "t.rowid < ?1")
+	} else if len(q.without) > 0 {
+		where = append(where, "e.content NOT IN (SELECT rowid FROM texts WHERE texts MATCH "+q.arg(strings.Join(q.without, " OR "))+")")
+	}
+	return `SELECT ` + columns + ` FROM ` + from + ` WHERE ` + strings.Join(where, " AND ") + ` ORDER BY ` + order + ` DESC LIMIT ?5`
 }
 
 // condition returns what a term asks of the entry, in SQL, or a tag; neither for what the index is
@@ -107,7 +133,7 @@ func (t *term) condition() (sql, tag string, err error) {
 		if value != "attachment" && value != "attachments" {
 			return "", "", fmt.Errorf("%w: has:%s; there is has:attachment", ErrQuery, t.text)
 		}
-		return hasAttachment, "", nil
+		return "e.attached", "", nil
 	case "is":
 		if states[value] == "" {
 			return "", "", fmt.Errorf("%w: is:%s; there are is:seen, is:unseen, is:answered and is:flagged", ErrQuery, t.text)
@@ -116,9 +142,6 @@ func (t *term) condition() (sql, tag string, err error) {
 	}
 	return "", "", nil
 }
-
-// hasAttachment is true of messages whose header counts attachments.
-const hasAttachment = "substr(c.header, 5, 4) > x'00000000'"
 
 func checkQueried(word string) error {
 	if checkWord(word) != nil {
@@ -130,7 +153,7 @@ func checkQueried(word string) error {
 // match returns the term in the language of the index, in which nothing that the user wrote stands
 // but as a string.
 func (t *term) match() string {
-	s := `"` + strings.ReplaceAll(t.text, `"`, `""`) + `"`
+	s := `"` + strings.ReplaceAll(fold(t.text), `"`, `""`) + `"`
 	if t.prefix {
 		s += "*"
 	}
@@ -155,7 +178,7 @@ func parseQuery(q string) (terms []term, err error) {
 		var t term
 		t, q = cutTerm(q)
 		switch {
-		case strings.IndexFunc(t.text, isWord) < 0 && t.field != "tag":
+		case strings.IndexFunc(fold(t.text), isWord) < 0 && t.field != "tag":
 			continue
 		case len(terms) == maxTerms:
 			return nil, fmt.Errorf("%w: it has more than %d terms", ErrQuery, maxTerms)
@@ -166,6 +189,22 @@ func parseQuery(q string) (terms []term, err error) {
 		return nil, fmt.Errorf("%w: it has no word", ErrQuery)
 	}
 	return terms, nil
+}
+
+// fold returns what the index is given of texts, and asked for: without the accents of Latin, Greek and Cyrillic letters, of
+// which the index itself knows Latin ones alone. Marks that make another letter, as in Indic scripts, stay.
+func fold(texts ...string) string {
+	s := strings.Join(texts, "\n")
+	if strings.IndexFunc(s, func(r rune) bool { return r >= 0x80 }) < 0 {
+		return s
+	}
+	bare := strings.Map(func(r rune) rune {
+		if r >= 0x300 && r <= 0x36f {
+			return -1
+		}
+		return r
+	}, norm.NFD.String(s))
+	return norm.NFC.String(bare)
 }
 
 // isWord reports whether the index takes r for a part of a word.

@@ -18,8 +18,8 @@ PRAGMA journal_size_limit = 16777216;
 // schema makes a new database.
 //
 // A content is a message, known by its SHA-256 whatever its number. Its id is the second in which it came,
-// times 2^20, and a count: so ids ascend as messages came, also where they were fetched the
-// other way around, and the index of words, which can be read backwards by id, gives the newest first.
+// times 2^20, and a count that goes with the numbers: so ids ascend as messages came, also where they were fetched the
+// other way around, and the index of words, which can be read backwards by id, gives the newest first. Its texts are folded.
 //
 // An entry is a message's place in the mailbox. shown, labels and gone are flags, words and
 // presence as the user sees them: the server's, with the intents upon them.
@@ -60,11 +60,12 @@ CREATE TABLE entry (
 	keywords BLOB NOT NULL,           -- as sealed
 	words    TEXT,                    -- NULL where they do not open
 	content  INTEGER NOT NULL,
+	attached INTEGER NOT NULL,        -- whether it has attachments
 	shown    INTEGER NOT NULL,
 	labels   TEXT NOT NULL,
 	gone     INTEGER NOT NULL
 );
-CREATE INDEX entry_content ON entry (content);
+CREATE INDEX entry_content ON entry (content, gone, shown, attached); -- what filters look at
 
 CREATE TABLE intent (
 	content INTEGER PRIMARY KEY,
@@ -107,8 +108,8 @@ CREATE TABLE chunk (
 	data BLOB NOT NULL
 );
 
-CREATE VIRTUAL TABLE words USING fts5 (
+CREATE VIRTUAL TABLE texts USING fts5 (
 	subject, text, names, sender, receiver,
-	content = '', contentless_delete = 1, tokenize = "unicode61 remove_diacritics 2", prefix = '2 3'
+	content = '', contentless_delete = 1, tokenize = "unicode61 remove_diacritics 2 categories 'L* N* Co Mn Mc'", prefix = '2 3'
 );
 `

@@ -360,7 +360,7 @@ func (r *run) take(ctx context.Context, w *want, f client.Fetched) (*catch, erro
 	}
 	m.opened, m.state = opened, Partial
 	opened.Missing = missing
-	if whole {
+	if whole && w.size <= r.maxKept() {
 		m.state, m.sealed = Kept, b
 	}
 	r.report.Fetched++
