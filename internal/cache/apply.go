@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/ncruces/go-sqlite3"
 
@@ -13,6 +14,9 @@ import (
 
 // newest is above every number (section 26.1).
 const newest = cmtp.MaxNumber
+
+// minID is below every id.
+const minID = math.MinInt64
 
 // A position is how far the copy has come.
 type position struct {

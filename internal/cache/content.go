@@ -105,6 +105,15 @@ func (c *Cache) wants(ctx context.Context, limit int) (all []want, err error) {
 	return all, err
 }
 
+// wanted returns how many messages were not fetched yet.
+func (c *Cache) wanted(ctx context.Context) (n int64, err error) {
+	err = c.read(ctx, "counting what to fetch", func(d *db) error {
+		n, err = d.integer(`SELECT count(*) FROM content WHERE state = 0`)
+		return err
+	})
+	return n, err
+}
+
 func scanWant(s *sqlite3.Stmt) (want, error) {
 	m, err := scanMessage(s)
 	return want{id: m.ID, number: m.Number, size: m.Size, sha: m.SHA256, header: s.ColumnBlob(7, nil), entry: m}, err

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"cmtpd/internal/cache"
+	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 )
 
@@ -210,5 +211,30 @@ func TestCache_Context(t *testing.T) {
 	}
 	if _, err := c.Drafts(t.Context()); !errors.Is(err, cache.ErrClosed) {
 		t.Errorf("after Close: %v", err)
+	}
+}
+
+// A sealed copy is sent as it is, each time.
+func TestCache_Ready(t *testing.T) {
+	ctx, c := t.Context(), newCache(t)
+	one := queued(t, c)
+	whole := text("anna@a.example", "ben@b.example", "body", 300_000, 7)
+	err := c.Seal(ctx, one.ID, func(w io.Writer) (cache.Digest, error) {
+		_, err := w.Write(whole)
+		return cache.Digest{}, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	one = onlyCopy(t, c)
+	for range 2 {
+		o, err := c.Ready(ctx, &one)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		if err := cmtp.WriteMessage(&b, o.Header, o.Log, o.Body, o.Attachments); err != nil || b.String() != string(whole) {
+			t.Errorf("%d bytes, %v", b.Len(), err)
+		}
 	}
 }

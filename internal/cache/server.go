@@ -24,6 +24,8 @@ type Server interface {
 	Wait(context.Context, cmtp.WaitQuery) (*cmtp.Page, error)
 }
 
+var _ Server = (*client.Channel)(nil)
+
 // Scarce reports whether less than a fifth of a mailbox's room is left, which a user is told
 // (docs/protocol.md section 27.1).
 func Scarce(s *cmtp.MailboxState) bool { return s.Bytes > s.Quota-s.Quota/5 }

@@ -42,9 +42,9 @@ var ErrAgain = errors.New("to be tried again")
 
 // A Report is what a sync has done.
 type Report struct {
-	Box        cmtp.MailboxState
-	Anew       bool // all numbers were forgotten: the mailbox has another epoch, or an older state
-	Changes    int  // entries that the server told
+	Box        cmtp.MailboxState // of Run; zero where it was not asked for
+	Anew       bool              // all numbers were forgotten: the mailbox has another epoch, or an older state
+	Changes    int               // entries that the server told
 	Fetched    int
 	Unopenable int
 	Unreadable int
@@ -65,23 +65,22 @@ const (
 // Run brings the copy and the mailbox together, and fetches what is new. It may break off
 // anywhere: what it did is kept, and the next one goes on. It waits while another process syncs.
 func (s *Syncer) Run(ctx context.Context, srv Server) (*Report, error) {
-	lock, err := waitLock(ctx, s.Cache.file(syncLock))
-	if err != nil {
-		return nil, fmt.Errorf("waiting for another sync: %w", err)
-	}
-	defer lock.Close()
-	run := &run{Syncer: s, srv: srv}
-	return &run.report, run.all(ctx)
+	r := &run{Syncer: s, srv: srv}
+	return &r.report, r.locked(ctx, r.all)
 }
 
-// Wait waits until something changes in the mailbox, at most d, and then does what Run
-// does. It reports nil where nothing has.
+// Wait waits until something changes in the mailbox, at most d, applies that and fetches what is new; where the copy and the
+// mailbox are known to be apart it is Run. It reports nil where nothing has changed.
 func (s *Syncer) Wait(ctx context.Context, srv Server, d time.Duration) (*Report, error) {
 	at, err := s.Cache.position(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if !at.begun() || at.listing() {
+	left, err := s.Cache.intents(ctx, minID, 1)
+	if err != nil {
+		return nil, err
+	}
+	if !at.begun() || at.listing() || len(left) > 0 {
 		return s.Run(ctx, srv)
 	}
 	page, err := srv.Wait(ctx, cmtp.WaitQuery{Epoch: at.key(), Change: at.change, Seconds: waitSeconds(d)})
@@ -91,7 +90,34 @@ func (s *Syncer) Wait(ctx context.Context, srv Server, d time.Duration) (*Report
 	if at.is(page.Epoch) && page.Next == at.change && len(page.Entries) == 0 {
 		return nil, nil
 	}
-	return s.Run(ctx, srv)
+	r := &run{Syncer: s, srv: srv}
+	return &r.report, r.locked(ctx, func(ctx context.Context) error { return r.news(ctx, at, page) })
+}
+
+// locked does do while no other process syncs.
+func (r *run) locked(ctx context.Context, do func(context.Context) error) error {
+	lock, err := waitLock(ctx, r.Cache.file(syncLock))
+	if err != nil {
+		return fmt.Errorf("waiting for another sync: %w", err)
+	}
+	defer lock.Close()
+	return do(ctx)
+}
+
+// news does with the answer to a WAIT what there is to do.
+func (r *run) news(ctx context.Context, at *position, page *cmtp.Page) error {
+	if !at.is(page.Epoch) || page.Next < at.change || page.More {
+		return r.all(ctx)
+	}
+	err := r.Cache.applyChanges(ctx, at, page, r.OpenWords)
+	if errors.Is(err, errMoved) {
+		return r.all(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	r.listed(page)
+	return r.fetch(ctx)
 }
 
 // waitSeconds is d as the protocol has it.
@@ -116,7 +142,7 @@ func (r *run) all(ctx context.Context) error {
 		if err := r.catchUp(ctx); err != nil {
 			return err
 		}
-		if left, err := r.Cache.intents(ctx, 0, 1); err != nil {
+		if left, err := r.Cache.intents(ctx, minID, 1); err != nil {
 			return err
 		} else if len(left) == 0 {
 			break
@@ -275,11 +301,11 @@ func (r *run) fetchSome(ctx context.Context) error {
 		err = errors.Join(err, r.Cache.keep(ctx, got))
 	}
 	if r.Fetched != nil && err == nil {
-		n, cerr := r.Cache.Counts(ctx)
-		if cerr != nil {
-			return cerr
+		left, err := r.Cache.wanted(ctx)
+		if err != nil {
+			return err
 		}
-		r.Fetched(int64(r.report.Fetched), n.Wanted)
+		r.Fetched(int64(r.report.Fetched), left)
 	}
 	return err
 }

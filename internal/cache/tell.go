@@ -13,7 +13,7 @@ const tellCount = 100
 // tell sends what was changed here (section 29.1). Of a
 // message that others change meanwhile the words stay intents: they are tried again once that is known.
 func (r *run) tell(ctx context.Context) error {
-	for after := int64(0); ; {
+	for after := int64(minID); ; {
 		all, err := r.Cache.intents(ctx, after, tellCount)
 		if err != nil || len(all) == 0 {
 			return err
