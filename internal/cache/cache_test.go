@@ -75,7 +75,7 @@ func TestOpen_Damaged(t *testing.T) {
 			dir, key := filepath.Join(t.TempDir(), "anna.mail"), newKey(t)
 			c, b := open(t, dir, key), newBox()
 			for i := range 20 {
-				b.arrive(text("ben@b.example", "anna@a.example", fmt.Sprintf("letter %d\n%s", i, strings.Repeat("long ", 3000))))
+				b.arrive(text("ben@b.example", "anna@a.example", long(fmt.Sprint("letter ", i))))
 			}
 			run(t, c, b)
 			if err := c.Close(); err != nil {
@@ -91,7 +91,9 @@ func TestOpen_Damaged(t *testing.T) {
 			}
 			c, notes := openNoted(t, dir, key)
 			if len(notes) == 0 {
-				readAll(t, c)
+				if err := readAll(t, c); !errors.Is(err, cache.ErrDamaged) {
+					t.Errorf("reading what is damaged: %v", err)
+				}
 				c.Close()
 				c, notes = openNoted(t, dir, key)
 			}
@@ -105,20 +107,60 @@ func TestOpen_Damaged(t *testing.T) {
 	}
 }
 
-// readAll reads until damage is met.
-func readAll(t *testing.T, c *cache.Cache) {
+// readAll reads until damage is met, and returns it.
+func readAll(t *testing.T, c *cache.Cache) error {
 	all, err := c.List(t.Context(), cache.Filter{})
 	for i := 0; err == nil && i < len(all); i++ {
 		var m *cache.Message
-		if m, err = c.Message(t.Context(), all[i].ID); err == nil && !strings.HasSuffix(m.Opened.Text, "long ") {
+		if m, err = c.Message(t.Context(), all[i].ID); err == nil && m.Opened.Text != long(m.Opened.Subject) {
 			t.Fatal("damaged text is given out")
 		}
 		if err == nil {
 			_, err = c.Sealed(t.Context(), all[i].ID)
 		}
 	}
-	if !errors.Is(err, cache.ErrDamaged) {
-		t.Errorf("reading what is damaged: %v", err)
+	return err
+}
+
+// long is the text of a letter with several pages.
+func long(subject string) string { return subject + "\n" + strings.Repeat("long ", 3000) }
+
+// A single block that was altered, whichever, is met before anything of it is given out.
+func TestCache_Message_Altered(t *testing.T) {
+	top, key := t.TempDir(), newKey(t)
+	c, b := open(t, filepath.Join(top, "whole"), key), newBox()
+	for i := range 20 {
+		b.arrive(text("ben@b.example", "anna@a.example", long(fmt.Sprint("letter ", i))))
+	}
+	run(t, c, b)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(filepath.Join(top, "whole", "mail.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	met := 0
+	for n := range 40 {
+		page := 1 + rand.IntN(len(whole)/4096-1)
+		altered := bytes.Clone(whole)
+		altered[page*4096+rand.IntN(4096)] ^= 1
+		dir := filepath.Join(top, fmt.Sprint(n))
+		if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "mail.db"), altered, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		c, notes := openNoted(t, dir, key)
+		err := readAll(t, c)
+		if err != nil && !errors.Is(err, cache.ErrDamaged) {
+			t.Errorf("with page %d altered: %v", page, err)
+		}
+		if err != nil || len(notes) > 0 {
+			met++
+		}
+		c.Close()
+	}
+	if met < 20 {
+		t.Errorf("damage was met %d times of 40", met)
 	}
 }
 
@@ -205,7 +247,8 @@ func TestCache_Together(t *testing.T) {
 	for i := range 100 {
 		b.arrive(text("ben@b.example", "anna@a.example", fmt.Sprint("letter ", i)))
 	}
-	var all sync.WaitGroup
+	var all, ready sync.WaitGroup
+	ready.Add(4)
 	var mu sync.Mutex
 	fetched := 0
 	for k := range 4 {
@@ -216,6 +259,8 @@ func TestCache_Together(t *testing.T) {
 				return
 			}
 			defer c.Close()
+			ready.Done()
+			ready.Wait()
 			s := b.session()
 			s.gave = func(cache.Digest, uint64) { mu.Lock(); fetched++; mu.Unlock() }
 			if _, err := syncer(c).Run(t.Context(), s); err != nil {

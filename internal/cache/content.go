@@ -11,6 +11,7 @@ import (
 // A catch is what came of fetching a message.
 type catch struct {
 	id     int64
+	sha    Digest // for an id may be another message's by then
 	state  State
 	reason string
 	opened *Opened
@@ -38,7 +39,7 @@ func (c *Cache) keep(ctx context.Context, all []catch) error {
 }
 
 func (d *db) keep(m *catch) error {
-	known, err := d.integer(`SELECT count(*) FROM content WHERE id = ?1`, m.id)
+	known, err := d.integer(`SELECT count(*) FROM content WHERE id = ?1 AND sha = ?2`, m.id, m.sha[:])
 	if err != nil || known == 0 {
 		return err // deleted meanwhile
 	}

@@ -26,7 +26,7 @@ const (
 // A Message is what is known of a message. What a stranger chose is as it came: package
 // letter makes it fit to show.
 type Message struct {
-	ID       int64 // of this copy alone; later messages have higher ones
+	ID       int64 // of this copy alone, as long as the message is in it; later ones have higher IDs
 	Number   uint64
 	Change   uint64
 	Came     time.Time

@@ -95,6 +95,65 @@ func TestSyncer_Model(t *testing.T) {
 	})
 }
 
+// Processes that sync one copy at the same time, without a lock, do no harm: answers overtake one another, and what one has
+// removed does not come back with the other's.
+func TestSyncer_Unlocked(t *testing.T) {
+	key := newKey(t)
+	rapid.Check(t, func(t *rapid.T) {
+		dir, err := os.MkdirTemp(memory(), "model")
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &world{box: newBox(), key: key, wishes: map[wish]last{}, gone: map[cache.Digest]bool{}, anew: true}
+		defer func() {
+			for _, d := range w.devices {
+				d.Close()
+			}
+			os.RemoveAll(dir)
+		}()
+		w.box.page = rapid.IntRange(1, 4).Draw(t, "page")
+		for i := range 2 {
+			d := &device{name: fmt.Sprint("process ", i), dir: dir, got: map[cache.Digest]int{}}
+			w.devices = append(w.devices, d)
+			w.open(t, d)
+		}
+		for range 8 {
+			w.arrive()
+		}
+		var together func(depth int)
+		together = func(depth int) {
+			d := w.devices[depth%2]
+			s := w.session(d)
+			s.after = func() {
+				switch rapid.IntRange(0, 7).Draw(t, "meanwhile") {
+				case 0:
+					w.arrive()
+				case 1:
+					w.removeAny(t)
+				case 2, 3:
+					if depth < 2 {
+						together(depth + 1)
+					}
+				}
+			}
+			if err := cache.RunUnlocked(t.Context(), syncer(d.Cache), s); err != nil && !errors.Is(err, cache.ErrMoved) {
+				t.Fatal(err)
+			}
+		}
+		for range 3 {
+			together(0)
+		}
+		w.settle(t)
+	})
+}
+
+// removeAny has another client remove a message.
+func (w *world) removeAny(t *rapid.T) {
+	if all := slices.Sorted(maps.Keys(w.box.mail)); len(all) > 0 {
+		w.box.session().Delete([]uint64{rapid.SampledFrom(all).Draw(t, "removed")})
+	}
+}
+
 // memory is a directory that costs no flushes, where there is one; else "".
 func memory() string {
 	if s, err := os.Stat("/dev/shm"); err == nil && s.IsDir() {
@@ -278,6 +337,9 @@ func (w *world) shown(t *rapid.T, d *device) map[uint64]string {
 	all := map[uint64]string{}
 	for _, m := range list {
 		all[m.Number] = line(m.SHA256, m.Change, m.Flags, m.Words)
+		if m.Opened == nil {
+			t.Fatalf("%s has message %d in state %d: %s", d.name, m.Number, m.State, m.Reason)
+		}
 		number := strings.TrimPrefix(m.Opened.Subject, "letter ")
 		found, err := d.Search(t.Context(), "word"+number, cache.Filter{})
 		if err != nil || len(found) != 1 || found[0].ID != m.ID {

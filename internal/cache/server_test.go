@@ -109,13 +109,14 @@ type session struct {
 	over   bool
 	calls  map[string]int
 	gave   func(sha cache.Digest, n uint64) // bytes that the client took
-	behind func()                           // what happens between calls
+	behind func()                           // what happens before a call
+	after  func()                           // and while its answer is on the way
 }
 
 var errLost = errors.New("the connection was lost")
 
 func (b *fakeBox) session() *session {
-	return &session{box: b, fault: func() bool { return false }, calls: map[string]int{}, gave: func(cache.Digest, uint64) {}, behind: func() {}}
+	return &session{box: b, fault: func() bool { return false }, calls: map[string]int{}, gave: func(cache.Digest, uint64) {}, behind: func() {}, after: func() {}}
 }
 
 // step does one call, and loses it before, or its answer after.
@@ -129,6 +130,7 @@ func (s *session) step(name string, do func()) error {
 	s.box.mu.Lock()
 	do()
 	s.box.mu.Unlock()
+	s.after()
 	if s.fault() {
 		s.over = true
 		return errLost

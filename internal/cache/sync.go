@@ -349,7 +349,7 @@ func textEnd(w *want) int64 {
 
 // take makes of what was fetched what is kept. The error is one that ends the sync.
 func (r *run) take(ctx context.Context, w *want, f client.Fetched) (*catch, error) {
-	m := &catch{id: w.id, header: addresses{w.entry.source(), w.entry.destination()}}
+	m := &catch{id: w.id, sha: w.sha, header: addresses{w.entry.source(), w.entry.destination()}}
 	var status *cmtp.StatusError
 	switch {
 	case errors.As(f.Err, &status) && (status.Status == cmtp.StatusTrouble || status.Status == cmtp.StatusNoMessage):
