@@ -241,11 +241,13 @@ const maxStep = 1 << 10
 // newID returns an id that nobody has for e's message. It is as far from its neighbours as the numbers are, so that there
 // is room for those in between, whichever of them comes into the copy first.
 func (d *db) newID(e *cmtp.Entry) (int64, error) {
-	below, err := d.neighbour(`SELECT content, number, came = ?2 FROM entry WHERE number < ?1 ORDER BY number DESC LIMIT 1`, e)
+	below, err := d.neighbour(`SELECT content, number, came = ?2 FROM entry
+		WHERE number < ?1 ORDER BY number DESC LIMIT 1`, e)
 	if err != nil {
 		return 0, err
 	}
-	above, err := d.neighbour(`SELECT content, number, came = ?2 FROM entry WHERE number > ?1 ORDER BY number LIMIT 1`, e)
+	above, err := d.neighbour(`SELECT content, number, came = ?2 FROM entry
+		WHERE number > ?1 ORDER BY number LIMIT 1`, e)
 	if err != nil {
 		return 0, err
 	}

@@ -64,8 +64,8 @@ type Options struct {
 	Note func(text string)
 }
 
-// Open opens the copy in the directory dir, or makes one. Keys are the account's, in any order of
-// the keyring but with the oldest last; whichever fits opens it. What no key opens, or is
+// Open opens the copy in the directory dir, or makes one. Keys are all that the account's keyring
+// has, the oldest last; whichever fits opens it. What no key opens, or is
 // damaged or of another version, is moved aside with a note to the user, and a new copy made.
 // Close gives back what it takes.
 func Open(ctx context.Context, dir string, keys []*crypt.PrivateKey, o Options) (*Cache, error) {
@@ -102,7 +102,8 @@ func (c *Cache) open(ctx context.Context, keys []*crypt.PrivateKey, note func(st
 	if err := durable.Publish(durable.OS, c.dir, aside); err != nil {
 		return fmt.Errorf("moving it aside, since %s: %w", why, err)
 	}
-	note(fmt.Sprintf("The local copy of the mailbox was set aside, since %s. It is in %s, with drafts and unsent letters that were in it; mail is fetched again.", why, aside))
+	note(fmt.Sprintf("The local copy of the mailbox was set aside, since %s. It is in %s, with drafts and unsent letters "+
+		"that were in it; mail is fetched again.", why, aside))
 	if why, err = c.try(keys); err == nil && why != "" {
 		err = fmt.Errorf("a new one cannot be used: %s", why)
 	}

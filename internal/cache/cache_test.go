@@ -294,29 +294,7 @@ func TestCache_Killed(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "anna.mail")
 	drafts, fetched := map[string]bool{}, 0
 	for try := range 15 {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestCache_Killed$", "-test.v")
-		cmd.Env = append(os.Environ(), "CACHE_TEST_KILLED="+dir)
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewScanner(out)
-		timer := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
-		for said := 0; lines.Scan(); {
-			name, ok := strings.CutPrefix(lines.Text(), "draft ")
-			if !ok {
-				continue
-			}
-			if drafts[name] = true; said == 0 {
-				timer.Reset(time.Duration(rand.IntN(150)) * time.Millisecond)
-			}
-			said++
-		}
-		timer.Stop()
-		cmd.Wait() // killed
+		kill(t, dir, drafts)
 		c := open(t, dir, killedKey(t))
 		have, err := c.Drafts(t.Context())
 		if err != nil {
@@ -349,6 +327,34 @@ func TestCache_Killed(t *testing.T) {
 	if n := len(list(t, c, cache.Filter{Limit: 1000})); n != 400 {
 		t.Errorf("%d messages", n)
 	}
+}
+
+// kill lets a process use the copy and kills it, and notes the drafts that it says are kept.
+func kill(t *testing.T, dir string, drafts map[string]bool) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestCache_Killed$", "-test.v")
+	cmd.Env = append(os.Environ(), "CACHE_TEST_KILLED="+dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	timer := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+	for said := 0; lines.Scan(); {
+		name, ok := strings.CutPrefix(lines.Text(), "draft ")
+		if !ok {
+			continue
+		}
+		if drafts[name] = true; said == 0 {
+			timer.Reset(time.Duration(rand.IntN(150)) * time.Millisecond)
+		}
+		said++
+	}
+	timer.Stop()
+	cmd.Wait() // killed
 }
 
 func killedKey(t *testing.T) *crypt.PrivateKey {

@@ -79,7 +79,8 @@ func (d *db) index(m *catch) error {
 		names = append(names, a.Name)
 	}
 	return d.exec(`INSERT INTO texts (rowid, subject, text, names, sender, receiver) VALUES (?1, ?2, ?3, ?4, ?5, ?6)`, m.id,
-		fold(o.Subject), fold(o.Text), fold(names...), fold(m.header.from, o.Writer, o.ReplyTo), fold(append([]string{m.header.to}, o.CC...)...))
+		fold(o.Subject), fold(o.Text), fold(names...), fold(m.header.from, o.Writer, o.ReplyTo),
+		fold(append([]string{m.header.to}, o.CC...)...))
 }
 
 // A want is a message that is to be fetched.

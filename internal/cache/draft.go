@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -109,6 +108,3 @@ func (c *Cache) RemoveDraft(ctx context.Context, id int64) error {
 		return nil
 	})
 }
-
-// errNoRecipient: a draft to nobody was to be sent.
-var errNoRecipient = errors.New("it has no recipient")

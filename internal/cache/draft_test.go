@@ -147,7 +147,19 @@ func TestCache_Seal(t *testing.T) {
 	if n, err := r.ReadAt(part, one.Size-4); n != 4 || err != io.EOF {
 		t.Errorf("at the end: %d, %v", n, err)
 	}
-	if err := c.SetSent(ctx, one.ID, []byte("receipt")); err != nil {
+}
+
+func TestCache_SetSent(t *testing.T) {
+	ctx, c := t.Context(), newCache(t)
+	one := queued(t, c)
+	write := func(w io.Writer) (cache.Digest, error) {
+		_, err := io.WriteString(w, "sealed bytes")
+		return cache.Digest{7}, err
+	}
+	if err := c.SetSent(ctx, one.ID, nil); !errors.Is(err, cache.ErrState) {
+		t.Errorf("sent before it was sealed: %v", err)
+	}
+	if err := errors.Join(c.Seal(ctx, one.ID, write), c.SetTried(ctx, one.ID, "no network"), c.SetSent(ctx, one.ID, []byte("receipt"))); err != nil {
 		t.Fatal(err)
 	}
 	for name, err := range map[string]error{
@@ -161,7 +173,7 @@ func TestCache_Seal(t *testing.T) {
 	if one.State != cache.Sent || string(one.Receipt) != "receipt" {
 		t.Errorf("sent: %+v", one)
 	}
-	if _, err := c.Bytes(ctx, &one).ReadAt(part, 0); !errors.Is(err, cache.ErrNotFound) {
+	if _, err := c.Bytes(ctx, &one).ReadAt(make([]byte, 1), 0); !errors.Is(err, cache.ErrNotFound) {
 		t.Errorf("bytes of what was sent: %v", err)
 	}
 	if err := c.RemoveLetter(ctx, one.Letter); err != nil {

@@ -192,7 +192,8 @@ func (c *Cache) intents(ctx context.Context, after int64, limit int) (all []inte
 		return d.each(`SELECT `+intentColumns+`, e.number, e.change, e.words IS NULL, e.words FROM intent i JOIN entry e ON e.content = i.content
 			WHERE i.content > ?1 AND e.number = (SELECT max(number) FROM entry WHERE content = i.content) ORDER BY i.content LIMIT ?2`, []any{after, limit}, func(s *sqlite3.Stmt) error {
 			i := scanIntent(s)
-			i.number, i.change, i.sealed, i.words = uint64(s.ColumnInt64(8)), uint64(s.ColumnInt64(9)), s.ColumnBool(10), splitWords(s.ColumnText(11))
+			i.number, i.change = uint64(s.ColumnInt64(8)), uint64(s.ColumnInt64(9))
+			i.sealed, i.words = s.ColumnBool(10), splitWords(s.ColumnText(11))
 			all = append(all, i)
 			return nil
 		})

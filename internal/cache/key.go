@@ -59,7 +59,10 @@ func (k dataKey) HBSH(key []byte) *hbsh.HBSH {
 func connect(path string, key dataKey) (conn *sqlite3.Conn, forget func(), err error) {
 	name := "cache-" + rand.Text()
 	vfs.Register(name, adiantum.Wrap(vfs.Find(""), key))
-	forget = func() { vfs.Unregister(name) }
+	forget = func() {
+		vfs.Unregister(name)
+		clear(key)
+	}
 	query := url.Values{"vfs": {name}, "textkey": {"own"}, "modeof": {path}}
 	uri := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: query.Encode()}
 	conn, err = sqlite3.Open(uri.String())

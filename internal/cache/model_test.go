@@ -125,12 +125,16 @@ func TestSyncer_Unlocked(t *testing.T) {
 			d := w.devices[depth%2]
 			s := w.session(d)
 			s.after = func() {
-				switch rapid.IntRange(0, 7).Draw(t, "meanwhile") {
+				switch rapid.IntRange(0, 9).Draw(t, "meanwhile") {
 				case 0:
 					w.arrive()
 				case 1:
 					w.removeAny(t)
-				case 2, 3:
+				case 2:
+					w.change(t)
+				case 3:
+					w.flagAny(t)
+				case 4, 5:
 					if depth < 2 {
 						together(depth + 1)
 					}
@@ -151,6 +155,14 @@ func TestSyncer_Unlocked(t *testing.T) {
 func (w *world) removeAny(t *rapid.T) {
 	if all := slices.Sorted(maps.Keys(w.box.mail)); len(all) > 0 {
 		w.box.session().Delete([]uint64{rapid.SampledFrom(all).Draw(t, "removed")})
+	}
+}
+
+// flagAny has another client change a flag that ours do, too.
+func (w *world) flagAny(t *rapid.T) {
+	if all := slices.Sorted(maps.Keys(w.box.mail)); len(all) > 0 {
+		flags := rapid.Uint32Range(0, 15).Draw(t, "flags")
+		w.box.session().Flag([]cmtp.FlagItem{{Number: rapid.SampledFrom(all).Draw(t, "flagged"), Mask: 15, Flags: flags}})
 	}
 }
 

@@ -44,6 +44,9 @@ type Copy struct {
 	Reason    string // of Failed; and of Sealed or Waiting, what the last attempt came to
 }
 
+// errNoRecipient: a draft to nobody was to be sent.
+var errNoRecipient = errors.New("it has no recipient")
+
 // Queue moves a draft to the outbox, with a copy for each recipient, and returns the
 // letter's ID. The error wraps ErrNotFound, so that a draft is queued once.
 func (c *Cache) Queue(ctx context.Context, draft int64) (id int64, err error) {
@@ -248,7 +251,8 @@ func (c *Cache) SetSent(ctx context.Context, id int64, receipt []byte) error {
 	}, Sealed)
 }
 
-// SetFailed gives a copy up that is not Sent. The error wraps ErrState or ErrNotFound.
+// SetFailed gives a copy up that is not Sent, because the server has refused it, or the user wants it no more. Who does not
+// know whether a copy has arrived leaves it Sealed and sends it again. The error wraps ErrState or ErrNotFound.
 func (c *Cache) SetFailed(ctx context.Context, id int64, reason string) error {
 	return c.step(ctx, id, "giving a letter up", Failed, func(d *db) error {
 		return d.exec(`UPDATE copy SET reason = ?2 WHERE id = ?1`, id, reason)

@@ -10,7 +10,6 @@ const settings = `
 PRAGMA temp_store = memory;
 PRAGMA synchronous = full;
 PRAGMA secure_delete = fast;
-PRAGMA foreign_keys = off;
 PRAGMA cache_size = -8000;
 PRAGMA journal_size_limit = 16777216;
 `

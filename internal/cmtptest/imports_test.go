@@ -77,8 +77,13 @@ func (f file) badImport(p string) string {
 	switch {
 	case p == "testing" && !isTestOnly(f.dir):
 		return "imports testing outside of tests"
+	case strings.HasPrefix(p, "github.com/ncruces/") && f.dir != "internal/cache":
+		return "imports SQLite: only package cache does"
 	case !isOwn:
 		return ""
+	case own == "internal/cache" && f.dir != "internal/shorebird",
+		own == "internal/shorebird" && f.dir != "cmd/shorebird":
+		return fmt.Sprintf("imports %s, which is the client's, with SQLite", own)
 	case isTestOnly(own) && !isTestOnly(f.dir):
 		return fmt.Sprintf("imports %s, which is for tests", own)
 	case strings.HasPrefix(own, "cmd/"):
@@ -189,6 +194,11 @@ func TestArchitecture_Rules(t *testing.T) {
 		{"internal/daemon", `import "cmtpd/cmd/cmtpd"`, "imports the command"},
 		{"cmd/cmtpd", `import "cmtpd/internal/daemon"`, ""},
 		{"cmd/cmtpd", `import "cmtpd/internal/cmtptest"`, "for tests"},
+		{"internal/daemon", `import "cmtpd/internal/shorebird"`, "with SQLite"},
+		{"cmd/cmtpd", `import "cmtpd/internal/cache"`, "with SQLite"},
+		{"internal/shorebird", `import "cmtpd/internal/cache"`, ""},
+		{"cmd/shorebird", `import "cmtpd/internal/shorebird"`, ""},
+		{"internal/spool", `import "github.com/ncruces/go-sqlite3"`, "only package cache"},
 		{"internal/config", `import "testing"`, "imports testing"},
 		{"internal/cmtptest", `import "testing"`, ""},
 		{"internal/config", `func init() {}`, "init function"},
