@@ -97,10 +97,10 @@ type wordsFunc func(keywords []byte) ([]string, bool)
 func (c *Cache) applyList(ctx context.Context, at *position, page *cmtp.Page, words wordsFunc) error {
 	return c.write(ctx, "keeping a part of the list", func(d *db) error {
 		now, err := d.position()
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case !now.same(at), now.begun() && page.Next < now.change:
+		}
+		if !now.same(at) {
 			return errMoved // what was removed in between must not come back
 		}
 		to := position{epoch: page.Epoch[:], change: now.change, below: now.below}
