@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -58,6 +59,7 @@ func (w *world) wish(d *device, sha cache.Digest, what string, set bool) {
 // sides and restores from a backup end in the same state, which is the server's.
 func TestSyncer_Model(t *testing.T) {
 	key := newKey(t)
+	fewer(t)
 	rapid.Check(t, func(t *rapid.T) {
 		dir, err := os.MkdirTemp(memory(), "model")
 		if err != nil {
@@ -99,6 +101,7 @@ func TestSyncer_Model(t *testing.T) {
 // removed does not come back with the other's.
 func TestSyncer_Unlocked(t *testing.T) {
 	key := newKey(t)
+	fewer(t)
 	rapid.Check(t, func(t *rapid.T) {
 		dir, err := os.MkdirTemp(memory(), "model")
 		if err != nil {
@@ -163,6 +166,14 @@ func (w *world) flagAny(t *rapid.T) {
 	if all := slices.Sorted(maps.Keys(w.box.mail)); len(all) > 0 {
 		flags := rapid.Uint32Range(0, 15).Draw(t, "flags")
 		w.box.session().Flag([]cmtp.FlagItem{{Number: rapid.SampledFrom(all).Draw(t, "flagged"), Mask: 15, Flags: flags}})
+	}
+}
+
+// fewer bounds how often a model is tried where -rapid.checks does not say so: each costs some databases.
+func fewer(t *testing.T) {
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		f.Value.Set("30")
+		t.Cleanup(func() { f.Value.Set(f.DefValue) })
 	}
 }
 
