@@ -144,13 +144,14 @@ func (r *Reader) outcome(n int, err error) error {
 }
 
 // Read takes unread bytes first. With none it reads into p directly when p is at
-// least a buffer long, and through the buffer otherwise.
+// least a buffer long, or the conn is no plain socket, of which Fill would get a single byte; and
+// through the buffer otherwise.
 func (r *Reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
 	if r.buf == nil {
-		if len(p) >= Size {
+		if len(p) >= Size || r.raw == nil {
 			return r.conn.Read(p)
 		}
 		if err := r.Fill(); err != nil {

@@ -325,3 +325,15 @@ func BenchmarkReader_RequestReply(b *testing.B) {
 		}
 	}
 }
+
+// What comes by a conn that is no plain socket is not read a byte at a time.
+func TestReader_Read_Whole(t *testing.T) {
+	ours, theirs := pair(t, "pipe")
+	r := netbuf.NewReader(ours)
+	go theirs.Write(make([]byte, 300))
+	for left := 300; left > 0; left -= 100 {
+		if n, err := r.Read(make([]byte, 100)); n != 100 || err != nil {
+			t.Fatalf("read %d bytes, %v, want 100", n, err)
+		}
+	}
+}
