@@ -181,19 +181,73 @@ func (w *Writer) flush() error {
 // error, or that of an option or a full disk, nothing of the message is stored; after ErrFailed that shows at
 // the next Open. The Writer is finished either way.
 func (w *Writer) Commit(ctx context.Context, e Entry) (Stored, error) {
-	if w.err != nil {
-		w.Abort()
-		return Stored{}, w.err
-	}
 	defer w.Abort()
+	r, err := w.prepare(ctx, e)
+	if err != nil {
+		return Stored{}, err
+	}
+	if w.size >= w.s.options.LargeThreshold {
+		return w.commitLarge(ctx, r)
+	}
+	return w.s.submit(ctx, r)
+}
+
+// Submit is Commit for who has more to do meanwhile: what Commit would return, Pending.Wait
+// does, and must be called. Messages join the log in the order in which they were submitted. One that
+// lies in a file, since it is long or memory is short, is committed before Submit returns, so what is
+// under way is within MemoryBudget and holds no files.
+func (w *Writer) Submit(e Entry) *Pending {
+	if w.file != nil {
+		stored, err := w.Commit(context.Background(), e)
+		return &Pending{answer: answer{stored, err}}
+	}
+	r, err := w.prepare(context.Background(), e)
+	if err != nil {
+		w.Abort()
+		return &Pending{answer: answer{err: err}}
+	}
+	held := *w // from here on the committer's
+	w.chunks, w.err = nil, ErrDone
+	r.writer = &held
+	if err := w.s.queue.put(r); err != nil {
+		held.Abort()
+		return &Pending{answer: answer{err: err}}
+	}
+	return &Pending{request: r}
+}
+
+// Pending is a message that was submitted. It is for one goroutine at a time.
+type Pending struct {
+	request *request // nil once there is an answer
+	answer  answer
+}
+
+// Ready reports whether Wait would return at once.
+func (p *Pending) Ready() bool { return p.request == nil || len(p.request.answer) > 0 }
+
+// Wait returns what Commit would, once that is known.
+func (p *Pending) Wait() (Stored, error) {
+	if p.request != nil {
+		p.answer = <-p.request.answer
+		p.request.writer.Abort()
+		p.request = nil
+	}
+	return p.answer.stored, p.answer.err
+}
+
+// prepare makes the request, and gathers in the file what belongs there.
+func (w *Writer) prepare(ctx context.Context, e Entry) (*request, error) {
+	if w.err != nil {
+		return nil, w.err
+	}
 	if e.Mailbox == (MailboxID{}) || len(e.From) > maxFrom {
-		return Stored{}, ErrEntry
+		return nil, ErrEntry
 	}
 	if w.s.readOnly {
-		return Stored{}, ErrReadOnly
+		return nil, ErrReadOnly
 	}
 	if err := errors.Join(ctx.Err(), w.s.failed()); err != nil {
-		return Stored{}, err
+		return nil, err
 	}
 	if e.Received.IsZero() {
 		e.Received = w.s.options.Now()
@@ -202,14 +256,11 @@ func (w *Writer) Commit(ctx context.Context, e Entry) (Stored, error) {
 	w.sum.Sum(r.message.sha256[:0])
 	if w.file != nil {
 		if err := w.flush(); err != nil {
-			return Stored{}, fmt.Errorf("spool: %w", err)
+			return nil, fmt.Errorf("spool: %w", err)
 		}
 		w.free(0)
 	}
-	if w.size >= w.s.options.LargeThreshold {
-		return w.commitLarge(ctx, r)
-	}
-	return w.s.submit(ctx, r)
+	return r, nil
 }
 
 // commitLarge makes the file's bytes durable and gives it its final name, then has a record
@@ -270,7 +321,7 @@ func (w *Writer) appendTo(dst []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// Abort gives the message up; nothing of it stays. After Commit or Abort it does
+// Abort gives the message up; nothing of it stays. After Commit, Submit or Abort it does
 // nothing, so that it can be deferred.
 func (w *Writer) Abort() {
 	if w.err == nil {

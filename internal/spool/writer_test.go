@@ -149,6 +149,93 @@ func TestWriter_Commit_Context(t *testing.T) {
 	}
 }
 
+// Messages that are submitted share a flush with each other and are told nothing before it; they have
+// their numbers in the order of submission, and equal ones are one.
+func TestWriter_Submit(t *testing.T) {
+	g, s := openGated(t)
+	submit := func(n int) *spool.Pending {
+		w := s.NewWriter()
+		defer w.Abort() // does nothing any more
+		w.Write(text(n, 5000))
+		p := w.Submit(entryOf(box(1), text(n, 5000)))
+		if _, err := w.Write([]byte("x")); !errors.Is(err, spool.ErrDone) {
+			t.Errorf("Write after Submit: %v", err)
+		}
+		if _, err := w.Commit(ctx, entryOf(box(1), text(n, 5000))); !errors.Is(err, spool.ErrDone) {
+			t.Errorf("Commit after Submit: %v", err)
+		}
+		return p
+	}
+	all := []*spool.Pending{submit(0)}
+	<-g.entered
+	for _, n := range []int{1, 2, 1, 3, 0} {
+		all = append(all, submit(n))
+	}
+	for i, p := range all {
+		if p.Ready() {
+			t.Errorf("message %d is ready before its flush", i)
+		}
+	}
+	before := s.Head().Number
+	g.leave <- struct{}{}
+	first, err := all[0].Wait()
+	if err != nil || first.Head.Number != before+1 || all[1].Ready() {
+		t.Errorf("the first: %+v, %v; ready behind it: %v", first, err, all[1].Ready())
+	}
+	g.pass()
+	want := []spool.Stored{{ID: first.ID}, {ID: first.ID + 1}, {ID: first.ID + 2}, {ID: first.ID + 1, Duplicate: true}, {ID: first.ID + 3}, {ID: first.ID, Duplicate: true}}
+	for i, p := range all {
+		st, err := p.Wait()
+		if !p.Ready() || err != nil || st.ID != want[i].ID || st.Duplicate != want[i].Duplicate || st.Head.Number > before+2 {
+			t.Errorf("message %d: %+v, %v; want %+v", i, st, err, want[i])
+		}
+	}
+	for i, n := range []int{0, 1, 2, 3} {
+		if got, err := read(s, first.ID+spool.ID(i)); err != nil || !bytes.Equal(got, text(n, 5000)) {
+			t.Errorf("message %d is read as %d bytes, %v", n, len(got), err)
+		}
+	}
+	if st := s.Stats(); st.Messages != 4 || st.Memory != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// What is in a file is stored when Submit returns, and what cannot be stored is refused there.
+func TestWriter_Submit_AtOnce(t *testing.T) {
+	fsys := durabletest.New()
+	o := options(t)
+	o.FS, o.MemoryBudget, o.LargeThreshold = fsys, 8<<10, 64<<10
+	s := open(t, "/spool", o)
+	submit := func(n, size int, e spool.Entry) *spool.Pending {
+		w := s.NewWriter()
+		w.Write(text(n, size))
+		return w.Submit(e)
+	}
+	for i, size := range []int{20_000, 100_000} { // memory is short; long
+		p := submit(i, size, entryOf(box(1), text(i, size)))
+		if !p.Ready() || s.Stats().Messages != i+1 {
+			t.Errorf("%d bytes are not stored yet", size)
+		}
+		if st, err := p.Wait(); err != nil || st.ID == 0 {
+			t.Errorf("%d bytes: %+v, %v", size, st, err)
+		}
+	}
+	if p := submit(2, 100, spool.Entry{}); !p.Ready() {
+		t.Error("without a mailbox it is not refused at once")
+	} else if _, err := p.Wait(); !errors.Is(err, spool.ErrEntry) {
+		t.Errorf("without a mailbox: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := submit(3, 100, entryOf(box(1), text(3, 100))).Wait(); !errors.Is(err, spool.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+	if names, _ := fsys.ReadDir("/spool/tmp"); len(names) != 0 || s.Stats().Memory != 0 {
+		t.Errorf("left behind: %v, %d bytes of memory", names, s.Stats().Memory)
+	}
+}
+
 // Close lets those who wait be stored first.
 func TestSpool_Close_Waits(t *testing.T) {
 	g, s := openGated(t)
