@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -55,12 +54,23 @@ func (w writer) Write(p []byte) (int, error) {
 	return w.Writer.Write(p)
 }
 
-// Commit implements session.Writer.
-func (w writer) Commit(ctx context.Context, e spool.Entry) (spool.Stored, error) {
-	stored, err := w.Writer.Commit(ctx, e)
+// Submit implements session.Writer.
+func (w writer) Submit(e spool.Entry) session.Pending {
+	return pending{w.Writer.Submit(e), w.failed}
+}
+
+// A pending message tells the daemon, too.
+type pending struct {
+	*spool.Pending
+	failed chan<- error
+}
+
+// Wait implements session.Pending.
+func (p pending) Wait() (spool.Stored, error) {
+	stored, err := p.Pending.Wait()
 	if errors.Is(err, spool.ErrFailed) {
 		select {
-		case w.failed <- err:
+		case p.failed <- err:
 		default: // somebody has told already
 		}
 	}

@@ -230,7 +230,11 @@ func (s *site) open(dir string, users []string) {
 
 type store struct{ *spool.Spool }
 
-func (s store) NewWriter() (session.Writer, error) { return s.Spool.NewWriter(), nil }
+func (s store) NewWriter() (session.Writer, error) { return storeWriter{s.Spool.NewWriter()}, nil }
+
+type storeWriter struct{ *spool.Writer }
+
+func (w storeWriter) Submit(e spool.Entry) session.Pending { return w.Writer.Submit(e) }
 
 // listen serves sessions.
 func (s *site) listen(dir string, o options) {

@@ -2,7 +2,6 @@ package session_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -43,7 +42,9 @@ type drain struct{}
 func (drain) NewWriter() (session.Writer, error) { return drain{}, nil }
 func (drain) Write(p []byte) (int, error)        { return len(p), nil }
 func (drain) Abort()                             {}
-func (drain) Commit(context.Context, spool.Entry) (spool.Stored, error) {
+func (drain) Submit(spool.Entry) session.Pending { return drain{} }
+func (drain) Ready() bool                        { return true }
+func (drain) Wait() (spool.Stored, error) {
 	return spool.Stored{Head: spool.Head{Number: 7}}, nil
 }
 

@@ -126,6 +126,9 @@ func TestServer_Serve_Deadlines(t *testing.T) {
 		{"reads nothing", func(_ *testing.T, w *wire) {
 			w.dribble(strings.Repeat("NOOP\x00", 10000), 4096, 0)
 		}, commandTimeout, commandTimeout},
+		{"reads no answers", func(t *testing.T, w *wire) {
+			w.dribble(strings.Join(mails(t, 2*mostFlights, 300), ""), 4096, 0)
+		}, commandTimeout, commandTimeout},
 		{"reads no refusal", func(t *testing.T, w *wire) {
 			w.dribble("MAIL\x00"+message(t, to("nobody@cref.example"), sealed("x", 5000)), 1<<20, 0)
 		}, commandTimeout, commandTimeout},
@@ -237,7 +240,7 @@ func TestEarned(t *testing.T) {
 	}
 }
 
-// gated is a store whose Commit waits to be let go.
+// gated is a store that says what became of a message when it is let go.
 type gated struct {
 	begun chan struct{}
 	leave chan error
@@ -249,15 +252,18 @@ type gatedWriter struct{ *gated }
 
 func (gatedWriter) Write(p []byte) (int, error) { return len(p), nil }
 
-func (g gatedWriter) Commit(ctx context.Context, _ spool.Entry) (spool.Stored, error) {
+func (g gatedWriter) Submit(spool.Entry) session.Pending {
 	g.begun <- struct{}{}
-	err := <-g.leave
-	return spool.Stored{ID: 1}, errors.Join(err, ctx.Err())
+	return g
 }
+
+func (gatedWriter) Ready() bool { return false }
+
+func (g gatedWriter) Wait() (spool.Stored, error) { return spool.Stored{ID: 1}, <-g.leave }
 
 func (gatedWriter) Abort() {}
 
-// Not a byte of the reply comes before Commit has returned, whatever that says.
+// Not a byte of the reply comes before Wait has returned, whatever that says.
 func TestServer_Mail_NothingBeforeCommit(t *testing.T) {
 	for name, fault := range map[string]error{"stored": nil, "not stored": errors.New("the flush failed")} {
 		t.Run(name, func(t *testing.T) {

@@ -21,7 +21,8 @@ var errOutOfStep = errors.New("the rest of a refused message was not read")
 
 var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// mail receives one message and answers it. An error ends the session.
+// mail receives one message, and answers it or gives it to the store, which comes to the same
+// for the client. An error ends the session.
 func (s *session) mail(ctx context.Context) error {
 	if err := s.flush(); err != nil {
 		return err
@@ -54,8 +55,8 @@ func (s *session) mail(ctx context.Context) error {
 	return s.store(ctx, src, m, w, to)
 }
 
-// store makes a message durable that was read to its end, and only then says so.
-// Even a server that stops waits for the flush: the message may be there already.
+// store gives a message to the store that was read to its end. Even a server that stops
+// waits for the flush: the message may be there already.
 func (s *session) store(ctx context.Context, src *pacedReader, m *cmtp.MessageReader, w Writer, to delivery) error {
 	digest, err := m.Digest()
 	if err != nil {
@@ -74,23 +75,12 @@ func (s *session) store(ctx context.Context, src *pacedReader, m *cmtp.MessageRe
 			from += " origin=" + standing
 		}
 	}
-	stored, err := w.Commit(context.WithoutCancel(ctx), spool.Entry{Mailbox: to.mailbox, Digest: digest, Received: s.cfg.Now(), From: from})
-	if err != nil {
-		return s.refuse(src, m, Failed, err)
+	f := &flight{header: *m.Header(), bytes: src.total, to: to, digest: digest}
+	if err := s.makeRoom(f.bytes); err != nil {
+		return s.broken(src, m.Header(), err)
 	}
-	outcome := Stored
-	switch {
-	case stored.Duplicate:
-		outcome = Duplicate
-	case to.queued:
-		outcome = Queued
-	}
-	if to.queued && !stored.Duplicate && s.cfg.Elsewhere != nil { // who stored it first has told
-		s.cfg.Elsewhere.Added(stored.ID, to.to.Domain.String())
-	}
-	s.fate(slog.LevelInfo, outcome, src, m.Header(), "message", stored.ID)
-	out := s.buffer()
-	*out = s.stored(*out, to, digest, stored)
+	f.pending = w.Submit(spool.Entry{Mailbox: to.mailbox, Digest: digest, Received: s.cfg.Now(), From: from})
+	s.launch(f)
 	s.rearm()
 	return nil
 }
@@ -98,11 +88,11 @@ func (s *session) store(ctx context.Context, src *pacedReader, m *cmtp.MessageRe
 // refuse answers with a failure at once and then reads the rest of the message, so that
 // the session stays in step; a rest that is too long ends the session.
 func (s *session) refuse(src *pacedReader, m *cmtp.MessageReader, o Outcome, reason error) error {
-	level := slog.LevelInfo
-	if o == Failed {
-		level = slog.LevelError
+	lost := s.settle()
+	s.fate(o, src.total, m.Header(), "err", reason)
+	if lost != nil {
+		return lost
 	}
-	s.fate(level, o, src, m.Header(), "err", reason)
 	s.refuseWith(reason)
 	s.rearm()
 	if err := s.flush(); err != nil {
@@ -130,30 +120,35 @@ func drain(src *pacedReader, m *cmtp.MessageReader) bool {
 }
 
 // broken ends a message that cannot be read on: one that breaks the format or a
-// limit is refused, one that stops has nobody to be refused to.
+// limit is refused, one that stops, or could not be answered, has nobody to be refused to.
 func (s *session) broken(src *pacedReader, h *cmtp.Header, reason error) error {
+	s.settle() // why the session ends is known already
 	if h == nil {
 		h = &cmtp.Header{}
 	}
 	for _, rule := range []error{cmtp.ErrMessage, cmtp.ErrTooLarge, cmtp.ErrSystem} {
 		if errors.Is(reason, rule) {
-			s.fate(slog.LevelInfo, Refused, src, h, "err", reason)
+			s.fate(Refused, src.total, h, "err", reason)
 			s.refuseWith(reason)
 			s.rearm()
 			return fmt.Errorf("%w: %w", errOutOfStep, reason)
 		}
 	}
-	s.fate(slog.LevelInfo, Broken, src, h, "err", reason)
+	s.fate(Broken, src.total, h, "err", reason)
 	return reason
 }
 
 // fate tells the log and the observer what became of a message.
-func (s *session) fate(level slog.Level, o Outcome, src *pacedReader, h *cmtp.Header, key string, value any) {
-	s.cfg.Observer.Message(o, src.total)
+func (s *session) fate(o Outcome, bytes int64, h *cmtp.Header, key string, value any) {
+	s.cfg.Observer.Message(o, bytes)
+	level := slog.LevelInfo
+	if o == Failed {
+		level = slog.LevelError
+	}
 	if !s.cfg.Log.Enabled(context.Background(), level) {
 		return // making the line costs more than most of the rest
 	}
-	s.log().Log(context.Background(), level, "message "+string(o), key, value, "bytes", src.total,
+	s.log().Log(context.Background(), level, "message "+string(o), key, value, "bytes", bytes,
 		"to", shown(h.DestinationAccount, h.DestinationDomain), "from", shown(h.SourceAccount, h.SourceDomain))
 }
 

@@ -176,7 +176,11 @@ func directory(tb testing.TB, dir string, fsys durable.FS, key *crypt.PrivateKey
 
 type store struct{ *spool.Spool }
 
-func (s store) NewWriter() (session.Writer, error) { return s.Spool.NewWriter(), nil }
+func (s store) NewWriter() (session.Writer, error) { return storeWriter{s.Spool.NewWriter()}, nil }
+
+type storeWriter struct{ *spool.Writer }
+
+func (w storeWriter) Submit(e spool.Entry) session.Pending { return w.Writer.Submit(e) }
 
 // syncBuffer is a log that many write and the test reads.
 type syncBuffer struct {

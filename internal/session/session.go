@@ -70,12 +70,19 @@ type Store interface {
 	NewWriter() (Writer, error)
 }
 
-// A Writer takes one message. When Commit returns without an error the message
-// is durable; Abort, also after a failed Commit, leaves nothing of it.
+// A Writer takes one message. Submit ends it and gives it to the store, which keeps it only if
+// it becomes durable; Abort leaves nothing of it, and does nothing after Submit.
 type Writer interface {
 	io.Writer
-	Commit(ctx context.Context, e spool.Entry) (spool.Stored, error)
+	Submit(e spool.Entry) Pending
 	Abort()
+}
+
+// A Pending is a message that the store has. Wait must be called: when it returns without an
+// error the message is durable. Ready says that it would return at once.
+type Pending interface {
+	Ready() bool
+	Wait() (spool.Stored, error)
 }
 
 // An Observer counts what happens. Its methods are called from many sessions.
@@ -182,6 +189,10 @@ type session struct {
 	armed time.Time // when the deadline was set last; zero: it has to be set
 	fresh bool      // a command has ended since
 
+	// flights are the MAILs that may still wait for their answers; nil when there are none. While
+	// there are, nothing else is written, and out is nil.
+	flights *flights
+
 	commands, messages int
 }
 
@@ -241,10 +252,15 @@ func (s *session) run(ctx context.Context) error {
 			if err := s.flush(); err != nil {
 				return err
 			}
-			if err := s.await(); err != nil {
+			if err := s.stalled(s.await()); err != nil {
 				return s.goodbye(err)
 			}
 			continue
+		}
+		if err != nil || cmd.Verb != cmtp.Mail {
+			if lost := s.settle(); lost != nil {
+				return lost
+			}
 		}
 		if err != nil {
 			s.refuseWith(err)
@@ -333,16 +349,24 @@ func (s *session) arm() {
 	if !s.fresh && !s.armed.IsZero() {
 		return
 	}
-	now := time.Now()
-	if now.Sub(s.armed) < s.cfg.CommandTimeout/16 {
-		return
+	if now := time.Now(); now.Sub(s.armed) >= s.cfg.CommandTimeout/16 {
+		s.armFrom(now)
 	}
-	deadline := now.Add(s.cfg.CommandTimeout)
-	if deadline.After(s.ends) {
-		deadline = s.ends
+}
+
+// armFrom is arm for a time that runs from then on.
+func (s *session) armFrom(then time.Time) {
+	s.conn.SetDeadline(s.deadline(then))
+	s.armed, s.fresh = then, false
+}
+
+// deadline returns until when a client may take for a command, or a reply.
+func (s *session) deadline(from time.Time) time.Time {
+	d := from.Add(s.cfg.CommandTimeout)
+	if d.After(s.ends) {
+		return s.ends
 	}
-	s.conn.SetDeadline(deadline)
-	s.armed, s.fresh = now, false
+	return d
 }
 
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
@@ -378,7 +402,7 @@ func (s *session) flush() error {
 	return err
 }
 
-// goodbye ends a session. Where the peer may still be sending, what it is owed is
+// goodbye ends a session whose MAILs are settled. Where the peer may still be sending, what it is owed is
 // written so that no reset overtakes it.
 func (s *session) goodbye(err error) error {
 	switch {
