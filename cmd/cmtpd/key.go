@@ -15,7 +15,7 @@ import (
 )
 
 func keyCommand() *cobra.Command {
-	return group(&cobra.Command{Use: "key", Short: "Show the server's keys, and change them"}, keyShow(), keyRotate(), keySuccessor())
+	return group(&cobra.Command{Use: "key", Short: "Show the server's keys, and change them"}, keyShow(), keyRotate(), keySuccessor(), keyRecover())
 }
 
 func keyShow() *cobra.Command {
@@ -267,5 +267,35 @@ func keySuccessor() *cobra.Command {
 	c.Flags().String("out", "successor.key", "the new `FILE` for the secret key, which must leave this machine")
 	c.Flags().Bool(withoutDNSFlag, false, "do not ask DNS what is published")
 	c.Flags().Bool(forceFlag, false, "announce another successor than before")
+	return c
+}
+
+func keyRecover() *cobra.Command {
+	c := &cobra.Command{
+		Use: "recover", Short: "Put the successor in the place of a key that is lost", Args: args(cobra.NoArgs),
+		Long: "Put the successor's key, which was kept elsewhere, in the place of a server.key that is gone or damaged, and of which there is no backup.\n" +
+			"A spool of the lost key's goes aside, and a new one begins; accounts stay. cmtpd must be stopped. See docs/operations.md, Keys.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			from, err := c.Flags().GetString(fromFlag)
+			if err != nil {
+				return err
+			}
+			if from == "" {
+				return fmt.Errorf("--%s FILE is missing (%w)", fromFlag, errUsage)
+			}
+			r, err := rotation(c)
+			if err != nil {
+				return err
+			}
+			v, err := r.Recover(c.Context(), from)
+			if err != nil {
+				return err
+			}
+			return showStep(c.OutOrStdout(), v)
+		},
+	}
+	c.Flags().String(fromFlag, "", "the `FILE` of the successor's secret key")
+	c.Flags().Bool(withoutDNSFlag, false, "do not ask DNS what is published")
+	c.Flags().Bool(forceFlag, false, "also where server.key can be read and is not the spool's, or another successor is announced")
 	return c
 }

@@ -130,7 +130,7 @@ func (c *checkup) keys(context.Context) (found []Finding) {
 			continue
 		}
 		if _, err := os.Stat(c.cfg.SpoolDir()); err == nil && path == c.cfg.KeyFile() {
-			found = append(found, Finding{Text: path + " is missing, and there is a spool that belongs to it", Remedy: "restore it from a backup"})
+			found = append(found, Finding{Text: path + " is missing, and there is a spool that belongs to it", Remedy: "restore it from a backup, or where there is none see docs/operations.md, A lost key"})
 		} else {
 			found = append(found, note(path+" is not there: the next start makes it")...)
 		}

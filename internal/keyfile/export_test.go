@@ -5,6 +5,7 @@ var (
 	PrepareOn = prepare
 	PromoteOn = promote
 	CreateOn  = createSuccessor
+	PlaceOn   = place
 	Announce  = announce
 	Write     = write
 	Parse     = parse

@@ -163,3 +163,37 @@ func announce(fsys durable.FS, path string, key crypt.PublicKey) error {
 	}
 	return durable.WriteFile(fsys, SuccessorPath(path), []byte(publicHeader+"\n"+base64.StdEncoding.EncodeToString(key[:])+"\n"), mode)
 }
+
+// Place puts a key at path, where there is none, and ends that it was announced or prepared.
+//
+//	unlink                   .<base>.*.tmp          what an earlier crash has left
+//	open, pwrite, fdatasync  .<base>.<random>.tmp   the key
+//	rename                   .<base>.<random>.tmp   path
+//	fsync                    the directory
+//	unlink                   path.successor, and path.next, where they are the same key
+func Place(path string, key *crypt.PrivateKey) error {
+	if err := place(durable.OS, path, key); err != nil {
+		return fmt.Errorf("placing the key %s: %w", path, err)
+	}
+	if announced, err := LoadPublic(SuccessorPath(path)); err == nil && announced == key.Public() {
+		if err := durable.OS.Remove(SuccessorPath(path)); err != nil {
+			return err
+		}
+	}
+	next, err := Load(NextPath(path))
+	if err != nil {
+		return nil // there is none, or none that can be used
+	}
+	defer next.Wipe()
+	if next.Public() == key.Public() {
+		return durable.OS.Remove(NextPath(path))
+	}
+	return nil
+}
+
+func place(fsys durable.FS, path string, key *crypt.PrivateKey) error {
+	if err := sweep(fsys, path); err != nil {
+		return err
+	}
+	return write(fsys, path, key)
+}

@@ -185,3 +185,17 @@ func TestLoadPublic_Refuses(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Wherever placing a key ends, there is a whole one or none, and it may be placed again.
+func TestPlace_Faults(t *testing.T) {
+	key := generate(t)
+	do := func(fsys durable.FS) error { return keyfile.PlaceOn(fsys, faultPath, key) }
+	faults(t, func(durable.FS) error { return nil }, do, func(what string, fsys durable.FS, err error) {
+		if now := holds(t, fsys, faultPath); now != key.Public() && (now != crypt.PublicKey{} || err == nil) {
+			t.Errorf("%s: the key is %v after %v", what, now, err)
+		}
+		if err := do(fsys); err != nil || holds(t, fsys, faultPath) != key.Public() {
+			t.Errorf("%s: it is not placed again: %v", what, err)
+		}
+	})
+}

@@ -1,0 +1,127 @@
+package admin_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cmtpd/internal/admin"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/keyfile"
+)
+
+// losing returns a server that has announced a successor, which is in the file.
+func losing(t *testing.T) (s *rotating, file string) {
+	s, file = newRotating(t), filepath.Join(t.TempDir(), "successor.key")
+	s.do(func() (admin.StepView, error) { return s.rotation(false).Successor(t.Context(), file) })
+	return s, file
+}
+
+func (s *rotating) recover(file string) func() (admin.StepView, error) {
+	return func() (admin.StepView, error) { return s.rotation(false).Recover(s.t.Context(), file) }
+}
+
+func (s *rotating) lose() crypt.PublicKey {
+	s.t.Helper()
+	key, err := keyfile.Load(s.cfg.KeyFile())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.Remove(s.cfg.KeyFile()); err != nil {
+		s.t.Fatal(err)
+	}
+	return key.Public()
+}
+
+func (s *rotating) make(path string) {
+	s.t.Helper()
+	if _, _, err := keyfile.LoadOrCreate(path); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// A key that is there, and one that others would hold mail for, are refused unless told.
+func TestRotation_Recover_Refuses(t *testing.T) {
+	s, file := losing(t)
+	s.refused(admin.ErrKeyThere, "rotate --now --from", s.recover(file))
+	s.force = true
+	s.refused(admin.ErrKeyThere, "rotate --now --from", s.recover(file)) // it can sign, so nothing else is right
+	s.force = false
+	was := s.lose()
+	s.make(s.cfg.KeyFile()) // as a start of an older version would
+	s.refused(admin.ErrKeyThere, "with --force; it goes aside", s.recover(file))
+	if err := os.Remove(s.cfg.KeyFile()); err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(t.TempDir(), "other")
+	s.make(other)
+	if _, err := s.recover(other)(); !errors.Is(err, admin.ErrSuccessor) || !strings.Contains(err.Error(), "for seven days") {
+		t.Errorf("another key than the successor: %v", err)
+	}
+	if _, err := s.recover(filepath.Join(t.TempDir(), "none"))(); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no file: %v", err)
+	}
+	if _, err := os.Stat(s.cfg.SpoolDir()); err != nil {
+		t.Errorf("a refusal has moved the spool: %v", err)
+	}
+	s.make(s.cfg.KeyFile())
+	s.force = true
+	s.do(s.recover(file))
+	lost := admin.LostPath(s.cfg.DataDir, was)
+	if _, err := keyfile.Load(filepath.Join(lost, "server.key")); err != nil {
+		t.Errorf("the key that was made meanwhile: %v", err)
+	}
+	s.refused(admin.ErrKeyThere, "it is this one", s.recover(file))
+}
+
+// Wherever it is cut short it goes on, and ends the same.
+func TestRotation_Recover_CutShort(t *testing.T) {
+	for cut := range 4 {
+		s, file := losing(t)
+		was := s.lose()
+		lost := admin.LostPath(s.cfg.DataDir, was)
+		if err := os.WriteFile(s.cfg.KeyFile(), []byte("a damaged key"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, step := range []func() error{
+			func() error { return os.Mkdir(lost, 0o700) },
+			func() error { return os.Rename(s.cfg.KeyFile(), filepath.Join(lost, "server.key")) },
+			func() error {
+				return errors.Join(os.Remove(s.cfg.SpoolKeyFile()), os.Rename(s.cfg.SpoolDir(), filepath.Join(lost, "spool")))
+			},
+		}[:cut] {
+			if err := step(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		v := s.do(s.recover(file))
+		key, err := keyfile.Load(file)
+		if err != nil || v.Key.Fingerprint != key.Public().String() || v.Successor != nil || len(v.Domains) == 0 {
+			t.Errorf("cut %d: %+v, %v", cut, v, err)
+		}
+		for _, name := range []string{"server.key", "spool"} {
+			if _, err := os.Stat(filepath.Join(lost, name)); err != nil {
+				t.Errorf("cut %d: %v", cut, err)
+			}
+		}
+		for _, path := range []string{s.cfg.SpoolDir(), s.cfg.SpoolKeyFile(), keyfile.SuccessorPath(s.cfg.KeyFile())} {
+			if !missing(path) {
+				t.Errorf("cut %d: %s is there", cut, path)
+			}
+		}
+	}
+}
+
+// A spool that a key which is there can hand over stays.
+func TestRotation_Recover_FormerSpool(t *testing.T) {
+	s, file := losing(t)
+	s.force = true
+	s.do(func() (admin.StepView, error) { return s.rotation(false).Now("") }) // and no start since then
+	s.lose()
+	s.do(s.recover(file))
+	if missing(s.cfg.SpoolDir()) || missing(s.cfg.SpoolKeyFile()) {
+		t.Error("the spool is gone")
+	}
+}
