@@ -5,8 +5,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"cmtpd/internal/cmtptest"
+	"cmtpd/internal/keyfile"
+	"cmtpd/internal/trust"
 )
 
 // A server that shows another key than before is noticed, whatever DNS says by now: mail
@@ -91,6 +94,71 @@ func TestFederation_OwnRotation(t *testing.T) {
 	for _, m := range a.list(w) {
 		if m.Source == "alice@b.example" && !strings.Contains(m.From, "origin=proven") {
 			t.Errorf("arrived: %+v", m)
+		}
+	}
+}
+
+// A server that has changed its key writes to one that knows it, before that one has met it again: in order, when
+// the records have named both keys, and at once, when they name the old one. Nothing is put off.
+func TestFederation_WritesAfterRotation(t *testing.T) {
+	t.Parallel()
+	for name, rotate := range map[string]func(*testing.T, *world, *realm){"in order": rotateInOrder, "at once": func(t *testing.T, _ *world, b *realm) {
+		b.Stop(t)
+		b.Must(t, "", "key", "rotate", "--now")
+	}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			a, b := w.realm("a.example", nil), w.realm("b.example", nil)
+			ch := w.signIn(a)
+			w.send(ch, a, b.alice(), w.keyOf(ch, b), "before")
+			b.awaitList(w, 1)
+			old := b.key()
+			rotate(t, w, b)
+			b.again(w, nil)
+			if b.key() == old {
+				t.Fatal("the key has not changed")
+			}
+			back := w.signIn(b)
+			w.send(back, b, a.alice(), w.keyOf(back, a), "after")
+			all := a.awaitList(w, 1)
+			if !strings.Contains(all[0].From, "origin=proven") {
+				t.Errorf("arrived: %+v", all)
+			}
+			for _, line := range []string{"message not delivered", "does not take our proof", "destination failed"} {
+				if strings.Contains(b.Log(), line) {
+					t.Errorf("%s:\n%s", line, b.Log())
+				}
+			}
+			known := a.Must(t, "", "trust", "list")
+			if !strings.Contains(known, b.key().String()) || strings.Contains(known, old.String()) || strings.Contains(known, "held") {
+				t.Errorf("known: %s", known)
+			}
+		})
+	}
+}
+
+// rotateInOrder prepares, publishes both keys, waits as long as the records live, stops the server and switches.
+func rotateInOrder(t *testing.T, w *world, b *realm) {
+	t.Helper()
+	b.Must(t, "", "key", "rotate", "--prepare")
+	next, err := keyfile.Load(keyfile.NextPath(filepath.Join(b.Data, "server.key")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.zone[b.domain] = strings.Replace(w.zone[b.domain], "; p=", "; p="+trust.Public{PublicKey: next.Public()}.Base64()+"; p=", 1)
+	w.dns.SetZone(w, w.zoneText())
+	b.Must(t, "", "key", "rotate", "--prepare")
+	b.Stop(t)
+	tick := time.NewTicker(200 * time.Millisecond) // the wait that is tried is the operator's
+	defer tick.Stop()
+	for end := time.Now().Add(time.Minute); ; <-tick.C {
+		r := b.Run(t, "", "key", "rotate", "--switch", "--wait", "1s")
+		if r.Status == 0 {
+			return
+		}
+		if !strings.Contains(r.Err, "it is too early") || time.Now().After(end) {
+			t.Fatalf("%+v", r)
 		}
 	}
 }

@@ -66,6 +66,20 @@ func (p *Peers) JudgePeer(ctx context.Context, r Remote) (Standing, error) {
 		return Unverified, fmt.Errorf("%w: %w", ErrDistrusted, err)
 	case slices.Contains(keysOf(known), r.Key):
 		return Proven, nil
+	case len(keysOf(known)) == 0:
+		return p.judgePublished(ctx, r, known)
+	}
+	return p.judgeChanged(ctx, r, known)
+}
+
+// judgeChanged is JudgePeer for another key of a known domain. Where DNSSEC does not speak for it, the domain's server
+// is met: a key that has followed another one is shown there with that one's word for it, which no proof has with it.
+func (p *Peers) judgeChanged(ctx context.Context, r Remote, known *trust.State) (Standing, error) {
+	published, err := p.published(ctx, r.Domain)
+	if err != nil || !published.Authenticated || published.Record == nil || !slices.Contains(published.Record.Keys, r.Key) {
+		if now, err := p.meetAgain(ctx, r.Domain); err == nil && slices.Contains(keysOf(now), r.Key) {
+			return Proven, nil
+		}
 	}
 	return p.judgePublished(ctx, r, known)
 }
@@ -147,7 +161,7 @@ func (p *Peers) CheckOrigin(ctx context.Context, h *cmtp.Header, log []byte, dig
 }
 
 // checkChanged is for an entry that no known key has signed. The domain may have another
-// one by now, and say so in DNS.
+// one by now, and say so in DNS, or show it.
 func (p *Peers) checkChanged(ctx context.Context, o *crypt.Origin, signed func(crypt.PublicKey) bool) (Standing, error) {
 	published, err := p.published(ctx, o.Domain)
 	if err != nil {
@@ -157,6 +171,13 @@ func (p *Peers) checkChanged(ctx context.Context, o *crypt.Origin, signed func(c
 		if i := slices.IndexFunc(published.Record.Keys, signed); i >= 0 {
 			return p.JudgePeer(ctx, Remote{o.Domain, published.Record.Keys[i]})
 		}
+	}
+	now, err := p.meetAgain(ctx, o.Domain)
+	switch {
+	case err != nil:
+		return Unverified, fmt.Errorf("%w: %w", ErrDistrusted, err) // as above
+	case slices.ContainsFunc(keysOf(now), signed):
+		return Proven, nil
 	}
 	return Unverified, ErrForged
 }

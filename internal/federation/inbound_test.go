@@ -3,6 +3,7 @@ package federation_test
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/cmtp"
@@ -10,6 +11,7 @@ import (
 	"cmtpd/internal/discovery"
 	"cmtpd/internal/discovery/dnstest"
 	"cmtpd/internal/federation"
+	"cmtpd/internal/session"
 
 	"github.com/miekg/dns"
 )
@@ -104,6 +106,58 @@ func (w *world) again(s *site, trusted bool) *site {
 	return &fresh
 }
 
+// rotate gives the server of a site another key, with its former one's word for it.
+func (w *world) rotate(s *site, ip string) *site {
+	w.t.Helper()
+	next := w.serve(s.domain.String(), options{edit: func(cfg *session.Config) { cfg.Former = []*crypt.PrivateKey{s.key} }})
+	w.lead(ip, next.addr)
+	return next
+}
+
+// A server that has changed its key in order, or a message of its, is believed without being met before, and
+// without a word of DNS. For a claim nobody is met more than once a minute.
+func TestPeers_JudgePeer_Rotated(t *testing.T) {
+	bobs := cmtp.Header{SourceAccount: "bob", SourceDomain: "b.example"}
+	for name, judge := range map[string]func(a, b *site) (federation.Standing, error){
+		"proof": func(a, b *site) (federation.Standing, error) {
+			return a.peers.JudgePeer(t.Context(), federation.Remote{Domain: b.domain, Key: b.key.Public()})
+		},
+		"entry": func(a, b *site) (federation.Standing, error) {
+			return a.peers.CheckOrigin(t.Context(), &bobs, []byte(origin(b.key, "bob@b.example", digest)), digest, nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, a, b := acquainted(t)
+			strange := *b
+			strange.key = newKey(t)
+			if _, err := judge(a, &strange); err == nil {
+				t.Error("a stranger is believed")
+			}
+			next, dials := w.rotate(b, "127.0.0.3"), w.dialed("127.0.0.3")
+			if _, err := judge(a, next); err == nil {
+				t.Error("the server was met twice in a minute")
+			}
+			w.clock.add(time.Minute)
+			for range 3 {
+				if got, err := judge(a, next); got != federation.Proven || err != nil {
+					t.Errorf("the new key: %v, %v", got, err)
+				}
+			}
+			if _, err := judge(a, b); err == nil {
+				t.Error("the old key is believed")
+			}
+			if n := w.dialed("127.0.0.3") - dials; n != 1 {
+				t.Errorf("%d connections", n)
+			}
+			w.clock.add(time.Minute)
+			w.lead("127.0.0.3", "127.0.0.1:1")
+			if _, err := judge(a, &strange); !errors.Is(err, federation.ErrDistrusted) {
+				t.Errorf("where the server cannot be met: %v", err)
+			}
+		})
+	}
+}
+
 // A claim teaches nothing.
 func TestPeers_JudgePeer(t *testing.T) {
 	w, a, b := acquainted(t)
@@ -139,7 +193,11 @@ func TestPeers_JudgePeer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if what != "Published" && after != before {
+			if what == "AnotherKey" { // the domain's own server was met for it
+				if len(after.Keys) != 1 || after.Keys[0].Key != before.Keys[0].Key || len(after.Pending) != 0 {
+					t.Errorf("it is remembered: %+v", after)
+				}
+			} else if what != "Published" && after != before {
 				t.Errorf("it is remembered: %+v", after)
 			}
 		})

@@ -24,6 +24,7 @@ type meeting struct {
 	known  *trust.State // nil for nothing
 	record trust.Record
 	must   bool // CMTP 1 is asked for
+	silent bool // nobody is told who we are
 	failed []discovery.Attempt
 }
 
@@ -143,6 +144,9 @@ func (m *meeting) judge(ctx context.Context, p *Peer) error {
 		return nil
 	}
 	p.channel.Accept()
+	if m.silent {
+		return nil
+	}
 	return m.introduce(p)
 }
 

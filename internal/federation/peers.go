@@ -13,6 +13,8 @@ import (
 	"cmtpd/internal/discovery"
 	"cmtpd/internal/queue"
 	"cmtpd/internal/trust"
+
+	"golang.org/x/sync/singleflight"
 )
 
 // A Finder finds the servers of a domain. discovery.Finder is one.
@@ -83,12 +85,19 @@ func (c *Config) complete() {
 type Peers struct {
 	cfg     Config
 	judging chan struct{} // a token for each question to DNS about who has come to us
+
+	flights  singleflight.Group
+	visiting chan struct{}                 // a token for each of meetAgain's
+	again    *cache[address.Domain, error] // what came of it
 }
 
 // New returns Peers. Nothing is asked yet.
 func New(cfg Config) *Peers {
 	cfg.complete()
-	return &Peers{cfg, make(chan struct{}, maxJudged)}
+	return &Peers{
+		cfg: cfg, judging: make(chan struct{}, maxJudged),
+		visiting: make(chan struct{}, maxAgain), again: newCache[address.Domain, error](againKept, againKept, cfg.Now),
+	}
 }
 
 func (p *Peers) isOwn(d address.Domain) bool { return slices.Contains(p.cfg.Domains, d) }
@@ -101,6 +110,11 @@ func (p *Peers) isOwnKey(key crypt.PublicKey) bool {
 // is trusted for the domain then, and over CMTP 1 this server has shown who it is. The
 // context bounds only the opening. The error is a *MeetError.
 func (p *Peers) Open(ctx context.Context, d address.Domain) (*Peer, error) {
+	return p.open(ctx, d, false)
+}
+
+// open is Open, or without a word of who this server is.
+func (p *Peers) open(ctx context.Context, d address.Domain, silent bool) (*Peer, error) {
 	if p.isOwn(d) {
 		return nil, meetError(d, queue.Permanent, ErrOwn)
 	}
@@ -115,7 +129,7 @@ func (p *Peers) Open(ctx context.Context, d address.Domain) (*Peer, error) {
 	if found.Published.Ignored != nil {
 		p.cfg.Log.Warn("what a domain publishes does not count", "domain", d, "error", found.Published.Ignored)
 	}
-	m := &meeting{Peers: p, found: found, known: known, record: recordOf(found.Published)}
+	m := &meeting{Peers: p, found: found, known: known, record: recordOf(found.Published), silent: silent}
 	m.must = found.Published.Enforced() || known != nil && (known.CMTP1 || known.IsEnforced(p.cfg.Now()))
 	return m.run(ctx)
 }

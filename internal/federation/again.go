@@ -1,0 +1,55 @@
+package federation
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"cmtpd/internal/address"
+	"cmtpd/internal/trust"
+)
+
+// Bounds of meeting a known domain because of what comes in (docs/protocol.md section 21).
+const (
+	againPause = time.Minute // for one domain
+	maxAgain   = 16          // at a time
+	againKept  = 10000       // domains that were met so
+)
+
+// errVisiting: too many are met already.
+var errVisiting = fmt.Errorf("%d domains are being met for what came from them already", maxAgain)
+
+// meetAgain meets a server of a known domain to learn which keys it has now, and returns what is known then. It is
+// asked for by whoever claims to be the domain, so for one domain that happens once in a while, and all who ask
+// meanwhile get what came of it. Nothing but its history is asked for, and nothing is said of us: it may be about to
+// ask the same of us.
+func (p *Peers) meetAgain(ctx context.Context, d address.Domain) (*trust.State, error) {
+	landed := p.flights.DoChan(d.String(), func() (any, error) {
+		if err, ok := p.again.get(d); ok {
+			return nil, err
+		}
+		select {
+		case p.visiting <- struct{}{}:
+			defer func() { <-p.visiting }()
+		default:
+			return nil, errVisiting
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), judgeTime)
+		defer cancel()
+		peer, err := p.open(ctx, d, true)
+		if err == nil {
+			peer.Close()
+		}
+		p.again.put(d, err, 1, againPause)
+		return nil, err
+	})
+	select {
+	case r := <-landed:
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		return p.cfg.Trust.Known(d)
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
