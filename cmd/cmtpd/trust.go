@@ -160,7 +160,10 @@ func showTrust(out io.Writer, v admin.TrustView) error {
 		}
 	}
 	for _, a := range v.Actions {
-		line("operator", strings.TrimSpace(moment(a.At)+" "+a.Do+" "+a.Key))
+		line("operator", strings.TrimSpace(moment(a.At)+" "+a.Do+" "+a.Fingerprint))
+		if a.Key != "" {
+			line("", a.Key)
+		}
 	}
 	return w.Flush()
 }

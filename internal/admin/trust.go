@@ -86,9 +86,10 @@ type HoldView struct {
 
 // An ActionView is something that the operator did.
 type ActionView struct {
-	At  time.Time `json:"at"`
-	Do  string    `json:"do"`
-	Key string    `json:"key,omitempty"` // base64
+	At          time.Time `json:"at"`
+	Do          string    `json:"do"`
+	Key         string    `json:"key,omitempty"` // base64
+	Fingerprint string    `json:"fingerprint,omitempty"`
 }
 
 // ViewTrust returns what is shown of a domain.
@@ -118,7 +119,7 @@ func ViewTrust(e trust.Entry) TrustView {
 	for _, a := range s.Actions {
 		action := ActionView{At: a.At, Do: a.Do}
 		if a.Key != (trust.Public{}) {
-			action.Key = a.Key.Base64()
+			action.Key, action.Fingerprint = a.Key.Base64(), a.Key.String()
 		}
 		v.Actions = append(v.Actions, action)
 	}
