@@ -61,7 +61,8 @@ type Keys struct {
 	flights singleflight.Group
 	running *places // of the lookups under way
 	answers *cache[address.Address, answer]
-	domains *cache[address.Domain, error] // whose server could not be met
+	domains *cache[address.Domain, error]           // whose server could not be met
+	servers *cache[address.Domain, crypt.PublicKey] // the one that was met last
 	crowds  *crowds
 }
 
@@ -87,6 +88,7 @@ func NewKeys(c KeysConfig) *Keys {
 		peers: c.Peers, life: c.Life, limit: c.Timeout, running: newPlaces(maxLookups, maxSlow), crowds: newCrowds(maxPerDomain),
 		answers: newCache[address.Address, answer](c.Size, c.Size*answerBytes, now),
 		domains: newCache[address.Domain, error](c.Size, c.Size*answerBytes, now),
+		servers: newCache[address.Domain, crypt.PublicKey](c.Size, c.Size*answerBytes, now),
 	}
 }
 
@@ -118,9 +120,13 @@ func (k *Keys) Lookup(ctx context.Context, name address.Address) (*Foreign, erro
 // Forget drops that the domain's server could not be met.
 func (k *Keys) Forget(d address.Domain) { k.domains.forget(d) }
 
+// known returns what is remembered. What a server has said whose place another one has taken is not: who asked for
+// one name after the change of its key, and for another that was asked for before, would see the key change back.
 func (k *Keys) known(name address.Address) (answer, bool) {
 	if a, ok := k.answers.get(name); ok {
-		return a, true
+		if last, met := k.servers.get(name.Domain); a.foreign == nil || !met || last == a.foreign.Server {
+			return a, true
+		}
 	}
 	err, ok := k.domains.get(name.Domain)
 	return answer{err: err}, ok
@@ -141,6 +147,7 @@ func (k *Keys) ask(ctx context.Context, name address.Address) answer {
 	switch {
 	case err == nil:
 		k.answers.put(name, answer{foreign: foreign}, len(foreign.Payload), k.life)
+		k.servers.put(name.Domain, foreign.Server, len(foreign.Server), k.life)
 	case errors.As(err, &unmet):
 		k.domains.put(name.Domain, err, len(err.Error()), failureLife)
 	case errors.Is(err, ErrNoAccount):

@@ -14,6 +14,7 @@ import (
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/federation"
+	"cmtpd/internal/session"
 )
 
 func keysOf(s *site) *federation.Keys {
@@ -289,5 +290,28 @@ func TestCache(t *testing.T) {
 	c.add(time.Minute)
 	if held.Get("6") {
 		t.Error("what has expired is kept")
+	}
+}
+
+// Once a server was met with another key, nothing is handed on that it has said under the one before.
+func TestKeys_Lookup_Rotated(t *testing.T) {
+	w := newWorld(t)
+	a := w.site("a.example", "127.0.0.2", options{}, "alice")
+	b := w.site("b.example", "127.0.0.3", options{}, "bob", "bert")
+	keys := keysOf(a)
+	for _, who := range []string{"bob@b.example", "@b.example"} {
+		if got, err := lookup(t, keys, who); err != nil || got.Server != b.key.Public() {
+			t.Fatalf("%s: %+v, %v", who, got, err)
+		}
+	}
+	next := w.serve("b.example", options{edit: func(cfg *session.Config) { cfg.Former = []*crypt.PrivateKey{b.key} }}, "bob", "bert")
+	w.lead("127.0.0.3", next.addr)
+	if got, err := lookup(t, keys, "bob@b.example"); err != nil || got.Server != b.key.Public() {
+		t.Errorf("before anything new is known: %+v, %v", got, err)
+	}
+	for _, who := range []string{"bert@b.example", "bob@b.example", "@b.example"} {
+		if got, err := lookup(t, keys, who); err != nil || got.Server != next.key.Public() {
+			t.Errorf("%s after that: %+v, %v", who, got, err)
+		}
 	}
 }
