@@ -35,10 +35,17 @@ func (d *Directory) Domain(name string) (address.Domain, error) {
 		return address.Domain{}, err
 	}
 	if !slices.Contains(d.Domains, parsed) {
-		return address.Domain{}, fmt.Errorf("%s: %w", parsed, ErrForeign)
+		return address.Domain{}, foreignError{parsed}
 	}
 	return parsed, nil
 }
+
+// A foreignError is ErrForeign for a domain. It is put into words only for who reads them: with
+// every question for another server's key there is one, which is none to the asker.
+type foreignError struct{ domain address.Domain }
+
+func (e foreignError) Error() string { return fmt.Sprintf("%s: %v", e.domain, ErrForeign) }
+func (e foreignError) Unwrap() error { return ErrForeign }
 
 // CheckNew refuses the name of an account to be, or to be reset, that the Store cannot
 // know to be wrong: one in a foreign domain (ErrForeign), and an alias, whose account nobody
@@ -128,6 +135,11 @@ func (d *Directory) Login(user string) (*Account, error) {
 		}
 		at = address.Address{Account: name, Domain: d.Domains[0]}
 	}
+	return d.Account(at)
+}
+
+// Account returns the account of exactly this address, as Login does.
+func (d *Directory) Account(at address.Address) (*Account, error) {
 	if !slices.Contains(d.Domains, at.Domain) {
 		return nil, fmt.Errorf("%s: %w", at, ErrForeign)
 	}

@@ -203,6 +203,11 @@ func TestDirectory_Login(t *testing.T) {
 		if got := verdict(d.Login(user)); got != want {
 			t.Errorf("LOGIN %q is %s, want %s", user, got, want)
 		}
+		if at, err := address.Parse(user); err == nil {
+			if got := verdict(d.Account(at)); got != want {
+				t.Errorf("the account of %s is %s, want %s", at, got, want)
+			}
+		}
 	}
 }
 
@@ -213,7 +218,7 @@ func TestDirectory_Domain(t *testing.T) {
 			t.Errorf("%q is %v, %v, want %s", name, got, err, want)
 		}
 	}
-	if _, err := d.Domain("sub.example.org"); !errors.Is(err, account.ErrForeign) {
+	if _, err := d.Domain("sub.example.org"); !errors.Is(err, account.ErrForeign) || !strings.HasPrefix(err.Error(), "sub.example.org: ") {
 		t.Errorf("a foreign domain: %v", err)
 	}
 }

@@ -154,7 +154,7 @@ func (p *part2) proven() *account.Account {
 	if p.user == nil {
 		return nil
 	}
-	a, err := p.cfg.Directory.Login(p.user.name.String())
+	a, err := p.cfg.Directory.Account(p.user.name)
 	if err != nil || a.ID != p.user.id || a.Key != p.user.key {
 		return nil
 	}

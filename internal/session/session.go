@@ -38,6 +38,8 @@ type Directory interface {
 	Resolve(name, domain string) (*account.Account, error)
 	// Login returns the account that LOGIN names.
 	Login(user string) (*account.Account, error)
+	// Account returns the account of exactly this address.
+	Account(at address.Address) (*account.Account, error)
 }
 
 // Accounts are changed by their users. account.Store is one. What a method returns
