@@ -140,15 +140,20 @@ func answerAll(c net.Conn, request int, reply []byte) error {
 	}
 }
 
-// serveEach runs a session on each connection to addr. The error that ends one is
-// nobody's concern: a client may go at any time.
+// serveEach runs a session on each connection to addr.
 func serveEach(addr string, session func(net.Conn) error) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
 	}
+	return accept(l, session)
+}
+
+// accept runs a session on each connection, until the listener is closed. The error that
+// ends a session is nobody's concern: a client may go at any time.
+func accept(in net.Listener, session func(net.Conn) error) error {
 	for {
-		c, err := l.Accept()
+		c, err := in.Accept()
 		if err != nil {
 			return err
 		}

@@ -23,6 +23,7 @@ type lab struct {
 	dir      string
 	rounds   int
 	messages int // of the large spool
+	queued   int // of the long queue
 	procs    []*exec.Cmd
 	ends     []func() error
 	serials  atomic.Uint64
@@ -34,13 +35,13 @@ func (l *lab) atEnd(f func() error) { l.ends = append(l.ends, f) }
 // serial returns a number that no other caller gets.
 func (l *lab) serial() uint64 { return l.serials.Add(1) }
 
-func newLab(ctx context.Context, bin string, rounds, messages int) (*lab, error) {
+func newLab(ctx context.Context, bin string, rounds, messages, queued int) (*lab, error) {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return nil, err
 	}
 	dir, err := os.MkdirTemp("", "cmtpd-bench-")
-	return &lab{ctx: ctx, bin: bin, dir: dir, rounds: rounds, messages: messages}, err
+	return &lab{ctx: ctx, bin: bin, dir: dir, rounds: rounds, messages: messages, queued: queued}, err
 }
 
 func (l *lab) close() (err error) {
@@ -108,16 +109,24 @@ func (l *lab) cmtpd(maxConns int, extra string) (addr string, cmd *exec.Cmd, err
 	return s.addr, cmd, err
 }
 
+const password = "benchmark" // alice's
+
 // A site is what daemons serve one after the other: a configuration and its data.
 type site struct {
 	*lab
-	addr string
-	conf string
-	data string
+	domain string
+	addr   string
+	conf   string
+	data   string
 }
 
 func (l *lab) site(maxConns int, extra string) (*site, error) {
-	addr, err := freePort()
+	return l.siteOf("bench.example", "127.0.0.1", maxConns, extra)
+}
+
+// siteOf makes a site of a domain, on a loopback address.
+func (l *lab) siteOf(domain, host string, maxConns int, extra string) (*site, error) {
+	addr, err := freePortOf(host)
 	if err != nil {
 		return nil, err
 	}
@@ -125,15 +134,15 @@ func (l *lab) site(maxConns int, extra string) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &site{lab: l, addr: addr, conf: filepath.Join(dir, "cmtpd.toml"), data: filepath.Join(dir, "data")}
-	text := fmt.Sprintf("hostname = \"mail.bench.example\"\ndomains = [\"bench.example\"]\ndata_dir = \"data\"\n[listen]\naddresses = [%q]\n"+
-		"[log]\nlevel = \"warn\"\n[limits]\nmax_connections = %d\nmax_connections_per_address = %[2]d\nmin_free_space = \"1MiB\"\n"+
-		"starttls_rate = 1048576\nstarttls_burst = 1048576\n%s", addr, maxConns, extra)
+	s := &site{lab: l, domain: domain, addr: addr, conf: filepath.Join(dir, "cmtpd.toml"), data: filepath.Join(dir, "data")}
+	text := fmt.Sprintf("hostname = \"mail.%s\"\ndomains = [%[1]q]\ndata_dir = \"data\"\n[listen]\naddresses = [%[2]q]\n"+
+		"[log]\nlevel = \"warn\"\n[limits]\nmax_connections = %[3]d\nmax_connections_per_address = %[3]d\nmin_free_space = \"1MiB\"\n"+
+		"starttls_rate = 1048576\nstarttls_burst = 1048576\n%[4]s", domain, addr, maxConns, extra)
 	if err := os.WriteFile(s.conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	add := s.command("user", "add", "alice@bench.example", "--password-stdin", "--version-2")
-	add.Stdin = strings.NewReader("benchmark\n")
+	add := s.command("user", "add", "alice@"+domain, "--password-stdin", "--version-2")
+	add.Stdin = strings.NewReader(password + "\n")
 	if out, err := add.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("adding a user: %w\n%s", err, out)
 	}
@@ -166,9 +175,12 @@ func end(cmd *exec.Cmd, signal os.Signal) error {
 // freePort returns an address that nobody listens on, with a port below those
 // that the kernel gives to connections: a load leaves thousands of those behind
 // that cannot be listened on for a minute.
-func freePort() (string, error) {
+func freePort() (string, error) { return freePortOf("127.0.0.1") }
+
+// freePortOf is freePort on another loopback address.
+func freePortOf(host string) (string, error) {
 	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000))
+		addr := fmt.Sprintf("%s:%d", host, 15000+rand.IntN(15000))
 		l, err := net.Listen("tcp", addr)
 		if err == nil {
 			return addr, l.Close()

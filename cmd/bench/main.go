@@ -24,15 +24,17 @@ import (
 // processes of their own, as cmtpd is.
 var roles = map[string]func(addr string) error{
 	"bare": serveBare, "sink": serveSink, "tls": serveTLS, "channel": serveChannel,
-	"starttls": serveStartTLS(len(noop), cmtp.AppendReply(nil, cmtp.StatusDone, []byte(bareVersion))),
-	"tlskeys":  serveStartTLS(len(keyRequest), cmtp.AppendReply(nil, cmtp.StatusDone, make([]byte, historyReply-replyHead))),
-	"flood":    floodSetUps, "hellos": floodHellos,
+	"starttls":    serveStartTLS(len(noop), cmtp.AppendReply(nil, cmtp.StatusDone, []byte(bareVersion))),
+	"tlskeys":     serveStartTLS(len(keyRequest), cmtp.AppendReply(nil, cmtp.StatusDone, make([]byte, historyReply-replyHead))),
+	"foreignkeys": serveStartTLS(len(keyRequest), cmtp.AppendReply(nil, cmtp.StatusDone, make([]byte, foreignReply-replyHead))),
+	"flood":       floodSetUps, "hellos": floodHellos,
 }
 
 func main() {
 	bin := flag.String("bin", "bin", "the directory that holds cmtpd")
 	out := flag.String("out", "", "write the document to this `file`, not to standard output")
 	messages := flag.Int("messages", 1_000_000, "how many messages the large spool has")
+	queued := flag.Int("queued", 200_000, "how many messages the long queue has")
 	rounds := flag.Int("rounds", 5, "interleaved rounds of every measurement")
 	only := flag.String("only", "", "run only the measurements whose name begins so")
 	role := flag.String("role", "", "be a peer of the measurement, at the address that follows")
@@ -43,7 +45,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	l, err := newLab(ctx, *bin, *rounds, *messages)
+	l, err := newLab(ctx, *bin, *rounds, *messages, *queued)
 	fail(err)
 	fail(run(l, *out, *only))
 }
@@ -72,6 +74,9 @@ func run(l *lab, out, only string) (err error) {
 		{"tls-keyrequest", tlsKeyRequests},
 		{"tls-mail", tlsMail},
 		{"tls-flood", tlsFlood},
+		{"federation", federation},
+		{"foreign-keyrequest", foreignKeyRequests},
+		{"queue", longQueue},
 		{"idle", idle},
 		{"durable", acceptances},
 		{"flushes", flushes},
