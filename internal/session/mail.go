@@ -152,10 +152,12 @@ func (s *session) fate(o Outcome, bytes int64, h *cmtp.Header, key string, value
 		"to", shown(h.DestinationAccount, h.DestinationDomain), "from", shown(h.SourceAccount, h.SourceDomain))
 }
 
-// shown makes of names that nobody has checked what a log may hold: one in JSON
-// passes on what a terminal takes for commands.
-func shown(account, domain string) string {
-	s := account + "@" + domain
+// shown makes an address of names that nobody has checked, for a log.
+func shown(account, domain string) string { return printable(account + "@" + domain) }
+
+// printable makes of what nobody has checked what a log may hold: one in JSON passes on what a
+// terminal takes for commands.
+func printable(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(s)
 	}

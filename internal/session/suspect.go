@@ -82,9 +82,9 @@ func (p *part2) suspect(event string, at address.Address, err error) {
 func about(c *cmtp.Command) string {
 	switch c.Verb {
 	case cmtp.Login:
-		return string(c.User())
+		return printable(string(c.User()))
 	case cmtp.Auth, cmtp.Unlock, cmtp.Enroll, cmtp.Register, cmtp.Recover:
-		return string(c.User()) + "@" + string(c.Domain())
+		return shown(string(c.User()), string(c.Domain()))
 	}
 	return ""
 }
