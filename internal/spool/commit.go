@@ -123,6 +123,7 @@ type batch struct {
 	removed map[ID]bool       // by this batch
 	marked  map[ID]marked     // by this batch
 	head    []byte
+	changed []BoxChange
 }
 
 // waiting is a request whose answer depends on the batch.
@@ -182,6 +183,10 @@ func (s *Spool) commit(b *batch, requests []*request) {
 		err = s.fail(err)
 	}
 	head := s.Head()
+	if err == nil && len(b.records) > 0 && s.options.Changed != nil {
+		b.changed = boxChanges(b.changed[:0], b.records)
+		s.options.Changed(head.Number, b.changed)
+	}
 	for _, w := range b.waiting {
 		w.stored.Head = head
 		if err != nil {

@@ -164,3 +164,30 @@ func (x *index) page(m *MailboxID, after, last ID, n int) (page []ID, err error)
 	}
 	return page, nil
 }
+
+// pageDown returns up to n messages of a mailbox with numbers below before, descending. None
+// means that there are no more.
+func (x *index) pageDown(m MailboxID, before ID, n int) (page []ID, err error) {
+	if before == 0 || len(x.segments) == 0 {
+		return nil, nil
+	}
+	for i := min(x.place(before-1), len(x.segments)-1); i >= 0 && len(page) < n; {
+		seg := x.segments[i]
+		ids, err := seg.table.boxDown(m, before, n)
+		if err != nil {
+			return nil, blame(seg, err)
+		}
+		for _, id := range ids {
+			if len(page) == n {
+				return page, nil
+			}
+			if before = id; !x.removed.has(id) {
+				page = append(page, id)
+			}
+		}
+		if len(ids) < n {
+			i--
+		}
+	}
+	return page, nil
+}

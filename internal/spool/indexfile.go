@@ -104,6 +104,26 @@ func (s *section) each(f durable.File, key []byte, do func(row []byte) bool) err
 	return nil
 }
 
+// eachDown does the rows before key, in the opposite order, until do returns false.
+// The directory has all of the table's rows that begin a block.
+func (s *section) eachDown(f durable.File, key []byte, do func(row []byte) bool) error {
+	first := func(i int) []byte { return s.first[i*s.key : (i+1)*s.key] }
+	i := sort.Search(int(blocks(s.count)), func(i int) bool { return bytes.Compare(first(i), key) >= 0 })
+	for i--; i >= 0; i-- {
+		b, err := s.block(f, int64(i))
+		if err != nil {
+			return err
+		}
+		at := sort.Search(len(b)/s.width, func(r int) bool { return bytes.Compare(b[r*s.width:(r+1)*s.width], key) >= 0 })
+		for at--; at >= 0; at-- {
+			if !do(b[at*s.width : (at+1)*s.width]) {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
 // indexFile is the table of a segment whose rows are on disk. In memory it has
 // about two bytes for each message and mark.
 type indexFile struct {
@@ -256,6 +276,16 @@ func (x *indexFile) each(table int, key []byte, do func(row []byte) bool) error 
 	return x.sections[table].each(f, key, do)
 }
 
+// eachDown opens the file and goes through a table backwards.
+func (x *indexFile) eachDown(table int, key []byte, do func(row []byte) bool) error {
+	f, err := x.fs.Open(x.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return x.sections[table].eachDown(f, key, do)
+}
+
 func (x *indexFile) get(id ID) (r row, ok bool, err error) {
 	be := binary.BigEndian
 	err = x.each(byNumber, be.AppendUint64(nil, uint64(id)), func(b []byte) bool {
@@ -306,6 +336,38 @@ func (x *indexFile) box(m MailboxID, after ID, n int) (ids []ID, err error) {
 		return len(ids) < n
 	})
 	return ids, err
+}
+
+func (x *indexFile) boxDown(m MailboxID, before ID, n int) (ids []ID, err error) {
+	err = x.eachDown(byMailbox, binary.BigEndian.AppendUint64(m[:], uint64(before)), func(b []byte) bool {
+		if MailboxID(b) != m {
+			return false
+		}
+		ids = append(ids, ID(binary.BigEndian.Uint64(b[16:])))
+		return len(ids) < n
+	})
+	return ids, err
+}
+
+// sizes reads the lengths in one pass from the mailbox's first message to its last.
+func (x *indexFile) sizes(m MailboxID, tell func(ID, int64)) error {
+	ids, err := x.box(m, 0, int(x.sections[byMailbox].count))
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	be := binary.BigEndian
+	err = x.each(byNumber, be.AppendUint64(nil, uint64(ids[0])), func(b []byte) bool {
+		if id := ID(be.Uint64(b)); id == ids[0] {
+			size, _ := unpackSize(be.Uint64(b[24:]))
+			tell(id, size)
+			ids = ids[1:]
+		}
+		return len(ids) > 0
+	})
+	if err == nil && len(ids) > 0 {
+		err = errIndex // a message of the one table is not in the other
+	}
+	return err
 }
 
 func (x *indexFile) ids(after ID, n int) (ids []ID, err error) {

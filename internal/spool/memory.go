@@ -11,6 +11,10 @@ type table interface {
 	find(contentKey) (ID, error)
 	// box returns up to n messages of a mailbox with numbers above after, ascending.
 	box(m MailboxID, after ID, n int) ([]ID, error)
+	// boxDown returns up to n messages of a mailbox with numbers below before, descending.
+	boxDown(m MailboxID, before ID, n int) ([]ID, error)
+	// sizes tells the length of each message of a mailbox, in bytes.
+	sizes(m MailboxID, tell func(ID, int64)) error
 	// ids is box for all mailboxes.
 	ids(after ID, n int) ([]ID, error)
 	// removals, gone and files return what else the segment's records say.
@@ -143,6 +147,28 @@ func (t *memory) box(m MailboxID, after ID, n int) (ids []ID, err error) {
 		ids = append(ids, t.entries[place].id)
 	}
 	return ids, nil
+}
+
+func (t *memory) boxDown(m MailboxID, before ID, n int) (ids []ID, err error) {
+	box := t.boxes[m]
+	if box == nil {
+		return nil, nil
+	}
+	i := sort.Search(len(box.places), func(i int) bool { return t.entries[box.places[i]].id >= before })
+	for ; i > 0 && len(ids) < n; i-- {
+		ids = append(ids, t.entries[box.places[i-1]].id)
+	}
+	return ids, nil
+}
+
+func (t *memory) sizes(m MailboxID, tell func(ID, int64)) error {
+	if box := t.boxes[m]; box != nil {
+		for _, place := range box.places {
+			size, _ := unpackSize(t.entries[place].size)
+			tell(t.entries[place].id, size)
+		}
+	}
+	return nil
 }
 
 func (t *memory) ids(after ID, n int) (ids []ID, err error) {

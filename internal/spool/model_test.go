@@ -26,6 +26,7 @@ type model struct {
 	top      spool.ID
 	heads    []spool.Head // of acknowledgements
 	recycled *int         // files
+	usage    map[spool.MailboxID]*spool.Usage
 }
 
 type modelMessage struct {
@@ -50,11 +51,62 @@ func (m *model) newer(t *rapid.T, change uint64) uint64 {
 func (m *model) open(t *rapid.T) {
 	m.options.FS = m.fs
 	m.fs.Inject(m.watch)
+	m.options.Changed = m.changed
 	s, err := spool.Open("/spool", m.options)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.spool = s
+	m.usage = make(map[spool.MailboxID]*spool.Usage)
+	for _, b := range []spool.MailboxID{box(1), box(2), box(3)} {
+		u, err := s.Usage(b)
+		if err != nil || u.Commit != s.Head().Number {
+			t.Fatalf("%+v, %v", u, err)
+		}
+		m.usage[b] = &u
+	}
+}
+
+// changed keeps count of what Usage has told at the start.
+func (m *model) changed(commit uint64, boxes []spool.BoxChange) {
+	for _, c := range boxes {
+		if u := m.usage[c.Mailbox]; u != nil && commit > u.Commit {
+			u.Messages, u.Bytes, u.Commit = u.Messages+c.Messages, u.Bytes+c.Bytes, commit
+		}
+	}
+}
+
+// checkBox lists a mailbox backwards from each of its messages, and counts it.
+func (m *model) checkBox(t *rapid.T, b spool.MailboxID) {
+	var mine []modelMessage
+	var size int64
+	for _, x := range m.messages {
+		if x.box == b {
+			mine, size = append(mine, x), size+int64(len(x.data))
+		}
+	}
+	before := spool.ID(1 << 63)
+	for i := len(mine); i >= 0; i-- {
+		want := slices.Clone(mine[:i])
+		for info, err := range m.spool.ListStarts(b, before, true, 60) {
+			k := len(want) - 1
+			if err != nil || k < 0 || info.ID != want[k].id || string(info.Start) != want[k].data[:min(60, len(want[k].data))] {
+				t.Fatalf("below %s: %+v, %v", before, info, err)
+			}
+			want = want[:k]
+		}
+		if len(want) > 0 {
+			t.Fatalf("below %s: %d messages are missing", before, len(want))
+		}
+		if i > 0 {
+			before = mine[i-1].id
+		}
+	}
+	counted, err := m.spool.Usage(b)
+	kept := m.usage[b]
+	if err != nil || counted.Messages != len(mine) || counted.Bytes != size || kept.Messages != len(mine) || kept.Bytes != size {
+		t.Fatalf("usage of %s: counted %+v, kept %+v, want %d messages of %d bytes, %v", b, counted, *kept, len(mine), size, err)
+	}
 }
 
 // watch counts, and lets all go well.
@@ -272,6 +324,7 @@ func (m *model) check(t *rapid.T) {
 	}
 	for _, b := range []spool.MailboxID{box(1), box(2), box(3)} {
 		m.checkChanges(t, b)
+		m.checkBox(t, b)
 	}
 	for _, b := range []spool.MailboxID{box(1), box(2), box(3)} {
 		i := 0
@@ -385,6 +438,16 @@ func FuzzIndex(f *testing.F) {
 			}
 		}
 		for n := range byte(5) {
+			before := spool.ID(1 << 63)
+			for info, err := range s.ListStarts(box(1+n), before, true, 100) {
+				if err == nil && (info.ID >= before || !bytes.HasPrefix(l.data[info.ID], info.Start)) {
+					t.Errorf("message %s below %s begins with %.30q", info.ID, before, info.Start)
+				}
+				before = info.ID
+			}
+			if u, err := s.Usage(box(1 + n)); err == nil && (u.Messages < 0 || u.Bytes < 0) {
+				t.Errorf("%+v", u)
+			}
 			after := uint64(0)
 			for c, err := range s.Changes(box(1+n), after) {
 				if err == nil && c.Number <= after {

@@ -7,7 +7,6 @@ import (
 	"hash"
 	"io"
 	"io/fs"
-	"iter"
 
 	"cmtpd/internal/durable"
 )
@@ -246,95 +245,6 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) { return r.section.Rea
 
 // Close gives the file back.
 func (r *Reader) Close() error { return r.file.Close() }
-
-// List yields the messages of a mailbox with numbers above after, ascending, that were there
-// when it was called and were not removed since. One that is damaged comes with ErrDamaged and
-// whatever is known of it; the list goes on after it. Any other error ends the list.
-func (s *Spool) List(mailbox MailboxID, after ID) iter.Seq2[Info, error] {
-	return func(yield func(Info, error) bool) { s.each(&mailbox, after, yield) }
-}
-
-// All is List for all mailboxes together.
-func (s *Spool) All(after ID) iter.Seq2[Info, error] {
-	return func(yield func(Info, error) bool) { s.each(nil, after, yield) }
-}
-
-// listPage is how many messages a list finds at once.
-const listPage = 256
-
-// each reads the records of a list, and keeps a segment open while they lie in it.
-func (s *Spool) each(m *MailboxID, after ID, yield func(Info, error) bool) {
-	s.mu.RLock()
-	last := s.chain.index.top
-	s.mu.RUnlock()
-	var p place
-	defer func() {
-		if p.file != nil {
-			p.file.Close()
-		}
-	}()
-	for after < last {
-		var page []ID
-		err := s.view(func(x *index) (err error) {
-			page, err = x.page(m, after, last, listPage)
-			return err
-		})
-		if err != nil {
-			yield(Info{}, err)
-			return
-		}
-		if len(page) == 0 {
-			return
-		}
-		for _, id := range page {
-			if !s.show(id, m, &p, yield) {
-				return
-			}
-		}
-		after = page[len(page)-1]
-	}
-}
-
-// show yields one message of a list of mailbox, or of all if nil; p is where the one before was. A message
-// that its record puts elsewhere is not shown: the index file was wrong, and is made again.
-func (s *Spool) show(id ID, mailbox *MailboxID, p *place, yield func(Info, error) bool) bool {
-	next, err := s.locate(id, p)
-	if errors.Is(err, ErrNotFound) {
-		return true
-	}
-	if err != nil {
-		yield(Info{}, err)
-		return false
-	}
-	*p = next
-	m, _, err := p.readHead()
-	if err != nil && !errors.Is(err, ErrDamaged) {
-		yield(Info{}, err)
-		return false
-	}
-	if err == nil && mailbox != nil && m.entry.Mailbox != *mailbox {
-		if err = s.heal(&tableError{p.segment, errIndex}); err != nil {
-			yield(Info{}, err)
-		}
-		return err == nil
-	}
-	if err != nil {
-		if err = s.quarantine(p, err); errors.Is(err, ErrNotFound) {
-			return true
-		}
-		m = message{}
-	} else if s.isDamaged(id) {
-		err = fmt.Errorf("%w: message %s", ErrDamaged, id)
-	}
-	info, markErr := s.info(&m, p)
-	if errors.Is(markErr, ErrNotFound) {
-		return true
-	}
-	if err == nil {
-		err = markErr
-	}
-	return yield(info, err) && (err == nil || errors.Is(err, ErrDamaged))
-}
 
 func (s *Spool) isDamaged(id ID) bool {
 	s.mu.RLock()

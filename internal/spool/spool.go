@@ -105,6 +105,7 @@ type Info struct {
 	Commit uint64   // number of the commit that vouches for it
 	Mark   Mark     // the newest, or none
 	Change uint64   // number of the newest mark or, without one, of the arrival
+	Start  []byte   // the message's first bytes, not verified, where they were asked for
 }
 
 // Head is a place in the chain of commits: with one that was kept elsewhere, a
@@ -153,6 +154,9 @@ type Options struct {
 	// Flushed, if not nil, is called after each commit's flush and before its messages are acknowledged:
 	// with the number of its records and the time that signing, writing and flushing took. It must be quick.
 	Flushed func(records int, took time.Duration)
+	// Changed, if not nil, is called after each commit that is durable and can be found, before it is acknowledged: with
+	// its number, and what it did to mailboxes, each of them once. It must be quick, and keep nothing of boxes.
+	Changed func(commit uint64, boxes []BoxChange)
 
 	SegmentSize    int64 // bytes; 64 MiB if 0, 4 KiB to 2 GiB
 	LargeThreshold int64 // bytes from which a message has its own file; 256 KiB if 0, at most 4 MiB
