@@ -22,7 +22,7 @@ const module = "cmtpd"
 var order = []string{
 	"version", "address", "crypt", "oprf", "invite", "netbuf", "cmtp", "provenance", "xzibit", "recovery",
 	"durable", "durable/durabletest", "keyfile", "limit", "guess", "letter", "config", "discovery", "discovery/dnstest", "account",
-	"trust", "spool", "queue", "channel", "client", "client/clienttest", "federation", "session", "relay", "front",
+	"trust", "spool", "mailbox", "queue", "channel", "client", "client/clienttest", "federation", "session", "relay", "front",
 	"control", "backup", "admin", "cache", "shorebird", "daemon", "cmtptest",
 }
 

@@ -198,6 +198,12 @@ func (s *Spool) Usage(mailbox MailboxID) (u Usage, err error) {
 	return u, err
 }
 
+// Has reports whether a mailbox has a message already, which is stored no second time.
+func (s *Spool) Has(e *Entry) (bool, error) {
+	_, ok, err := s.known(e)
+	return ok, err
+}
+
 // A BoxChange is what a commit did to a mailbox.
 type BoxChange struct {
 	Mailbox  MailboxID // zero where the record of a message that was removed is damaged

@@ -1,0 +1,4 @@
+package mailbox
+
+// Standing tells who brought a message, by the spool's word.
+var Standing = standing

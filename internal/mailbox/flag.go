@@ -1,0 +1,158 @@
+package mailbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/spool"
+)
+
+// maxTries is how often a message's flags are read again because somebody else has set some
+// meanwhile.
+const maxTries = 100
+
+// Flag does what FLAG asks for, each item after those before it. The error is one of the spool's, after
+// which it is not known what was done.
+func (b *Box) Flag(ctx context.Context, items []cmtp.FlagItem) ([]cmtp.FlagResult, error) {
+	results := make([]cmtp.FlagResult, len(items))
+	seen := make(map[uint64]bool, len(items))
+	from := 0
+	for i := range items {
+		if seen[items[i].Number] { // what was asked of it before comes first
+			if err := b.flagEach(ctx, items[from:i], results[from:i]); err != nil {
+				return nil, err
+			}
+			from = i
+			clear(seen)
+		}
+		seen[items[i].Number] = true
+	}
+	return results, b.flagEach(ctx, items[from:], results[from:])
+}
+
+// flagEach is Flag for items of different messages, which share their commits.
+func (b *Box) flagEach(ctx context.Context, items []cmtp.FlagItem, results []cmtp.FlagResult) error {
+	left := make([]int, len(items)) // places
+	for i := range items {
+		left[i] = i
+	}
+	for range maxTries {
+		var marks []spool.Marking
+		var places []int
+		for _, i := range left {
+			m, err := b.marking(&items[i], &results[i])
+			if err != nil {
+				return err
+			}
+			if m != nil {
+				marks, places = append(marks, *m), append(places, i)
+			}
+		}
+		if len(marks) == 0 {
+			return nil
+		}
+		answers, err := b.all.spool.MarkAll(ctx, marks)
+		left = left[:0]
+		for k, a := range answers {
+			again, known := marked(&items[places[k]], &results[places[k]], &a)
+			if !known {
+				return fmt.Errorf("flagging message %d: %w", items[places[k]].Number, b.failed(err))
+			}
+			if again {
+				left = append(left, places[k])
+			}
+		}
+	}
+	for _, i := range left {
+		results[i] = cmtp.FlagResult{Status: cmtp.StatusTrouble}
+	}
+	return nil
+}
+
+// marking returns the mark that an item asks for, made from what there is now; or nil, and the
+// result is known.
+func (b *Box) marking(i *cmtp.FlagItem, r *cmtp.FlagResult) (*spool.Marking, error) {
+	info, err := b.all.spool.GetStart(spool.ID(i.Number), 0)
+	switch {
+	case errors.Is(err, spool.ErrNotFound):
+		*r = cmtp.FlagResult{Status: cmtp.StatusNoMessage}
+		return nil, nil
+	case errors.Is(err, spool.ErrDamaged):
+		*r = cmtp.FlagResult{Status: cmtp.StatusTrouble}
+		if info.Mailbox != b.id && !b.lists(spool.ID(i.Number)) {
+			r.Status = cmtp.StatusNoMessage
+		}
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("flagging message %d: %w", i.Number, err)
+	case info.Mailbox != b.id:
+		*r = cmtp.FlagResult{Status: cmtp.StatusNoMessage}
+		return nil, nil
+	case i.Expect != 0 && i.Expect != info.Change:
+		*r = cmtp.FlagResult{Status: cmtp.StatusChanged, Change: info.Change}
+		return nil, nil
+	}
+	m := &spool.Marking{ID: info.ID, Mark: info.Mark, Expect: info.Change}
+	m.Mark.Flags = m.Mark.Flags&^spool.Flags(i.Mask) | spool.Flags(i.Flags)
+	if i.SetKeywords {
+		m.Mark.Keywords = i.Keywords
+	}
+	return m, nil
+}
+
+// marked notes what became of a mark. It reports whether it is to be tried again, since somebody else was
+// quicker, and false for known where the spool has failed.
+func marked(i *cmtp.FlagItem, r *cmtp.FlagResult, a *spool.Marked) (again, known bool) {
+	switch {
+	case a.Err == nil:
+		*r = cmtp.FlagResult{Status: cmtp.StatusDone, Change: a.Change}
+	case errors.Is(a.Err, spool.ErrChanged):
+		if i.Expect == 0 {
+			return true, true
+		}
+		*r = cmtp.FlagResult{Status: cmtp.StatusChanged, Change: a.Change}
+	case errors.Is(a.Err, spool.ErrNotFound):
+		*r = cmtp.FlagResult{Status: cmtp.StatusNoMessage}
+	case errors.Is(a.Err, spool.ErrDamaged):
+		*r = cmtp.FlagResult{Status: cmtp.StatusTrouble}
+	default:
+		return false, false
+	}
+	return false, true
+}
+
+// Delete removes messages for good, and returns how many were there.
+func (b *Box) Delete(ctx context.Context, numbers []uint64) (int, error) {
+	var mine []spool.ID
+	for _, n := range numbers {
+		id := spool.ID(n)
+		info, err := b.all.spool.GetStart(id, 0)
+		switch {
+		case errors.Is(err, spool.ErrNotFound):
+			continue
+		case err != nil && !errors.Is(err, spool.ErrDamaged):
+			return 0, fmt.Errorf("deleting message %d: %w", n, err)
+		}
+		if info.Mailbox == b.id || err != nil && info.Mailbox == (spool.MailboxID{}) && b.lists(id) {
+			mine = append(mine, id)
+		}
+	}
+	n, err := b.all.spool.RemoveAll(ctx, mine, "the user "+b.short())
+	if err != nil {
+		return n, fmt.Errorf("deleting messages: %w", b.failed(err))
+	}
+	return n, nil
+}
+
+// short returns as much of the owner as stands in a record beside two words.
+func (b *Box) short() string {
+	const most = 255 - len("the user ")
+	s := b.owner
+	for len(s) > most || !utf8.ValidString(s) {
+		s = s[:min(len(s)-1, most)]
+	}
+	return s
+}
