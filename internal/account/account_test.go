@@ -419,3 +419,30 @@ func TestStore_Add_LongAddress(t *testing.T) {
 		}
 	}
 }
+
+// Every change of an account is told when it can be seen, a failed one is not.
+func TestStore_OnChange(t *testing.T) {
+	o := options(t, filepath.Join(t.TempDir(), "accounts"), durable.OS)
+	var s *account.Store
+	var told []string
+	o.OnChange = func(id account.ID) { told = append(told, id.String()) }
+	s, err := account.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alice := mustAdd(t, s, "alice@example.org", 2)
+	for _, disabled := range []bool{true, false} {
+		if err := s.SetDisabled(alice.Address, disabled); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.SetDisabled(mustAddress("nobody@example.org"), true); err == nil {
+		t.Error("nobody is disabled")
+	}
+	if err := s.Remove(alice.Address); err != nil {
+		t.Fatal(err)
+	}
+	if id := alice.ID.String(); !slices.Equal(told, []string{id, id, id, id}) {
+		t.Errorf("told of %v, want four times %v", told, id)
+	}
+}

@@ -29,6 +29,9 @@ type Options struct {
 	// an account that was removed, and of an invitation that did not become one. It must
 	// not use the Store.
 	OnRemove func(ID)
+	// OnChange, which may be nil, is told of every account that was made, changed or removed, once it
+	// is so. It must not use the Store.
+	OnChange func(ID)
 }
 
 // A Store holds the accounts of a server, one file each in its directory, and
@@ -41,6 +44,7 @@ type Store struct {
 	signer      *crypt.PrivateKey
 	now         func() time.Time
 	onRemove    func(ID)
+	onChange    func(ID)
 
 	write   sync.Mutex // held through a change, its flush included
 	failure error      // under write: wraps ErrFailed once disk and memory may differ
@@ -71,6 +75,9 @@ func Open(o Options) (*Store, error) {
 		users: make(map[address.Address]*Account), byID: make(map[ID]*Account), invited: make(map[address.Address]*Invitation)}
 	if s.onRemove == nil {
 		s.onRemove = func(ID) {}
+	}
+	if s.onChange = o.OnChange; s.onChange == nil {
+		s.onChange = func(ID) {}
 	}
 	if err := s.openDir("account", s.dir, s.load); err != nil {
 		return nil, err
@@ -198,6 +205,7 @@ func (s *Store) put(a *Account) error {
 	s.mu.Lock()
 	s.users[a.Address], s.byID[a.ID] = a, a
 	s.mu.Unlock()
+	s.onChange(a.ID)
 	return nil
 }
 
@@ -422,5 +430,6 @@ func (s *Store) Remove(addr address.Address) error {
 	delete(s.byID, a.ID)
 	s.mu.Unlock()
 	s.onRemove(a.ID)
+	s.onChange(a.ID)
 	return nil
 }

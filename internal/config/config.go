@@ -161,6 +161,9 @@ type Limits struct {
 	MessageMemory            ByteSize      `toml:"message_memory"` // of all sessions together
 	LargeMessage             ByteSize      `toml:"large_message"`
 	MinFreeSpace             ByteSize      `toml:"min_free_space"`
+	MailboxSize              ByteSize      `toml:"mailbox_size"`
+	MaxWaits                 int           `toml:"max_waits"` // clients that wait for news
+	MaxWaitsAccount          int           `toml:"max_waits_account"`
 	LoginRate                int           `toml:"login_rate"` // per minute and address
 	LoginBurst               int           `toml:"login_burst"`
 	GuessRate                int           `toml:"guess_rate"` // per hour and account
@@ -260,6 +263,9 @@ func Default() *Config {
 			MessageMemory:            64 * MiB,
 			LargeMessage:             256 * KiB,
 			MinFreeSpace:             256 * MiB,
+			MailboxSize:              16 * GiB,
+			MaxWaits:                 32768,
+			MaxWaitsAccount:          32,
 			LoginRate:                10,
 			LoginBurst:               20,
 			StartTLSRate:             120,

@@ -26,6 +26,8 @@ const (
 	// maxLargeMessage is the longest message that the spool's log itself takes.
 	maxLargeMessage = 4 * MiB
 	maxConnections  = 1 << 20
+	// maxMailboxSize is more than any disk has.
+	maxMailboxSize  = 1024 * TiB
 	minDNSTimeout   = 100 * time.Millisecond
 	maxDNSTimeout   = time.Minute
 	minScrubEvery   = time.Second
@@ -270,6 +272,9 @@ func (v *validator) limits() {
 	v.between("limits.starttls_rate", l.StartTLSRate, 1, maxLoginRate)
 	v.between("limits.starttls_burst", l.StartTLSBurst, 1, maxLoginRate)
 	v.between("limits.max_handshakes", l.MaxHandshakes, 1, maxHandshakes)
+	v.size("limits.mailbox_size", l.MailboxSize, minMessageSize, maxMailboxSize)
+	v.between("limits.max_waits", l.MaxWaits, 1, maxConnections)
+	v.between("limits.max_waits_account", l.MaxWaitsAccount, 1, maxConnections)
 	v.between("limits.guess_rate", l.GuessRate, 1, maxGuesses)
 	v.between("limits.guess_burst", l.GuessBurst, 1, maxGuesses)
 	v.between("limits.guess_network_rate", l.GuessNetworkRate, 1, maxGuesses)

@@ -30,6 +30,7 @@ import (
 	"cmtpd/internal/guess"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/limit"
+	"cmtpd/internal/mailbox"
 	"cmtpd/internal/session"
 	"cmtpd/internal/spool"
 	"cmtpd/internal/trust"
@@ -49,6 +50,7 @@ type daemon struct {
 	accounts  *account.Store
 	trust     *trust.Store
 	spool     *spool.Spool
+	boxes     *mailbox.Mailboxes
 	elsewhere *elsewhere
 	metrics   *metrics
 	front     *front.Server
@@ -98,6 +100,7 @@ func (d *daemon) open() (err error) {
 	if err != nil {
 		return err
 	}
+	d.makeMailboxes(spoolKey.Public())
 	if err := d.openAccounts(); err != nil {
 		return err
 	}
@@ -108,12 +111,22 @@ func (d *daemon) open() (err error) {
 	d.spool, err = spool.Open(d.cfg.SpoolDir(), spool.Options{
 		FS: durable.OS, Key: spoolKey, Identity: d.identity, Former: d.former, Now: time.Now, Log: d.log,
 		LargeThreshold: int64(d.cfg.Limits.LargeMessage), MemoryBudget: int64(d.cfg.Limits.MessageMemory),
-		Flushed: d.metrics.commits.flushed,
+		Flushed: d.metrics.commits.flushed, Changed: d.boxes.Changed,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the spool: %w", err)
 	}
+	d.boxes.Use(d.spool)
 	return d.openQueue()
+}
+
+// makeMailboxes makes what shows users their part of the spool.
+func (d *daemon) makeMailboxes(key crypt.PublicKey) {
+	limits := d.cfg.Limits
+	d.boxes = mailbox.New(mailbox.Config{Key: key, Size: int64(limits.MailboxSize), MaxWaits: limits.MaxWaits,
+		MaxWaitsAccount: limits.MaxWaitsAccount, Unlimited: []spool.MailboxID{spool.MailboxID(account.Outgoing)},
+		Failed: func(err error) { tell(d.broken, err) }})
+	d.metrics.watchWaits(d.boxes)
 }
 
 // openAccounts opens what is kept of the users. Of one that is removed, the guesses are
@@ -131,7 +144,8 @@ func (d *daemon) openAccounts() (err error) {
 		}
 	}
 	d.accounts, err = account.Open(account.Options{Dir: d.cfg.AccountsDir(), Invitations: d.cfg.InvitationsDir(), FS: durable.OS,
-		Signer: d.identity, Now: time.Now, OnRemove: forget})
+		Signer: d.identity, Now: time.Now, OnRemove: forget,
+		OnChange: func(id account.ID) { d.boxes.Tell(spool.MailboxID(id)) }})
 	return err
 }
 
@@ -256,7 +270,8 @@ func (d *daemon) cmtpHandler() (front.Handler, error) {
 		MinRate: int64(limits.MinRate), MessageGrace: limits.MessageGrace,
 		Key: d.identity, Former: former, Domains: d.cfg.Domains, Channel: channels,
 		Directory: d.directory(), Accounts: d.accounts, Guesses: d.guesses, Elsewhere: d.elsewhere,
-		Store:      &store{d.spool, newRoom(d.cfg.SpoolDir(), uint64(limits.MinFreeSpace)), d.broken},
+		Store:      &store{d.spool, newRoom(d.cfg.SpoolDir(), uint64(limits.MinFreeSpace)), d.boxes, d.broken},
+		Mailboxes:  d.boxes,
 		AllowLogin: limit.NewRate(limits.LoginRate, limits.LoginBurst, time.Now).Allow,
 		AllowTLS:   limit.NewRate(limits.StartTLSRate, limits.StartTLSBurst, time.Now).Allow,
 		Observer:   d.metrics, Log: d.log, Now: time.Now,

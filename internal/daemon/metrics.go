@@ -14,6 +14,7 @@ import (
 	"cmtpd/internal/channel"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/front"
+	"cmtpd/internal/mailbox"
 	"cmtpd/internal/session"
 	"cmtpd/internal/spool"
 )
@@ -25,6 +26,7 @@ type metrics struct {
 	messages *prometheus.CounterVec
 	bytes    *prometheus.CounterVec
 	guesses  *prometheus.CounterVec
+	fetched  prometheus.Counter
 	shakes   *prometheus.HistogramVec
 	commits  *commits
 	keyOK    prometheus.Counter // commands{KEYREQUEST,ok}: asked for too often to be looked up
@@ -39,12 +41,13 @@ func newMetrics(version string) *metrics {
 		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_message_bytes_total", Help: "Bytes of CMTP messages by what became of the message."}, []string{"outcome"}),
 	}
 	m.guesses = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_guesses_total", Help: "Attempts at passwords and codes of invitations, by what became of them."}, []string{"result"})
+	m.fetched = prometheus.NewCounter(prometheus.CounterOpts{Name: "cmtpd_fetched_bytes_total", Help: "Bytes of messages that were sent to their readers."})
 	m.shakes = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "cmtpd_handshake_seconds", Help: "Set-ups of CMTP 1's channel, by outcome.",
 		Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .5, 1, 10}}, []string{"outcome"})
 	m.keyOK = m.commands.WithLabelValues(cmtp.KeyRequest.String(), "ok")
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "cmtpd_build_info", Help: "1, labelled with the version."}, []string{"version"})
 	build.WithLabelValues(version).Set(1)
-	m.registry.MustRegister(m.commands, m.messages, m.bytes, m.guesses, m.shakes, m.commits.records, m.commits.seconds, build,
+	m.registry.MustRegister(m.commands, m.messages, m.bytes, m.guesses, m.fetched, m.shakes, m.commits.records, m.commits.seconds, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -70,6 +73,15 @@ func (m *metrics) Message(o session.Outcome, bytes int64) {
 // Guess implements session.Observer.
 func (m *metrics) Guess(result session.Guess, n int) {
 	m.guesses.WithLabelValues(string(result)).Add(float64(n))
+}
+
+// Fetched implements session.Observer.
+func (m *metrics) Fetched(bytes int64) { m.fetched.Add(float64(bytes)) }
+
+// watchWaits adds how many clients wait for news.
+func (m *metrics) watchWaits(boxes *mailbox.Mailboxes) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cmtpd_waits", Help: "Clients that wait for news of their mailboxes now."},
+		func() float64 { return float64(boxes.Waiting()) }))
 }
 
 // Handshake implements channel.Observer.

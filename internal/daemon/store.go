@@ -9,6 +9,7 @@ import (
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
 	"cmtpd/internal/durable"
+	"cmtpd/internal/mailbox"
 	"cmtpd/internal/session"
 	"cmtpd/internal/spool"
 )
@@ -25,6 +26,7 @@ const perMessage = 512
 type store struct {
 	spool  *spool.Spool
 	room   *room
+	boxes  *mailbox.Mailboxes
 	failed chan<- error // takes one: the spool has stopped
 }
 
@@ -33,48 +35,75 @@ func (s *store) NewWriter() (session.Writer, error) {
 	if err := s.room.take(perMessage); err != nil {
 		return nil, err
 	}
-	return writer{s.spool.NewWriter(), s.room, s.failed}, nil
+	return &writer{store: s, Writer: s.spool.NewWriter()}, nil
 }
 
 // A writer tells the daemon when the spool has stopped: what is on disk after a
 // failed flush is known only once it was opened again.
 type writer struct {
+	*store
 	*spool.Writer
-	room   *room
-	failed chan<- error
+	size int64
 }
 
 // Write implements session.Writer. A message that came in while there was room is
 // refused when there is none left for its rest: strangers who all begin at
 // once, and send much, must not fill the disk that the log needs.
-func (w writer) Write(p []byte) (int, error) {
+func (w *writer) Write(p []byte) (int, error) {
 	if err := w.room.take(uint64(len(p))); err != nil {
 		return 0, err
 	}
-	return w.Writer.Write(p)
+	n, err := w.Writer.Write(p)
+	w.size += int64(n)
+	return n, err
 }
 
-// Submit implements session.Writer.
-func (w writer) Submit(e spool.Entry) session.Pending {
-	return pending{w.Writer.Submit(e), w.failed}
+// Submit implements session.Writer. A message for a mailbox that is full is refused, unless it is there
+// already and only its sender does not know.
+func (w *writer) Submit(e spool.Entry) session.Pending {
+	release, err := w.boxes.Reserve(e.Mailbox, w.size)
+	if errors.Is(err, mailbox.ErrFull) {
+		if there, unknown := w.spool.Has(&e); unknown == nil && there {
+			release, err = func() {}, nil
+		}
+	}
+	if err != nil {
+		return refusal{err}
+	}
+	return &pending{w.Writer.Submit(e), release, w.failed}
 }
 
-// A pending message tells the daemon, too.
+// A refusal is why a message is not even submitted.
+type refusal struct{ error }
+
+// Ready and Wait implement session.Pending.
+func (r refusal) Ready() bool                 { return true }
+func (r refusal) Wait() (spool.Stored, error) { return spool.Stored{}, r.error }
+
+// A pending message keeps its room in the mailbox, and tells the daemon, too.
 type pending struct {
 	*spool.Pending
-	failed chan<- error
+	release func() // of what was reserved; the spool has told of the message by then
+	failed  chan<- error
 }
 
 // Wait implements session.Pending.
-func (p pending) Wait() (spool.Stored, error) {
+func (p *pending) Wait() (spool.Stored, error) {
 	stored, err := p.Pending.Wait()
+	p.release()
+	p.release = func() {}
 	if errors.Is(err, spool.ErrFailed) {
-		select {
-		case p.failed <- err:
-		default: // somebody has told already
-		}
+		tell(p.failed, err)
 	}
 	return stored, err
+}
+
+// tell says that the spool has stopped, unless somebody has already.
+func tell(failed chan<- error, err error) {
+	select {
+	case failed <- err:
+	default:
+	}
 }
 
 // A room knows how much space a file system has left. It asks once a second, and after

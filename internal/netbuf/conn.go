@@ -23,6 +23,7 @@ type Conn struct {
 	mu       sync.Mutex
 	idle     bool // waits for a command, so it may be ended at any time
 	stopping bool
+	woken    bool // by Wake, and nobody has asked for it yet
 }
 
 // past is a read deadline that makes every read fail now.
@@ -36,7 +37,7 @@ func (c *Conn) SetIdle(idle bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.idle = idle
-	if idle && c.stopping {
+	if idle && (c.stopping || c.woken) {
 		c.SetReadDeadline(past)
 	}
 }
@@ -50,6 +51,34 @@ func (c *Conn) Stop() {
 	if c.idle {
 		c.SetReadDeadline(past)
 	}
+}
+
+// Wake ends a read on an idle connection as if its deadline had passed, now or once the connection
+// becomes idle. It may be called by any goroutine and returns at once.
+func (c *Conn) Wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.woken = true
+	if c.idle {
+		c.SetReadDeadline(past)
+	}
+}
+
+// Woken reports whether there was a Wake since it was asked last. Whoever sets deadlines asks first, and
+// sets them then: a Wake that comes later ends the read.
+func (c *Conn) Woken() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	woken := c.woken
+	c.woken = false
+	return woken
+}
+
+// Stopping reports whether Stop was called.
+func (c *Conn) Stopping() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stopping
 }
 
 // Bounds of what Farewell reads after its last word.

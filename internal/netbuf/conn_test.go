@@ -95,3 +95,52 @@ func TestConn_Farewell_Bounded(t *testing.T) {
 	c.Close()
 	<-sent
 }
+
+// TestConn_Wake: a read on an idle connection ends, whether it waits yet or not, and what comes later is
+// read as ever. A busy one is not disturbed before it is idle.
+func TestConn_Wake(t *testing.T) {
+	ours, theirs := pair(t, "tcp")
+	c := &netbuf.Conn{Conn: ours, In: netbuf.NewReader(ours)}
+	if c.Woken() || c.Stopping() {
+		t.Error("it is woken from the start")
+	}
+	fill := func(idle bool) error {
+		c.SetReadDeadline(time.Now().Add(time.Minute))
+		if idle {
+			c.SetIdle(true)
+			defer c.SetIdle(false)
+		}
+		return c.In.Fill()
+	}
+	c.Wake()
+	if err := fill(true); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("woken before: %v", err)
+	}
+	if !c.Woken() || c.Woken() {
+		t.Error("a wake is told once")
+	}
+	done := make(chan error)
+	go func() { done <- fill(true) }()
+	for ended := false; !ended; { // it may not wait yet, and then is woken before
+		c.Wake()
+		select {
+		case err := <-done:
+			ended = true
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("woken while it waits: %v", err)
+			}
+		default:
+		}
+	}
+	c.Wake()
+	theirs.Write([]byte("x"))
+	if err := fill(false); err != nil {
+		t.Errorf("a busy connection: %v", err)
+	}
+	c.In.Discard(1)
+	c.Woken()
+	theirs.Write([]byte("y"))
+	if err := fill(true); err != nil || string(c.In.Buffered()) != "y" {
+		t.Errorf("afterwards: %q, %v", c.In.Buffered(), err)
+	}
+}

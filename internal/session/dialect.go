@@ -41,6 +41,8 @@ const (
 	takeForm               // read a form, then answer its command
 	skipForm               // the command has failed: read its form and forget it
 	secure                 // answer STARTTLS, then start TLS, if it has not failed
+	stream                 // send part of a message, in answer to FETCH
+	await                  // answer WAIT, when there is something to say
 	end                    // write what is there, close
 )
 
@@ -50,6 +52,7 @@ type delivery struct {
 	to      address.Address // in normal form; the zero Account is the server itself
 	queued  bool            // for another server
 	foreign bool            // from another server's domain, which may vouch for it
+	user    bool            // from the session's proven user
 }
 
 var (

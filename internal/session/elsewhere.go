@@ -57,26 +57,41 @@ func (p *part2) lookup(ctx context.Context, user, domain string) ([]byte, error)
 	return f.Payload, nil
 }
 
-// provenance says who vouches for a message that was read to its end, in words for the
-// operator: nobody has to for one that a user of this server has submitted.
+// provenance says who vouches for a message that was read to its end, in the words of
+// docs/spool.md (Message); there is none for one that is for another server.
 func (s *session) provenance(ctx context.Context, m *cmtp.MessageReader, digest [32]byte, to delivery) (string, error) {
+	if s.cfg.Elsewhere != nil {
+		if err := checkLog(m.Log(), to); err != nil {
+			return "", err
+		}
+	}
+	switch {
+	case to.queued:
+		return "", nil
+	case to.user:
+		return "user", nil
+	case !to.foreign || s.cfg.Elsewhere == nil:
+		return federation.Unverified.String(), nil
+	}
+	standing, err := s.cfg.Elsewhere.CheckOrigin(ctx, m.Header(), m.Log(), digest, s.remote())
+	return standing.String(), err
+}
+
+// checkLog refuses a log as no client writes one, or that says that the message goes in circles.
+func checkLog(log []byte, to delivery) error {
 	received := 0
-	for _, entry := range cmtp.LogEntries(m.Log()) {
+	for _, entry := range cmtp.LogEntries(log) {
 		switch kind, _, _ := strings.Cut(entry, " "); {
 		case kind == "received":
 			received++
 		case kind == "origin" && !to.foreign:
-			return "", errOwnOrigin
+			return errOwnOrigin
 		}
 	}
-	switch {
-	case received >= maxReceived:
-		return "", errLoop
-	case !to.foreign:
-		return "", nil
+	if received >= maxReceived {
+		return errLoop
 	}
-	standing, err := s.cfg.Elsewhere.CheckOrigin(ctx, m.Header(), m.Log(), digest, s.remote())
-	return standing.String(), err
+	return nil
 }
 
 func (p *part1) remote() *federation.Remote { return nil }

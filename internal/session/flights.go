@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cmtpd/internal/cmtp"
+	"cmtpd/internal/mailbox"
 )
 
 // Bounds of what a session has on its way to the store. A message that would be too much waits until
@@ -155,7 +156,11 @@ func (f *flights) land(m *flight, reply []byte) []byte {
 	stored, err := m.pending.Wait()
 	switch {
 	case err != nil:
-		f.fate(Failed, m.bytes, &m.header, "err", err)
+		outcome := Failed
+		if errors.Is(err, mailbox.ErrFull) {
+			outcome = Refused
+		}
+		f.fate(outcome, m.bytes, &m.header, "err", err)
 		reply = f.fail(reply, err)
 	default:
 		outcome := Stored

@@ -16,6 +16,7 @@ import (
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
+	"cmtpd/internal/durable/durabletest"
 	"cmtpd/internal/guess"
 	"cmtpd/internal/netbuf"
 	"cmtpd/internal/session"
@@ -68,7 +69,7 @@ func fuzzed(tb testing.TB) (*session.Config, *account.Account, string) {
 	tb.Helper()
 	key := vectorKey(tb, "server")
 	root := tb.TempDir()
-	dir := directory(tb, root, durable.OS, key, mustAddress("bob@cref.example"))
+	dir := directory(tb, root, durable.OS, key, mustAddress("bob@cref.example"), nil)
 	made, err := dir.Store.Invite(mustAddress("erin@cref.example"), false, time.Hour)
 	if err != nil {
 		tb.Fatal(err)
@@ -78,6 +79,20 @@ func fuzzed(tb testing.TB) (*session.Config, *account.Account, string) {
 	a, err := dir.Store.Get(mustAddress("alice@cref.example"))
 	if err != nil {
 		tb.Fatal(err)
+	}
+	cfg.Mailboxes = newMailboxes(tb, 0)
+	s := openSpoolWith(tb, "/spool", spool.Options{FS: durabletest.New(), Identity: key, LargeThreshold: 5000, Changed: cfg.Mailboxes.Changed})
+	tb.Cleanup(func() { s.Close() })
+	cfg.Mailboxes.Use(s)
+	for i := range 20 {
+		w := s.NewWriter()
+		_, err := io.WriteString(w, message(tb, to("alice@cref.example"), sealed("", 100+500*i)))
+		if err == nil {
+			_, err = w.Commit(tb.Context(), spool.Entry{Mailbox: spool.MailboxID(a.ID), Digest: [32]byte{byte(i + 1)}, From: "cmtpd"})
+		}
+		if err != nil {
+			tb.Fatal(err)
+		}
 	}
 	return &cfg, a, secret(made.Code)
 }
@@ -103,7 +118,12 @@ func expected(b []byte, maxMessage uint64) (replies int, more bool) {
 			if unknown++; unknown == 10 {
 				return replies, false
 			}
-		case cmtp.Register, cmtp.Upload:
+		case cmtp.Wait:
+			if len(b) == 0 { // unless there is news, nothing ends the wait but the client's end
+				return replies, true
+			}
+			replies++
+		case cmtp.Register, cmtp.Upload, cmtp.Flag, cmtp.Delete:
 			r := bytes.NewReader(b)
 			switch _, err := cmtp.ReadForm(r); {
 			case errors.Is(err, cmtp.ErrTooLarge):

@@ -46,7 +46,7 @@ func newWire(t *testing.T, edit func(*session.Config)) *wire {
 	fsys := durabletest.New()
 	w.spool = openSpool(t, "/spool", fsys, key)
 	t.Cleanup(func() { w.spool.Close() })
-	cfg := sessionConfig(t, "/", fsys, key, directory(t, "/", fsys, key, mustAddress("bob@cref.example")), store{w.spool}, w.tally)
+	cfg := sessionConfig(t, "/", fsys, key, directory(t, "/", fsys, key, mustAddress("bob@cref.example"), nil), store{w.spool}, w.tally)
 	cfg.CommandTimeout, cfg.SessionTimeout, cfg.MinRate, cfg.MessageGrace = commandTimeout, sessionTimeout, minRate, grace
 	if edit != nil {
 		edit(&cfg)

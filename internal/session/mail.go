@@ -66,14 +66,12 @@ func (s *session) store(ctx context.Context, src *pacedReader, m *cmtp.MessageRe
 		return s.refuse(src, m, Refused, err)
 	}
 	from := s.conn.Client.Addr().String()
-	if s.cfg.Elsewhere != nil {
-		standing, err := s.provenance(ctx, m, digest, to)
-		if err != nil {
-			return s.refuse(src, m, Refused, err)
-		}
-		if standing != "" {
-			from += " origin=" + standing
-		}
+	standing, err := s.provenance(ctx, m, digest, to)
+	if err != nil {
+		return s.refuse(src, m, Refused, err)
+	}
+	if standing != "" {
+		from += " origin=" + standing
 	}
 	f := &flight{header: *m.Header(), bytes: src.total, to: to, digest: digest}
 	if err := s.makeRoom(f.bytes); err != nil {

@@ -8,6 +8,7 @@ import (
 	"cmtpd/internal/address"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/mailbox"
 	"cmtpd/internal/spool"
 )
 
@@ -23,6 +24,9 @@ type part2 struct {
 	charged  map[account.ID]int // attempts by this session that may come back
 	enrolled *enrollment        // what REGISTER may go on with
 	pending  func(form []byte) ([]byte, error)
+	body     *mailbox.Body    // that FETCH is answered with
+	verified mailbox.Verified // messages that were read as a whole
+	wait     cmtp.WaitQuery   // that is to be answered
 }
 
 // A proof is who has proven to hold a key. Whether the key is the one of a peer's
@@ -65,6 +69,8 @@ func (p *part2) command(ctx context.Context, c *cmtp.Command, reply []byte) ([]b
 		return p.announce(reply, p.cmdRegister(c))
 	case cmtp.Upload:
 		return p.announce(reply, p.cmdUpload())
+	case cmtp.Mailbox, cmtp.List, cmtp.Changes, cmtp.Fetch, cmtp.Flag, cmtp.Delete, cmtp.Wait:
+		return p.boxCommand(ctx, c, reply)
 	case cmtp.Obai:
 		return reply, end, nil
 	case cmtp.StartTLS:
@@ -173,8 +179,8 @@ func (p *part2) envelope(h *cmtp.Header) (delivery, error) {
 	if err != nil {
 		return delivery{}, err
 	}
-	foreign := !p.isLocal(to.Domain)
-	if foreign || p.isLocal(source.Domain) {
+	foreign, user := !p.isLocal(to.Domain), p.isLocal(source.Domain)
+	if foreign || user {
 		if err := p.owns(source, h); err != nil {
 			return delivery{}, err
 		}
@@ -182,7 +188,9 @@ func (p *part2) envelope(h *cmtp.Header) (delivery, error) {
 	if foreign {
 		return delivery{mailbox: outgoing, to: to, queued: true}, nil
 	}
-	return p.local(h, source)
+	d, err := p.local(h, source)
+	d.user = user
+	return d, err
 }
 
 // owns reports why the session's user may not write as source.

@@ -11,6 +11,7 @@ import (
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/federation"
 	"cmtpd/internal/guess"
+	"cmtpd/internal/mailbox"
 	"cmtpd/internal/oprf"
 	"cmtpd/internal/provenance"
 	"cmtpd/internal/spool"
@@ -36,6 +37,7 @@ var (
 	errForeignSource  = errors.New("the source is not the user's own")
 	errParameter      = errors.New("a parameter is not what it must be")
 	errWrongProof     = errors.New("the proof is wrong")
+	errNotReader      = errors.New("nobody has proven to be a reader of this mailbox")
 	errOldKey         = errors.New("the key is not the account's newest")
 	errProvenBefore   = errors.New("this session has proven one already")
 	errLongForm       = errors.New("a form is too long")
@@ -71,6 +73,12 @@ var reasons = []struct {
 	{federation.ErrOrigin, cmtp.StatusBadMessage, "The message's log has no single well-formed origin entry of its source's domain."},
 	{federation.ErrDistrusted, cmtp.StatusPeerDistrusted, "The key of the server that vouches is not trusted for its domain now. The operator of this server sees why."},
 	{errNotUser, cmtp.StatusNotProven, "Only the account's own user, who has proven to be that by AUTH, may change its keys."},
+	{errNotReader, cmtp.StatusNotProven, "Only an account's own user, who has proven to be that by AUTH, reads its mailbox."},
+	{mailbox.ErrNoMessage, cmtp.StatusNoMessage, "Your mailbox has no such message. Ask for its changes."},
+	{mailbox.ErrOffset, cmtp.StatusBadParameter, "The message ends before that offset."},
+	{mailbox.ErrWaits, cmtp.StatusTooOften, "Too many clients wait for news, yours or all together. End one, or ask again in a few minutes."},
+	{mailbox.ErrFull, cmtp.StatusNoRoom, "The recipient's mailbox is full. Try again later."},
+	{spool.ErrDamaged, cmtp.StatusTrouble, "The message is damaged on the server's disk. Tell the operator."},
 	{errForeignSource, cmtp.StatusForeignSource, "The message names a source that is not you. Use your own address or an alias of it."},
 	{errOldKey, cmtp.StatusWrongProof, "The account has a newer key. Fetch your keys again with your password."},
 	{errWrongProof, cmtp.StatusWrongProof, "The proof does not fit this account, server and connection."},

@@ -31,6 +31,7 @@ import (
 	"cmtpd/internal/durable"
 	"cmtpd/internal/front"
 	"cmtpd/internal/guess"
+	"cmtpd/internal/mailbox"
 	"cmtpd/internal/netbuf"
 	"cmtpd/internal/session"
 	"cmtpd/internal/spool"
@@ -125,6 +126,7 @@ type setup struct {
 	dir        string     // of all data, if not one that goes with the test
 	fs         durable.FS // of all data, if not the real one
 	postmaster address.Address
+	waits      int // limits of clients that wait, if not 50 of a mailbox and 100 in all
 }
 
 // server is the CMTP half of cmtpd: front, session, accounts and spool, all real.
@@ -137,6 +139,7 @@ type server struct {
 	front    *front.Server
 	accounts *account.Store
 	spool    *spool.Spool
+	boxes    *mailbox.Mailboxes
 	tally    *tally
 	log      *syncBuffer
 	stop     func() // at most once; the test's end calls it too
@@ -147,10 +150,10 @@ var users = map[string]string{
 	"carol@second.example": "alice", "dave@cref.example": "bob",
 }
 
-func directory(tb testing.TB, dir string, fsys durable.FS, key *crypt.PrivateKey, postmaster address.Address) *account.Directory {
+func directory(tb testing.TB, dir string, fsys durable.FS, key *crypt.PrivateKey, postmaster address.Address, onChange func(account.ID)) *account.Directory {
 	tb.Helper()
 	store, err := account.Open(account.Options{
-		Dir: filepath.Join(dir, "accounts"), Invitations: filepath.Join(dir, "invitations"), FS: fsys, Signer: key, Now: time.Now,
+		Dir: filepath.Join(dir, "accounts"), Invitations: filepath.Join(dir, "invitations"), FS: fsys, Signer: key, Now: time.Now, OnChange: onChange,
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -230,6 +233,7 @@ func (t *tally) Command(v cmtp.Verb, ok bool) {
 }
 
 func (t *tally) Message(o session.Outcome, _ int64) { t.fates <- o }
+func (t *tally) Fetched(int64)                      {}
 
 func (t *tally) Guess(g session.Guess, n int) {
 	t.mu.Lock()
@@ -271,15 +275,34 @@ func sessionConfig(tb testing.TB, root string, fsys durable.FS, key *crypt.Priva
 
 func openSpool(tb testing.TB, dir string, fsys durable.FS, identity *crypt.PrivateKey) *spool.Spool {
 	tb.Helper()
-	own, err := crypt.PrivateKeyFromSeed(bytes.Repeat([]byte{7}, crypt.SeedSize))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	s, err := spool.Open(dir, spool.Options{FS: fsys, Key: own, Identity: identity})
+	return openSpoolWith(tb, dir, spool.Options{FS: fsys, Identity: identity})
+}
+
+func openSpoolWith(tb testing.TB, dir string, o spool.Options) *spool.Spool {
+	tb.Helper()
+	o.Key = spoolKey(tb)
+	s, err := spool.Open(dir, o)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return s
+}
+
+func spoolKey(tb testing.TB) *crypt.PrivateKey {
+	tb.Helper()
+	k, err := crypt.PrivateKeyFromSeed(bytes.Repeat([]byte{7}, crypt.SeedSize))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return k
+}
+
+func newMailboxes(tb testing.TB, waits int) *mailbox.Mailboxes {
+	tb.Helper()
+	if waits == 0 {
+		waits = 50
+	}
+	return mailbox.New(mailbox.Config{Key: spoolKey(tb).Public(), Size: 1 << 30, MaxWaits: 2 * waits, MaxWaitsAccount: waits})
 }
 
 // serve starts a server. At its end no goroutine of it may be left.
@@ -295,10 +318,13 @@ func serve(tb testing.TB, o setup) *server {
 	if o.fs == nil {
 		root, o.fs = s.dir, durable.OS
 	}
-	dir := directory(tb, root, o.fs, key, o.postmaster)
+	s.boxes = newMailboxes(tb, o.waits)
+	dir := directory(tb, root, o.fs, key, o.postmaster, func(id account.ID) { s.boxes.Tell(spool.MailboxID(id)) })
 	s.accounts = dir.Store
-	s.spool = openSpool(tb, filepath.Join(root, "spool"), o.fs, key)
+	s.spool = openSpoolWith(tb, filepath.Join(root, "spool"), spool.Options{FS: o.fs, Identity: key, Changed: s.boxes.Changed})
+	s.boxes.Use(s.spool)
 	cfg := sessionConfig(tb, root, o.fs, key, dir, store{s.spool}, s.tally)
+	cfg.Mailboxes = s.boxes
 	cfg.Log = slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if o.edit != nil {
 		o.edit(&cfg)

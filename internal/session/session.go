@@ -25,6 +25,7 @@ import (
 	"cmtpd/internal/channel"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/mailbox"
 	"cmtpd/internal/netbuf"
 	"cmtpd/internal/spool"
 )
@@ -97,6 +98,8 @@ type Observer interface {
 	Message(outcome Outcome, bytes int64)
 	// Guess is called with the result of n attempts at a password or a code.
 	Guess(result Guess, n int)
+	// Fetched is called with the bytes of every message, or part of one, that was sent to its reader.
+	Fetched(bytes int64)
 }
 
 // An Outcome is a message's fate.
@@ -131,6 +134,7 @@ type Config struct {
 	Accounts        Accounts
 	Guesses         Guesses
 	Store           Store
+	Mailboxes       *mailbox.Mailboxes
 	Elsewhere       Elsewhere // nil: nothing is known of other servers
 	AllowLogin      func(netip.Addr) bool
 	AllowTLS        func(netip.Addr) bool
@@ -161,6 +165,7 @@ type nobody struct{}
 func (nobody) Command(cmtp.Verb, bool) {}
 func (nobody) Message(Outcome, int64)  {}
 func (nobody) Guess(Guess, int)        {}
+func (nobody) Fetched(int64)           {}
 
 // drainBytes is how much is read of a message that was refused, so that the
 // session stays in step.
@@ -280,6 +285,10 @@ func (s *session) run(ctx context.Context) error {
 			err = s.takeForm(verb, do == takeForm)
 		case secure:
 			err = s.secure(ctx, err)
+		case stream:
+			err = s.stream(s.dialect.(*part2))
+		case await:
+			err = s.awaitNews(s.dialect.(*part2))
 		case end:
 			return s.goodbye(err)
 		default:
@@ -295,7 +304,7 @@ func (s *session) answer(ctx context.Context, cmd *cmtp.Command) (action, error)
 	out := s.buffer()
 	reply, do, err := s.command(ctx, cmd, *out)
 	*out = reply
-	if do != receive && do != takeForm {
+	if do != receive && do != takeForm && do != stream && do != await {
 		s.outcome(cmd.Verb, err, about(cmd))
 	}
 	if err != nil {
