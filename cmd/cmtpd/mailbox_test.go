@@ -86,107 +86,127 @@ func status(t *testing.T, err error, want cmtp.Status) {
 	}
 }
 
-// Two clients of one user read, flag and delete at a real server, and hear of each other's changes at
-// once; the mailbox takes what fits to the byte; who waits is told of a disabled account and of the end.
-func TestMailbox_Clients(t *testing.T) {
-	t.Parallel()
+// clients are two of one user, at a server whose mailboxes take a million bytes.
+type clients struct {
+	*world
+	server   *realm
+	one, two *client.Channel
+	heard    cmtp.WaitQuery // what the first has not heard yet
+}
+
+func newClients(t *testing.T) *clients {
 	w := newWorld(t)
 	a := w.realm("a.example", cmtptest.Settings{"limits.mailbox_size": "1000000", "limits.large_message": `"64KiB"`, "metrics.listen": `"127.0.0.1:0"`})
-	one, two := w.signIn(a), w.signIn(a)
-	state, err := one.Mailbox()
+	c := &clients{w, a, w.signIn(a), w.signIn(a), cmtp.WaitQuery{Seconds: cmtp.MaxWait}}
+	state, err := c.one.Mailbox()
 	if err != nil || state.Messages != 0 || state.Quota != 1000000 {
 		t.Fatalf("%+v, %v", state, err)
 	}
-	q := cmtp.WaitQuery{Epoch: state.Epoch, Change: state.Change, Seconds: cmtp.MaxWait}
-	wait := func(do func()) *cmtp.Page {
-		t.Helper()
-		pages := make(chan *cmtp.Page, 1)
-		go func() {
-			defer close(pages)
-			p, err := one.Wait(t.Context(), q)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			pages <- p
-		}()
-		w.untilMetric(a, "cmtpd_waits 1")
-		do()
-		p := <-pages
-		if p == nil || len(p.Entries) == 0 {
-			t.Fatalf("the news are %+v", p)
-		}
-		q.Change = p.Next
-		return p
+	c.heard.Epoch, c.heard.Change = state.Epoch, state.Change
+	return c
+}
+
+func (c *clients) must(err error) {
+	c.Helper()
+	if err != nil {
+		c.Fatal(err)
 	}
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+}
+
+// wait lets the first client wait while the second, or the operator, does something.
+func (c *clients) wait(ctx context.Context, do func()) (p *cmtp.Page, err error) {
+	c.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p, err = c.one.Wait(ctx, c.heard)
+	}()
+	c.untilMetric(c.server, "cmtpd_waits 1")
+	do()
+	<-done
+	if p != nil {
+		c.heard.Change = p.Next
 	}
-	p := wait(func() { must(note(two, a.alice(), 1000)) })
-	n := p.Entries[0].Number
-	if e := p.Entries[0]; e.Standing != cmtp.StandingSubmitted || e.Length != 1000 {
+	return p, err
+}
+
+// news is wait for one change.
+func (c *clients) news(do func()) cmtp.Entry {
+	c.Helper()
+	p, err := c.wait(c.Context(), do)
+	if err != nil || len(p.Entries) != 1 {
+		c.Fatalf("the news are %+v, %v", p, err)
+	}
+	return p.Entries[0]
+}
+
+// Two clients of one user hear of each other's changes at once; one that ends its wait hears nothing, and goes on.
+func TestMailbox_Clients(t *testing.T) {
+	t.Parallel()
+	c := newClients(t)
+	e := c.news(func() { c.must(note(c.two, c.server.alice(), 1000)) })
+	if e.Standing != cmtp.StandingSubmitted || e.Length != 1000 {
 		t.Errorf("%+v", e)
 	}
-	p = wait(func() {
-		_, err := two.Flag([]cmtp.FlagItem{{Number: n, Mask: cmtp.FlagSeen, Flags: cmtp.FlagSeen, SetKeywords: true, Keywords: []byte("secret")}})
-		must(err)
+	e = c.news(func() {
+		_, err := c.two.Flag([]cmtp.FlagItem{{Number: e.Number, Mask: cmtp.FlagSeen, Flags: cmtp.FlagSeen, SetKeywords: true, Keywords: []byte("secret")}})
+		c.must(err)
 	})
-	if e := p.Entries[0]; e.Flags != cmtp.FlagSeen || string(e.Keywords) != "secret" {
+	if e.Flags != cmtp.FlagSeen || string(e.Keywords) != "secret" {
 		t.Errorf("%+v", e)
 	}
-	must(note(two, a.alice(), 500000))
-	must(note(two, a.alice(), 499000))
-	status(t, note(two, a.alice(), 200), cmtp.StatusNoRoom)
-	entries, _, _ := everything(t, two)
-	if state, err = two.Mailbox(); err != nil || state.Bytes != 1000000 || len(entries) != 3 || state.Highest != entries[2].Number {
-		t.Errorf("%+v, %v", state, err)
-	}
-	q.Change = state.Change
-	p = wait(func() {
-		if n, err := two.Delete([]uint64{entries[1].Number}); n != 1 || err != nil {
-			t.Error(n, err)
-		}
-	})
-	if e := p.Entries[0]; !e.Removed || e.Number != entries[1].Number {
-		t.Errorf("%+v", e)
-	}
-	must(note(two, a.alice(), 500000))
-	status(t, note(two, a.alice(), 200), cmtp.StatusNoRoom)
-	if _, err := two.Delete([]uint64{n}); err != nil {
-		t.Fatal(err)
-	}
-	same := cmtp.Header{System: cmtp.SystemSealed, DestinationAccount: "alice", DestinationDomain: "a.example", SourceAccount: "alice", SourceDomain: "a.example"}
-	body := make(sealedBody, 1000-len(same.Append(nil))-1)
-	must(again(two, same, body))
-	must(again(two, same, body)) // there is no room, and no need of any
-	status(t, note(two, a.alice(), 200), cmtp.StatusNoRoom)
-	q.Change = 0
-	if p, err := one.Wait(t.Context(), q); err != nil || len(p.Entries) != 5 {
-		t.Errorf("of what is known already: %+v, %v", p, err)
-	} else {
-		q.Change = p.Next
+	all, _, _ := everything(t, c.two)
+	if len(all) != 1 || all[0].Change != e.Change {
+		t.Errorf("%+v", all)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		w.untilMetric(a, "cmtpd_waits 1")
-		cancel()
-	}()
-	if p, err := one.Wait(ctx, q); err != nil || len(p.Entries) != 0 {
+	if p, err := c.wait(ctx, cancel); err != nil || len(p.Entries) != 0 {
 		t.Errorf("a wait that was ended: %+v, %v", p, err)
 	}
-	ended := make(chan error, 1)
-	go func() { _, err := one.Wait(t.Context(), q); ended <- err }()
-	w.untilMetric(a, "cmtpd_waits 1")
-	a.Must(t, "", "user", "disable", "alice@a.example")
-	status(t, <-ended, cmtp.StatusNotProven)
-	a.Must(t, "", "user", "enable", "alice@a.example")
-	go func() { _, err := one.Wait(t.Context(), q); ended <- err }()
-	w.untilMetric(a, "cmtpd_waits 1")
-	a.Stop(t)
-	status(t, <-ended, cmtp.StatusClosing)
+	number := e.Number
+	e = c.news(func() {
+		n, err := c.two.Delete([]uint64{number})
+		if c.must(err); n != 1 {
+			t.Errorf("%d are deleted", n)
+		}
+	})
+	if !e.Removed || e.Number != number {
+		t.Errorf("%+v", e)
+	}
+}
+
+// A mailbox takes what fits to the byte, and what it has already.
+func TestMailbox_Full(t *testing.T) {
+	t.Parallel()
+	c := newClients(t)
+	c.must(note(c.two, c.server.alice(), 500000))
+	c.must(note(c.two, c.server.alice(), 499000))
+	same := cmtp.Header{System: cmtp.SystemSealed, DestinationAccount: "alice", DestinationDomain: "a.example", SourceAccount: "alice", SourceDomain: "a.example"}
+	body := make(sealedBody, 1001-len(same.Append(nil))-1)
+	status(t, again(c.two, same, body), cmtp.StatusNoRoom)
+	c.must(again(c.two, same, body[1:]))
+	state, err := c.two.Mailbox()
+	if err != nil || state.Bytes != 1000000 || state.Messages != 3 {
+		t.Errorf("%+v, %v", state, err)
+	}
+	status(t, note(c.two, c.server.alice(), 200), cmtp.StatusNoRoom)
+	c.must(again(c.two, same, body[1:])) // there is no room, and no need of any
+	all, _, _ := everything(t, c.two)
+	_, err = c.two.Delete([]uint64{all[1].Number})
+	c.must(err)
+	c.must(note(c.two, c.server.alice(), 499000))
+	status(t, note(c.two, c.server.alice(), 200), cmtp.StatusNoRoom)
+}
+
+// Who waits is told of a disabled account, and of the server's end.
+func TestMailbox_WaitOver(t *testing.T) {
+	t.Parallel()
+	c := newClients(t)
+	_, err := c.wait(t.Context(), func() { c.server.Must(t, "", "user", "disable", "alice@a.example") })
+	status(t, err, cmtp.StatusNotProven)
+	c.server.Must(t, "", "user", "enable", "alice@a.example")
+	_, err = c.wait(t.Context(), func() { c.server.Stop(t) })
+	status(t, err, cmtp.StatusClosing)
 }
 
 // untilMetric waits until a server's metrics have a line.
