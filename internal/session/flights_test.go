@@ -30,8 +30,9 @@ const (
 
 // held is a store that keeps every message waiting until the test says what became of it.
 type held struct {
-	mu  sync.Mutex
-	all []*heldMessage
+	mu    sync.Mutex
+	all   []*heldMessage
+	quick bool // what comes is stored at once
 }
 
 type heldMessage struct {
@@ -48,6 +49,9 @@ func (m *heldMessage) Submit(spool.Entry) session.Pending {
 	m.store.mu.Lock()
 	defer m.store.mu.Unlock()
 	m.store.all = append(m.store.all, m)
+	if m.store.quick {
+		m.answer <- nil
+	}
 	return m
 }
 
@@ -61,6 +65,13 @@ func (h *held) under() []*heldMessage {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.all)
+}
+
+// hasten has what comes from now on stored at once.
+func (h *held) hasten() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.quick = true
 }
 
 // holding serves a session with a held store in a bubble.
@@ -259,11 +270,12 @@ func TestServer_Mail_FlightsGone(t *testing.T) {
 	for name, tt := range map[string]struct {
 		sent  string
 		taken int
-		last  session.Outcome
+		last  []session.Outcome
 	}{
-		"cut":     {strings.Join(mails(t, 3, 5000), "")[:2*5005+300], 2, session.Broken},
-		"room":    {strings.Join(mails(t, mostFlights+1, 200), ""), mostFlights, session.Broken},
-		"refused": {mails(t, 1, 200)[0] + "MAIL\x00" + message(t, to("nobody@cref.example"), sealed("x", 5000)), 1, session.Refused},
+		"cut": {strings.Join(mails(t, 3, 5000), "")[:2*5005+300], 2, []session.Outcome{session.Broken}},
+		// There is room for the last before the first answer cannot be written, or not.
+		"room":    {strings.Join(mails(t, mostFlights+1, 200), ""), mostFlights, []session.Outcome{session.Broken, session.Stored}},
+		"refused": {mails(t, 1, 200)[0] + "MAIL\x00" + message(t, to("nobody@cref.example"), sealed("x", 5000)), 1, []session.Outcome{session.Refused}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			holding(t, func(t *testing.T, h *held, w *wire) {
@@ -273,6 +285,7 @@ func TestServer_Mail_FlightsGone(t *testing.T) {
 					t.Fatalf("the store has %d messages, want %d", len(all), tt.taken)
 				}
 				w.Close()
+				h.hasten()
 				for _, m := range all {
 					m.answer <- nil
 				}
@@ -281,8 +294,8 @@ func TestServer_Mail_FlightsGone(t *testing.T) {
 						t.Errorf("the fate of one with the store is %s", got)
 					}
 				}
-				if got := w.tally.fate(t); got != tt.last {
-					t.Errorf("the fate of the last is %s, want %s", got, tt.last)
+				if got := w.tally.fate(t); !slices.Contains(tt.last, got) {
+					t.Errorf("the fate of the last is %s, want one of %s", got, tt.last)
 				}
 				<-w.ended
 			})
