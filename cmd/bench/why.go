@@ -18,13 +18,15 @@ const missed = `
   SHA-256 instead of two, and a batch that is prepared while the one before is flushed, are what could still be saved;
   writing past the page cache was tried and saved nothing. Postfix' rate differs from one machine to another more than
   cmtpd's does.
-- **One connection.** Two thirds of the time are the flush of one block that was written ahead. The rest is mostly the
+- **One connection that waits for each answer.** Two thirds of the time are the flush of one block that was written ahead. The rest is mostly the
   way from the session to the committer and back, each of which has to be woken.
 - **1 MiB messages.** The server needs 2.3 ms of processor time for one, of which nearly half are the two SHA-256, and
   its sender waits for three flushes in turn: of the file, of its name, and of the log.
 - **From one server's queue into another's spool.** Processor time bounds it, of sender and receiver together on the same
-  CPUs; the load costs next to none, and spares the receiver the origins. Of the sender's, counted by perf on a busy
-  machine, a quarter is checking receipts, a tenth signing origins, a twelfth opening the log's segment for each message;
-  of the receiver's, a fifth is checking origins, a twelfth signing receipts, a tenth setting deadlines, another one
-  waiting for flushes. Postfix computes no signature and encrypts nothing here.
+  two CPUs. A message costs four Ed25519 operations, a signature (16 µs) and its verification (39 µs) for the origin and
+  for the receipt: 110 µs, where half of the load's rate over 8 connections would leave both daemons some 135 for
+  everything. The load costs next to nothing, proves no origin and checks no receipt, and became ten times faster when a
+  connection's messages began to share flushes. Verifying 32 signatures at once would save 16 µs of each verification
+  (counted with a library that does it). Of the rest, the sender opens the log's segment for each message, and the receiver sets a
+  deadline for every read. Postfix computes no signature and encrypts nothing here.
 `
