@@ -275,7 +275,7 @@ func (d *db) dropContent(id int64) error {
 		return err
 	}
 	for _, sql := range []string{
-		`DELETE FROM texts WHERE rowid = ?1`, `DELETE FROM body WHERE id = ?1`,
+		`DELETE FROM short WHERE sha = (SELECT sha FROM content WHERE id = ?1)`, `DELETE FROM texts WHERE rowid = ?1`, `DELETE FROM body WHERE id = ?1`,
 		`DELETE FROM intent WHERE content = ?1`, `DELETE FROM content WHERE id = ?1`,
 	} {
 		if err := d.exec(sql, id); err != nil {

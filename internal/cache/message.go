@@ -188,6 +188,7 @@ type Counts struct {
 	Pending  int64              // have changes that the server has not heard of
 	Unlisted bool               // whether the mailbox has more than was listed yet
 	Box      *cmtp.MailboxState // as the server told last; nil if it never did
+	Synced   time.Time          // when the copy was in step with the mailbox last; zero if it never was
 }
 
 // Counts returns them.
@@ -207,7 +208,11 @@ func (c *Cache) Counts(ctx context.Context) (*Counts, error) {
 			return err
 		}
 		n.Unlisted, n.Box = at.listing() || !at.begun(), at.box
-		return nil
+		synced, err := d.integer(`SELECT coalesce(synced, 0) FROM mailbox`)
+		if synced != 0 {
+			n.Synced = time.Unix(synced, 0).UTC()
+		}
+		return err
 	})
 	return &n, err
 }

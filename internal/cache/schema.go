@@ -28,9 +28,15 @@ CREATE TABLE mailbox (
 	epoch  BLOB NOT NULL,             -- empty before the first answer
 	change INTEGER NOT NULL,          -- everything up to it is here
 	below  INTEGER NOT NULL,          -- entries below it were not listed yet; 0 when all were
-	box    BLOB                       -- sizes, as the server told last
+	box    BLOB,                      -- sizes, as the server told last
+	synced INTEGER                    -- when the copy was in step last; NULL when it never was
 );
-INSERT INTO mailbox VALUES (1, x'', 0, 0, NULL);
+INSERT INTO mailbox VALUES (1, x'', 0, 0, NULL, NULL);
+
+CREATE TABLE short (
+	n   INTEGER PRIMARY KEY AUTOINCREMENT, -- never given to another message
+	sha BLOB NOT NULL UNIQUE
+);
 
 CREATE TABLE content (
 	id     INTEGER PRIMARY KEY,

@@ -117,7 +117,7 @@ func (r *run) news(ctx context.Context, at *position, page *cmtp.Page) error {
 		return err
 	}
 	r.listed(page)
-	return r.fetch(ctx)
+	return r.finish(ctx)
 }
 
 // waitSeconds is d as the protocol has it.
@@ -148,7 +148,15 @@ func (r *run) all(ctx context.Context) error {
 			break
 		}
 	}
-	return r.fetch(ctx)
+	return r.finish(ctx)
+}
+
+// finish fetches what is wanted: then the copy is in step.
+func (r *run) finish(ctx context.Context) error {
+	if err := r.fetch(ctx); err != nil {
+		return err
+	}
+	return r.Cache.inStep(ctx)
 }
 
 // look asks in which epoch the mailbox is: what was changed here goes by numbers.
