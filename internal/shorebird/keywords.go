@@ -1,0 +1,90 @@
+package shorebird
+
+import (
+	"bytes"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/nacl/secretbox"
+
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/crypt"
+)
+
+// keywordInfo tells the key of keywords from all others that are derived from the same seed
+// (docs/protocol.md section 29.3).
+const keywordInfo = "CMTP-1 keywords"
+
+const keywordNonce = 24 // bytes
+
+var errWordsTooLong = errors.New("the words of one message are too long together")
+
+func keywordKey(k *crypt.PrivateKey) (key [32]byte, err error) {
+	secret := k.Bytes()
+	defer clear(secret)
+	b, err := hkdf.Key(sha256.New, secret[:crypt.SeedSize], nil, keywordInfo, len(key))
+	if err != nil {
+		return key, fmt.Errorf("deriving the key of keywords: %w", err)
+	}
+	defer clear(b)
+	return [32]byte(b), nil
+}
+
+// sealWords seals the keywords of a message with the newest of the keys, which stands first.
+func sealWords(words []string, keys []*crypt.PrivateKey) ([]byte, error) {
+	var plain []byte
+	for _, w := range words {
+		plain = append(append(plain, w...), 0)
+	}
+	if n := keywordNonce + secretbox.Overhead + len(plain); n > cmtp.MaxKeywords {
+		return nil, fmt.Errorf("%w: by %d bytes", errWordsTooLong, n-cmtp.MaxKeywords)
+	}
+	key, err := keywordKey(keys[0])
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key[:])
+	var nonce [keywordNonce]byte
+	if _, err := rand.Read(nonce[:]); err != nil {
+		return nil, fmt.Errorf("sealing keywords: %w", err)
+	}
+	return secretbox.Seal(nonce[:], plain, &nonce, &key), nil
+}
+
+// openWords opens keywords with whichever of the keys fits; none is no words.
+func openWords(sealed []byte, keys []*crypt.PrivateKey) (words []string, ok bool) {
+	if len(sealed) == 0 {
+		return nil, true
+	}
+	if len(sealed) < keywordNonce {
+		return nil, false
+	}
+	for _, k := range keys {
+		key, err := keywordKey(k)
+		if err != nil {
+			return nil, false
+		}
+		plain, ok := secretbox.Open(nil, sealed[keywordNonce:], (*[keywordNonce]byte)(sealed), &key)
+		clear(key[:])
+		if ok {
+			return parseWords(plain)
+		}
+	}
+	return nil, false
+}
+
+// parseWords reads words, each with its NUL.
+func parseWords(plain []byte) (words []string, ok bool) {
+	for len(plain) > 0 {
+		w, rest, ended := bytes.Cut(plain, []byte{0})
+		if !ended || len(w) == 0 || !utf8.Valid(w) {
+			return nil, false
+		}
+		words, plain = append(words, string(w)), rest
+	}
+	return words, true
+}
