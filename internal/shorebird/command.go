@@ -47,6 +47,8 @@ func (r *run) command() *cobra.Command {
 	flags.BoolVar(&r.noKeyring, "no-keyring", false, "do not use the desktop keyring")
 	root.AddCommand(r.registerCommand(), r.keysCommand(), r.sendCommand(), r.openCommand(),
 		r.passwdCommand(), r.rotateCommand(), r.recoverCommand(), r.versionCommand(),
+		r.syncCommand(), r.listCommand(), r.readCommand(), r.saveCommand(), r.searchCommand(), r.watchCommand(),
+		r.flagCommand(), r.deleteCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit statuses mean", Long: exitCodes})
 	return root
 }

@@ -58,6 +58,10 @@ var (
 	errNoKeys     = errors.New("the keys are not on this machine")
 	errUnknown    = errors.New("no key is remembered")
 
+	errNoSuchMessage    = errors.New("there is none with this number")
+	errNoSuchAttachment = errors.New("there is no such attachment")
+	errNotHere          = errors.New("it was not fetched yet")
+
 	errContactKey   = kind{"the key has changed, and the one before did not sign for it", errTrust}
 	errContactReset = kind{"the key was reset: nobody but the server vouches for the new one", errTrust}
 	errDowngraded   = kind{"the sealed keys that the server has are protected less than before", errTrust}

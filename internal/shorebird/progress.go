@@ -58,3 +58,14 @@ func (w watched) ReadAt(b []byte, off int64) (int, error) {
 	}
 	return n, err
 }
+
+// Write implements io.Writer: what is written through it counts.
+func (p *progress) Write(b []byte) (int, error) {
+	if p.ctx.Err() != nil {
+		return 0, context.Cause(p.ctx)
+	}
+	if p.bar != nil {
+		p.bar.Add(len(b))
+	}
+	return len(b), nil
+}

@@ -16,6 +16,10 @@ type Terminal struct {
 	InIsTerminal bool
 	// ErrIsTerminal says that Err is a terminal, where progress is shown.
 	ErrIsTerminal bool
+	// OutIsTerminal says that Out is a terminal, and Width how many columns it has: 0, or nil,
+	// where it does not say.
+	OutIsTerminal bool
+	Width         func() int
 	// ReadPassword asks for a password without showing it. It is nil where there is
 	// nobody to ask.
 	ReadPassword func(ctx context.Context, prompt string) ([]byte, error)
@@ -29,6 +33,14 @@ func systemTerminal() Terminal {
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
 		InIsTerminal:  term.IsTerminal(int(os.Stdin.Fd())),
 		ErrIsTerminal: term.IsTerminal(int(os.Stderr.Fd())),
+		OutIsTerminal: term.IsTerminal(int(os.Stdout.Fd())),
+		Width: func() int {
+			width, _, err := term.GetSize(int(os.Stdout.Fd()))
+			if err != nil {
+				return 0
+			}
+			return width
+		},
 	}
 	// Standard input may be a letter; the person is still at the terminal.
 	if tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0); err == nil {

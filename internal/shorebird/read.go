@@ -1,0 +1,173 @@
+package shorebird
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"cmtpd/internal/cache"
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/letter"
+	"cmtpd/internal/provenance"
+)
+
+type readOptions struct {
+	mailboxOptions
+	keepUnseen, check bool
+}
+
+// ReadReport is what read prints with --json. Text is the writer's, too.
+type ReadReport struct {
+	MessageReport
+	Proof      string `json:"proof"` // of who submitted it: sender, domain, unproven or false
+	ProofText  string `json:"proof_text"`
+	ProofKey   string `json:"proof_fingerprint,omitempty"` // of the key that has signed
+	ServerSays string `json:"server_says"`                 // of who brought it
+	CheckError string `json:"check_error,omitempty"`       // why the source's keys are not known
+	Text       string `json:"text"`
+}
+
+func (r *run) readCommand() *cobra.Command {
+	var o readOptions
+	c := &cobra.Command{
+		Use: "read NUMBER", Short: "Show a message, and who submitted it",
+		Long: "read shows the message with the number that list shows, and marks it as seen.\n\n" +
+			"It says whether the message was submitted with a key that is remembered of its source, or\n" +
+			"vouched for by the server of its domain; who wrote what is sealed in it, nothing proves.\n" +
+			"With --check the source's keys are asked for first, as keys does. That domain's server\n" +
+			"can see then that somebody reads the message.",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: r.completeNumbers,
+		RunE: r.action(func(ctx context.Context, args []string) error { return r.read(ctx, args[0], o) }),
+	}
+	c.Flags().BoolVar(&o.keepUnseen, "keep-unseen", false, "do not mark it as seen")
+	c.Flags().BoolVar(&o.check, "check", false, "ask for the keys of the message's source, to see whether it was submitted with them")
+	r.mailboxFlags(c, &o.mailboxOptions)
+	return c
+}
+
+func (r *run) read(ctx context.Context, arg string, o readOptions) error {
+	m, err := r.mailbox(ctx, o.mailboxOptions)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	msg, number, err := m.whole(ctx, arg)
+	if err != nil {
+		return err
+	}
+	p, err := m.proofOf(ctx, msg, o.check && !o.offline)
+	if err != nil {
+		return err
+	}
+	v := newReadReport(msg, number, p)
+	if err := r.report(v, func(out *bytes.Buffer) { r.showMessage(out, v, p.rows(o.check)) }); err != nil {
+		return err
+	}
+	if o.keepUnseen || v.Seen {
+		return nil
+	}
+	if err := m.copy.Change(ctx, []int64{msg.ID}, cache.Note{Mask: cmtp.FlagSeen, Flags: cmtp.FlagSeen}); err != nil {
+		return err
+	}
+	return m.tell(ctx)
+}
+
+// tell has the server told what was noted, where it can be reached soon.
+func (m *mailbox) tell(ctx context.Context) error {
+	if m.offline {
+		return nil
+	}
+	_, err := m.update(ctx)
+	return err
+}
+
+// whole returns a message that was opened. One that was not fetched yet is fetched now.
+func (m *mailbox) whole(ctx context.Context, arg string) (*cache.Message, int64, error) {
+	msg, number, err := m.find(ctx, arg)
+	if err != nil {
+		return nil, 0, err
+	}
+	if msg.State == cache.Wanted && !m.offline {
+		if _, err := m.sync(ctx); err != nil {
+			return nil, 0, err
+		}
+		if msg, number, err = m.find(ctx, arg); err != nil {
+			return nil, 0, err
+		}
+	}
+	switch msg.State {
+	case cache.Wanted:
+		return nil, 0, hint(fmt.Errorf("message %d: %w", number, errNotHere), "Where there is a network: shorebird sync")
+	case cache.Unopenable:
+		return nil, 0, hint(fmt.Errorf("message %d does not open: %s", number, oneLine(msg.Reason)),
+			fmt.Sprintf("With older keys it may: shorebird save %d --raw FILE, and then shorebird open FILE", number))
+	case cache.Unreadable:
+		return nil, 0, hint(fmt.Errorf("message %d cannot be read: %s", number, oneLine(msg.Reason)), "shorebird sync --again asks for it once more. Else tell the server's operator.")
+	}
+	return msg, number, nil
+}
+
+// proofOf says what a message proves of its source, by the keys that are known now where all
+// of it is here.
+func (m *mailbox) proofOf(ctx context.Context, msg *cache.Message, check bool) (*proof, error) {
+	sealed, err := m.copy.Sealed(ctx, msg.ID)
+	if errors.Is(err, cache.ErrNotKept) {
+		return &proof{Verdict: parseProof(msg.Opened.Proof)}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p, _, err := m.judged(ctx, sealed, check)
+	if err == nil {
+		msg.Opened.Proof = proofText(p.Verdict)
+	}
+	return p, err
+}
+
+func newReadReport(msg *cache.Message, number int64, p *proof) *ReadReport {
+	v := &ReadReport{MessageReport: newMessageReport(msg, number), Proof: string(p.Kind), ProofText: p.Text,
+		ServerSays: serverSays(msg.Standing), Text: msg.Opened.Text}
+	if p.Key != (crypt.PublicKey{}) {
+		v.ProofKey = p.Key.String()
+	}
+	if p.asked != nil {
+		v.CheckError = p.asked.Error()
+	}
+	return v
+}
+
+// showMessage prints a message for a person. As in show, all that the program says stands above
+// the text.
+func (r *run) showMessage(out *bytes.Buffer, v *ReadReport, proof [][2]string) {
+	rows := append([][2]string{{"From", v.from()}, {"Source", string(v.Source)}}, proof...)
+	if v.Proof != string(provenance.BySender) && v.Proof != string(provenance.False) {
+		rows = append(rows, [2]string{"Your server", "says that " + v.ServerSays})
+	}
+	rows = append(rows, [][2]string{{"To", v.To}, {"Date", v.Time.Local().Format("Mon, 2 Jan 2006 15:04:05 -0700")},
+		{"Came", v.Came.Local().Format("Mon, 2 Jan 2006 15:04:05 -0700")}, {"Subject", v.Subject}}...)
+	for _, row := range [][2]string{{"Reply to", v.ReplyTo}, {"Copies", strings.Join(v.CC, ", ")}, {"Tags", strings.Join(v.Tags, ", ")}} {
+		if row[1] != "" {
+			rows = append(rows, row)
+		}
+	}
+	if !v.Sealed {
+		rows = append(rows, [2]string{"Warning", "this letter came unencrypted: others may have read or changed it"})
+	}
+	for _, a := range v.Attachments {
+		rows = append(rows, [2]string{"Attachment", fmt.Sprintf("%d. %s, %s, %d bytes", a.Number, clip(a.Name, 200), a.Type, a.Size)})
+	}
+	if v.Missing > 0 {
+		rows = append(rows, [2]string{"Attachments", fmt.Sprintf("%d, with your server: shorebird save %d --to DIR fetches them", v.Missing, v.Number)})
+	}
+	r.fields(out, rows)
+	out.WriteString("\n")
+	out.WriteString(letter.Text([]byte(v.Text)))
+	if v.Text != "" && !strings.HasSuffix(v.Text, "\n") {
+		out.WriteString("\n")
+	}
+}
