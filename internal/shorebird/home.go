@@ -104,6 +104,11 @@ func (h home) lock(a address.Address) string {
 	return filepath.Join(h.data, fileName(a.String())+".lock")
 }
 
+// mailbox returns the directory of the local copy of a's mailbox.
+func (h home) mailbox(a address.Address) string {
+	return filepath.Join(h.data, fileName(a.String())+".mailbox")
+}
+
 // putAside moves aside the keys of a that are on this machine, which may be all that
 // still opens old mail, unless they are among those of ring, or sealed alike in x. It
 // returns where they are now, or "".

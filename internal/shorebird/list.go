@@ -72,7 +72,7 @@ func (r *run) listing(ctx context.Context, o listOptions, choose func(*mailbox, 
 	if o.count < 1 {
 		return usage(errors.New("-n: at least one message"))
 	}
-	m, err := r.mailbox(ctx, o.mailboxOptions)
+	m, err := r.openMailbox(ctx, o.mailboxOptions)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"mime"
 	"path"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -49,10 +48,10 @@ type mailbox struct {
 	fetched func(done, left int64) // likewise
 }
 
-// mailbox opens the copy of the user's mailbox, with the keys on this machine. Close gives back
+// openMailbox opens the copy of the user's mailbox, with the keys on this machine. Close gives back
 // what it takes. Unless it is to be offline, the keys are claimed until sync or close, so that
 // they are opened once.
-func (r *run) mailbox(ctx context.Context, o mailboxOptions) (*mailbox, error) {
+func (r *run) openMailbox(ctx context.Context, o mailboxOptions) (*mailbox, error) {
 	n, h, err := r.network()
 	if err != nil {
 		return nil, err
@@ -70,7 +69,7 @@ func (r *run) mailbox(ctx context.Context, o mailboxOptions) (*mailbox, error) {
 		m.close()
 		return nil, err
 	}
-	m.copy, err = cache.Open(ctx, h.mail(addr), keys(m.held.ring), cache.Options{Now: r.Now, Note: func(s string) { r.note("%s", s) }})
+	m.copy, err = r.mailbox(ctx, h, addr, keys(m.held.ring))
 	if err != nil {
 		m.close()
 		return nil, err
@@ -97,9 +96,9 @@ func (m *mailbox) unlock(ctx context.Context, addr address.Address) (err error) 
 	return err
 }
 
-// mail returns the directory of the copy of an account's mailbox.
-func (h home) mail(a address.Address) string {
-	return filepath.Join(h.data, fileName(a.String())+".mail")
+// mailbox opens the local copy of an account's mailbox.
+func (r *run) mailbox(ctx context.Context, h home, a address.Address, keys []*crypt.PrivateKey) (*cache.Cache, error) {
+	return cache.Open(ctx, h.mailbox(a), keys, cache.Options{Now: r.Now, Note: func(text string) { r.note("%s", text) }})
 }
 
 func (m *mailbox) close() {
@@ -312,7 +311,7 @@ func (r *run) completeNumbers(c *cobra.Command, _ []string, _ string) ([]string,
 		return nil, nothing
 	}
 	defer ring.Wipe()
-	return numbersOf(c.Context(), h.mail(addr), keys(ring)), nothing
+	return numbersOf(c.Context(), h.mailbox(addr), keys(ring)), nothing
 }
 
 func numbersOf(ctx context.Context, dir string, keys []*crypt.PrivateKey) (words []string) {

@@ -83,7 +83,7 @@ func (r *run) flagCommand() *cobra.Command {
 
 // mark changes messages, here and then with the server.
 func (r *run) mark(ctx context.Context, args []string, o mailboxOptions, done string, change func(*cache.Cache, []int64) error) error {
-	m, err := r.mailbox(ctx, o)
+	m, err := r.openMailbox(ctx, o)
 	if err != nil {
 		return err
 	}

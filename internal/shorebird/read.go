@@ -51,7 +51,7 @@ func (r *run) readCommand() *cobra.Command {
 }
 
 func (r *run) read(ctx context.Context, arg string, o readOptions) error {
-	m, err := r.mailbox(ctx, o.mailboxOptions)
+	m, err := r.openMailbox(ctx, o.mailboxOptions)
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ func (r *run) saveMessage(ctx context.Context, args []string, o saveOptions) err
 	if o.raw != "" && len(args) > 1 {
 		return usage(errors.New("--raw writes the whole message: name no attachments"))
 	}
-	m, err := r.mailbox(ctx, o.mailboxOptions)
+	m, err := r.openMailbox(ctx, o.mailboxOptions)
 	if err != nil {
 		return err
 	}

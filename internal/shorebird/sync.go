@@ -48,7 +48,7 @@ func (r *run) syncCommand() *cobra.Command {
 }
 
 func (r *run) sync(ctx context.Context, o mailboxOptions, again bool) error {
-	m, err := r.mailbox(ctx, o)
+	m, err := r.openMailbox(ctx, o)
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ type watch struct {
 }
 
 func (r *run) watch(ctx context.Context, o mailboxOptions) error {
-	m, err := r.mailbox(ctx, o)
+	m, err := r.openMailbox(ctx, o)
 	if err != nil {
 		return err
 	}
