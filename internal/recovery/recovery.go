@@ -107,6 +107,9 @@ func Parse(words string) (*Secret, error) {
 	return fromEntropy(e), nil
 }
 
+// Spell returns the words of bytes that are no secret, as two people compare them.
+func Spell(b [EntropySize]byte) string { return fromEntropy(b).Words() }
+
 // Words returns the twelve words, in lower case, with a space between them.
 func (s *Secret) Words() string {
 	words, err := bip39.NewMnemonic(s.entropy())

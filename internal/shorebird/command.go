@@ -48,7 +48,7 @@ func (r *run) command() *cobra.Command {
 	root.AddCommand(r.registerCommand(), r.keysCommand(), r.sendCommand(), r.openCommand(),
 		r.passwdCommand(), r.rotateCommand(), r.recoverCommand(), r.versionCommand(),
 		r.syncCommand(), r.listCommand(), r.readCommand(), r.saveCommand(), r.searchCommand(), r.watchCommand(),
-		r.flagCommand(), r.deleteCommand(),
+		r.flagCommand(), r.deleteCommand(), r.trustCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit statuses mean", Long: exitCodes})
 	return root
 }

@@ -3,6 +3,7 @@ package shorebird
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -24,7 +25,8 @@ const (
 // contacts are the keys of addresses that were seen before, by address.
 type contacts struct {
 	memory[contact]
-	now func() time.Time
+	now   func() time.Time
+	fresh map[string]bool // first met in this run, which makes them no better known
 }
 
 // A contact is what is remembered of an address.
@@ -32,10 +34,15 @@ type contact struct {
 	Key       string    `json:"key"`                 // base64
 	Statement string    `json:"statement,omitempty"` // base64, digest of the newest; empty when seen in CMTP 0.01 alone
 	FirstSeen time.Time `json:"first_seen"`          // the key
+	// Again says that it was seen again, or accepted by the user: then it is no first contact any more.
+	Again bool `json:"again,omitempty"`
+	// Refused is another key, in base64, that was shown in its place last, and does not
+	// follow from it: until it is accepted, or the right one is shown, nothing is sent.
+	Refused string `json:"refused,omitempty"`
 }
 
 func newContacts(dir string, now func() time.Time) contacts {
-	return contacts{memory[contact]{dir, "contacts", "keys of contacts", "every address is a first contact again"}, now}
+	return contacts{memory[contact]{dir, "contacts", "keys of contacts", "every address is a first contact again"}, now, map[string]bool{}}
 }
 
 // whose returns the name that the answer's key is remembered for: bob+tag is bob,
@@ -116,23 +123,25 @@ func (c *contact) differs(name address.Address, a *answer, why error) error {
 	return hint(fmt.Errorf("%s: %w\n  remembered  %s  since %s\n  now         %s", name, why,
 		fingerprint(c.Key), c.FirstSeen.Format(time.DateOnly), a.key),
 		fmt.Sprintf("Either the keys of %[1]s were lost and made anew, or the server gives you somebody else's. Nothing was sent. Ask %[1]s, by other means, for the fingerprint. "+
-			"If the new one is right: shorebird keys %[2]s --accept-new-key, and then again.", name, a.address))
+			"If the new one is right: shorebird keys %[2]s --accept-new-key, or shorebird trust accept %[2]s, which shows words that you can compare; and then again.", name, a.address))
 }
 
-// meet judges the answer and remembers its key. With accept, what is remembered gives
-// way.
+// meet judges the answer and remembers its key, or that it was refused. With accept, what is
+// remembered gives way.
 func (c *contacts) meet(ctx context.Context, a *answer, accept bool) error {
 	known, err := c.load()
 	if err != nil {
 		return err
 	}
-	if learnt, err := c.learn(known, a, accept); err != nil || !learnt {
-		return err
+	learnt, verdict := c.learn(known, a, accept)
+	if !learnt {
+		return verdict
 	}
-	return c.change(ctx, func(known map[string]contact) error { // another process may have met it meanwhile
-		_, err := c.learn(known, a, accept)
-		return err
+	err = c.change(ctx, func(known map[string]contact) error { // another process may have met it meanwhile
+		_, verdict = c.learn(known, a, accept)
+		return nil
 	})
+	return errors.Join(verdict, err)
 }
 
 // learn puts the answer into what is known, and reports whether it says anything new.
@@ -146,17 +155,24 @@ func (c *contacts) learn(known map[string]contact, a *answer, accept bool) (bool
 	}
 	if met {
 		a.before, _ = parseKey(was.Key)
+	} else {
+		c.fresh[name.String()] = true
 	}
 	next, change, err := c.judge(known, name, a)
-	if err != nil && accept {
+	switch {
+	case err != nil && accept:
 		name = a.address // bob+tag was accepted, which says nothing of bob
 		next, change, err = c.contact(a), AcceptedIt, nil
-	}
-	if err != nil {
-		return false, err
+		next.Again = true
+	case err != nil:
+		next = was
+		next.Refused = base64Key(a.key)
+	default:
+		next.Refused = ""
+		next.Again = met && (was.Again || !c.fresh[name.String()])
 	}
 	a.change = change
 	learnt := known[name.String()] != next
 	known[name.String()] = next
-	return learnt, nil
+	return learnt, err
 }

@@ -21,7 +21,8 @@ type network struct {
 	own      func(address.Address) bool // whether an account is the user's
 	known    knownServers
 	contacts contacts
-	accept   bool // keys of contacts that do not follow from what is remembered
+	accept   bool            // keys of contacts that do not follow from what is remembered
+	only     crypt.PublicKey // the one that may be accepted; zero: any
 	now      func() time.Time
 	note     func(format string, args ...any)
 	peers    map[string]*peer         // by host:port
@@ -177,7 +178,7 @@ func (n *network) lookup(ctx context.Context, a address.Address) (*answer, error
 
 // acquaint holds an answer against what is remembered of its address, and remembers it.
 func (n *network) acquaint(ctx context.Context, found *answer) (*answer, error) {
-	if err := n.contacts.meet(ctx, found, n.accept); err != nil {
+	if err := n.contacts.meet(ctx, found, n.accept && (n.only == crypt.PublicKey{} || n.only == found.key)); err != nil {
 		name := found.address
 		name.Account = name.Account.Base()
 		if errors.Is(err, errTrust) && n.own(name) {

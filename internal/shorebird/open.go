@@ -101,7 +101,7 @@ func (r *run) open(ctx context.Context, path string, o openOptions) error {
 	report := newOpenReport(l, proven)
 	err = saveAll(o.save, l, report)
 	bar.done()
-	return errors.Join(err, r.report(report, func(out *bytes.Buffer) { show(out, l, report, proven.rows(o.check)) }))
+	return errors.Join(err, r.report(report, func(out *bytes.Buffer) { r.show(out, l, report, proven.rows(o.check)) }))
 }
 
 func keys(ring *xzibit.Keyring) []*crypt.PrivateKey {
@@ -225,7 +225,7 @@ func saveAll(path string, l *letter.Letter, v *OpenReport) error {
 
 // show prints a letter for a person. All that the program says stands above the
 // text, so that a text cannot speak in the program's name.
-func show(out *bytes.Buffer, l *letter.Letter, v *OpenReport, proof [][2]string) {
+func (r *run) show(out *bytes.Buffer, l *letter.Letter, v *OpenReport, proof [][2]string) {
 	from := letter.Claim(l.Header)
 	if v.ProofKey != "" {
 		from = letter.Line(v.From)
@@ -251,7 +251,7 @@ func show(out *bytes.Buffer, l *letter.Letter, v *OpenReport, proof [][2]string)
 		}
 		rows = append(rows, [2]string{"Attachment", s})
 	}
-	table(out, rows)
+	r.fields(out, rows)
 	out.WriteString("\n")
 	out.WriteString(letter.Text(l.Text))
 	if len(l.Text) > 0 && l.Text[len(l.Text)-1] != '\n' {

@@ -1,0 +1,164 @@
+package shorebird_test
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"cmtpd/internal/client/clienttest"
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/shorebird"
+)
+
+// trustIn returns what trust show says of an address.
+func (p *person) trustIn(addr string) (v shorebird.TrustReport) {
+	p.t.Helper()
+	p.want(ok, "", []string{"trust", "show", addr, "--json"})
+	p.json(&v)
+	return v
+}
+
+// A contact is met, met again, shows another key, with which nothing is sent, and is accepted
+// once both have read the same words.
+func TestTrust(t *testing.T) {
+	h := privateHouse(t, alice, bob)
+	where := h.Start(t)
+	p := h.recovered(t, where)
+	p.want(failure, "", []string{"trust", "show", bob}, "no key is remembered", "shorebird keys "+bob)
+	p.want(ok, "", []string{"trust", "list"}, "No keys are remembered yet")
+	p.want(ok, "", []string{"keys", bob})
+	if v := p.trustIn(bob); v.Trust != shorebird.TrustFirstContact || len(strings.Fields(v.SafetyWords)) != 12 {
+		t.Fatalf("%+v", v)
+	}
+	p.want(ok, "", []string{"keys", bob})
+	before := p.trustIn("bob+tag@example.org")
+	if before.Trust != shorebird.TrustRemembered || before.Address != bob {
+		t.Fatalf("%+v", before)
+	}
+	p.want(ok, "", []string{"trust", "accept", bob}, "there is nothing to accept")
+
+	other := clienttest.Key(t).Public()
+	h.set(bob, clienttest.User{Key: other})
+	send := []string{"send", bob}
+	p.want(trust, "x", send, "nothing was sent", "trust accept "+bob)
+	p.want(trust, "x", send, "nothing was sent")
+	v := p.trustIn(bob)
+	if v.Trust != shorebird.TrustChanged || v.Fingerprint != before.Fingerprint || v.RefusedFingerprint != other.String() ||
+		v.SafetyWords != before.SafetyWords || v.RefusedSafetyWords == before.SafetyWords || v.RefusedSafetyWords == "" {
+		t.Fatalf("%+v", v)
+	}
+	p.want(ok, "", []string{"trust", "list"}, "changed        2027-01-15  "+before.Fingerprint+"  "+bob)
+
+	// Bob sees the same words for Alice.
+	if got := shorebird.SafetyWords(other, h.keys[alice].Public()); got != v.RefusedSafetyWords {
+		t.Errorf("bob sees %q, and alice %q", got, v.RefusedSafetyWords)
+	}
+	accept := []string{"trust", "accept", bob}
+	p.want(password, "", accept, "--fingerprint")
+	p.want(trust, "", append(accept, "--fingerprint", before.Fingerprint), "was not accepted")
+	answer := "no"
+	p.app.ReadLine = func(_ context.Context, prompt string) ([]byte, error) {
+		for _, w := range []string{v.RefusedSafetyWords, other.String(), before.Fingerprint} {
+			if !strings.Contains(p.err.String(), w) {
+				t.Errorf("asked without %q: %s", w, p.err.String())
+			}
+		}
+		return []byte(answer), nil
+	}
+	p.want(trust, "", accept, "was not accepted", "nothing is sent there")
+	p.want(trust, "x", send, "nothing was sent")
+	if n := h.sent(cmtp.Mail); n > 0 {
+		t.Fatalf("%d letters were sent", n)
+	}
+	answer = "Yes\r"
+	p.want(ok, "", accept, "The key of "+bob+" is accepted: "+other.String())
+	p.want(ok, "x", send)
+	if v := p.trustIn(bob); v.Trust != shorebird.TrustRemembered || v.Fingerprint != other.String() || v.Refused != "" {
+		t.Errorf("%+v", v)
+	}
+}
+
+// Only the key that was compared is accepted, though the server shows a third one by then; and
+// who shows the right one again is believed again.
+func TestTrust_AcceptOnly(t *testing.T) {
+	h := privateHouse(t, alice, bob)
+	p := h.recovered(t, h.Start(t))
+	p.want(ok, "", []string{"keys", bob})
+	right := h.user(bob)
+	second, third := clienttest.Key(t).Public(), clienttest.Key(t).Public()
+	h.set(bob, clienttest.User{Key: second})
+	p.app.ReadLine = func(context.Context, string) ([]byte, error) {
+		h.set(bob, clienttest.User{Key: third})
+		return []byte("yes"), nil
+	}
+	p.want(trust, "", []string{"trust", "accept", bob}, third.String(), "the one before did not sign for it")
+	if v := p.trustIn(bob); v.Trust != shorebird.TrustChanged || v.RefusedFingerprint != third.String() {
+		t.Errorf("%+v", v)
+	}
+	p.want(trust, "", []string{"trust", "accept", bob, "--fingerprint", second.String()}, "its fingerprint is "+third.String())
+	h.set(bob, right)
+	p.want(ok, "x", []string{"send", bob})
+	if v := p.trustIn(bob); v.Trust != shorebird.TrustRemembered || v.Refused != "" {
+		t.Errorf("%+v", v)
+	}
+	h.set(bob, clienttest.User{Key: third})
+	fingerprint := strings.ToUpper(strings.ReplaceAll(third.String(), " ", ""))
+	p.want(ok, "", []string{"trust", "accept", bob, "--fingerprint", fingerprint, "--json"})
+}
+
+// Who vouches for the domain's server is said in its word.
+func TestTrust_Vouched(t *testing.T) {
+	h := privateHouse(t, alice)
+	f := h.abroad(t)
+	p := h.recovered(t, h.Start(t))
+	for vouched, word := range map[crypt.Trust]shorebird.ContactTrust{
+		crypt.TrustDNSSEC: shorebird.TrustDNSSEC, crypt.TrustOperator: shorebird.TrustOperator,
+	} {
+		f.with(func() { f.trust = vouched })
+		p.want(ok, "", []string{"keys", dora})
+		if v := p.trustIn(dora); v.Trust != word {
+			t.Errorf("%+v, want %s", v, word)
+		}
+	}
+}
+
+// The word is coloured at a terminal alone, where the user has nothing against it.
+func TestTrust_Colour(t *testing.T) {
+	h := privateHouse(t, alice, bob)
+	p := h.recovered(t, h.Start(t))
+	p.want(ok, "", []string{"keys", bob})
+	escape := func() bool { return strings.Contains(p.out.String(), "\x1b") }
+	for _, args := range [][]string{{"trust", "list"}, {"trust", "show", bob}} {
+		p.app.OutIsTerminal = false
+		if p.want(ok, "", args, "first contact"); escape() {
+			t.Errorf("%q: colour in a file: %q", args, p.out.String())
+		}
+		p.app.OutIsTerminal = true
+		if p.want(ok, "", args, "\x1b[33mfirst contact\x1b[0m"); !escape() {
+			t.Errorf("%q: no colour at a terminal: %q", args, p.out.String())
+		}
+		for _, env := range []string{"NO_COLOR=1", "TERM=dumb"} {
+			name, value, _ := strings.Cut(env, "=")
+			p.env[name] = value
+			if p.want(ok, "", args, "first contact"); escape() {
+				t.Errorf("%q: colour with %s: %q", args, env, p.out.String())
+			}
+			delete(p.env, name)
+		}
+	}
+}
+
+// The words are those of docs/protocol.md section 29.4.
+func TestSafetyWords(t *testing.T) {
+	a, b := crypt.PublicKey{1, 2, 3}, crypt.PublicKey{1, 2, 4}
+	const want = "chronic phrase attack ensure monkey toddler enroll autumn hood now bright couch" // by another program
+	if got := shorebird.SafetyWords(a, b); got != want || got != shorebird.SafetyWords(b, a) {
+		t.Errorf("%q, and the other way around %q", got, shorebird.SafetyWords(b, a))
+	}
+	if !regexp.MustCompile(`^([a-z]+ ){11}[a-z]+$`).MatchString(shorebird.SafetyWords(a, a)) {
+		t.Error(fmt.Sprint("not twelve words: ", shorebird.SafetyWords(a, a)))
+	}
+}

@@ -1,0 +1,12 @@
+package shorebird
+
+// For tests of what is shown, and of what is agreed upon with other programs.
+var (
+	SafetyWords = safetyWords
+	SealWords   = sealWords
+	OpenWords   = openWords
+	OneLine     = oneLine
+	Clip        = clip
+	Wrap        = wrap
+	Query       = query
+)
