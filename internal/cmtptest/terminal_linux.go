@@ -24,7 +24,7 @@ type Terminal struct {
 }
 
 // RunInTerminal starts program in a terminal of its own, which is standard input
-// and standard error; standard output goes to out.
+// and standard error; standard output goes to out, or there too where that is nil.
 func RunInTerminal(t testing.TB, out *bytes.Buffer, program string, args ...string) *Terminal {
 	t.Helper()
 	master, slave, err := openTerminal()
@@ -34,7 +34,10 @@ func RunInTerminal(t testing.TB, out *bytes.Buffer, program string, args ...stri
 	defer slave.Close()
 	term := &Terminal{master: master, cmd: exec.Command(program, args...), ended: make(chan error, 1)}
 	term.shown.more = make(chan struct{})
-	term.cmd.Stdin, term.cmd.Stdout, term.cmd.Stderr = slave, out, slave
+	term.cmd.Stdin, term.cmd.Stdout, term.cmd.Stderr = slave, slave, slave
+	if out != nil {
+		term.cmd.Stdout = out
+	}
 	term.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true} // descriptor 0
 	if err := term.cmd.Start(); err != nil {
 		master.Close()

@@ -17,10 +17,11 @@
 //
 //	$XDG_CONFIG_HOME/shorebird/config.toml           account, server, [servers]; optional
 //	$XDG_DATA_HOME/shorebird/servers.json            by domain: the server's key, as first seen, whether it spoke CMTP 1, and who told
-//	$XDG_DATA_HOME/shorebird/contacts.json           by address: the key, as first seen, and the digest of the newest statement
+//	$XDG_DATA_HOME/shorebird/contacts.json           by address: the key, as first seen, whether it was seen again, the digest of the newest statement, and another key that was refused
 //	$XDG_DATA_HOME/shorebird/accounts.json           by the user's own addresses: digests of the server's xzibit, its version, and the key at that time
 //	$XDG_DATA_HOME/shorebird/ADDRESS.xzibit          an account's keys, sealed under its password
 //	$XDG_DATA_HOME/shorebird/ADDRESS.xzibit.pending  such that were sent to the server, until it has answered
+//	$XDG_DATA_HOME/shorebird/ADDRESS.mailbox         the copy of the mailbox: see package cache
 //	$XDG_DATA_HOME/shorebird/ADDRESS.lock            locked by who reads those two to change them, until it has; others wait for --timeout
 //
 // An account name is only data, so in the file's name what is not a lower-case
@@ -61,6 +62,29 @@
 // the server of the source's domain would learn that the letter is read. OpenReport has
 // proof (sender, domain, unproven or false), proof_text, proof_fingerprint and check_error.
 //
+// # The mailbox
+//
+// list, read, save, search, flag, delete and watch work from the copy of the mailbox on this
+// machine. All but watch and sync do without a server that is not reached within fifteen
+// seconds, and say of when the copy is; a server that is reached and is not the right one, or
+// refuses, is an error, after what is here was shown. A change that the server has not heard of
+// is told by the next command that reaches it.
+//
+// The number that a person types is given when a message is first shown. It is of this machine
+// alone, never given to another message, and stays when the mailbox has another epoch.
+//
+// What a stranger wrote is shown in lines of the program's own: whatever is not just shown stands as
+// U+FFFD (package letter), blanks in a row are one, and a field that is longer than the terminal is wide goes on
+// in lines that are set in. In a list it is clipped.
+//
+// # How far a contact can be trusted
+//
+// trust says it in one word: first contact, remembered, DNSSEC, operator or changed. The last
+// one says that a key was shown which does not follow from the one that is remembered; nothing is
+// sent until that one is shown again, or the other accepted by trust accept or keys
+// --accept-new-key. trust show has the safety words of docs/protocol.md section 29.4. A colour
+// stands beside a word, at a terminal, unless NO_COLOR is set or TERM is dumb.
+//
 // # Secrets
 //
 // The password is the first line of what --password-stdin, SHOREBIRD_PASSWORD_FILE (a
@@ -100,7 +124,8 @@
 // object on standard error, with the fields error, hint (may be absent) and code, the
 // exit status. Keys are base64, times RFC 3339 in UTC. Fields may be added, none is
 // renamed. See the types KeysReport, ForgetReport, AccountReport, RecoverReport,
-// SendReport, OpenReport and VersionReport. KeysReport, and in SendReport each copy that
+// SendReport, OpenReport, SyncReport, ListReport, ReadReport, SaveReport, MarkReport, TrustReport, TrustListReport and
+// VersionReport; watch prints a MessageReport a line. KeysReport, and in SendReport each copy that
 // was sent, has the field home where the user's own server has answered: its domain,
 // server_key, server_fingerprint, and vouched; server is then its place, and server_key,
 // trust and protocol are of the other domain's server, as it tells. A copy that it will

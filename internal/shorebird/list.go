@@ -137,21 +137,27 @@ func (r *run) lines(out *bytes.Buffer, v *ListReport) {
 	}
 }
 
+// narrow is a terminal of fewer columns, where a line has no hour.
+const narrow = 60
+
 // line is a message in a list. The subject stands last, so that nothing that the program says comes
 // after a stranger's words.
 func (r *run) line(v *MessageReport, digits int) string {
-	from, subject := unlimited, unlimited
+	from, subject, day := unlimited, unlimited, r.day(v.Came)
 	if w := r.width(); w > 0 {
-		room := max(w-1-digits-len("  NAF+  ")-len("Jan 02 15:04")-len("  unproven  "), 12)
-		from = min(max(room/3, 6), 32)
-		subject = max(room-from-2, 4)
+		if w < narrow {
+			day = day[:len("Jan 02")]
+		}
+		room := w - 1 - digits - len("  NAF+  ") - len(day) - len("  unproven  ") - len("  ")
+		from = min(max(room/3, 4), 32)
+		subject = max(room-from, 1)
 	}
 	word := r.paint(v.Source.colour(), string(v.Source)) + strings.Repeat(" ", len(Unproven)-len(v.Source))
 	source := clip(v.from(), from)
 	if from < unlimited {
 		source = pad(v.from(), from)
 	}
-	return fmt.Sprintf("%*d  %s  %s  %s  %s  %s\n", digits, v.Number, v.marks(), r.day(v.Came), word, source, clip(v.title(), subject))
+	return fmt.Sprintf("%*d  %s  %s  %s  %s  %s\n", digits, v.Number, v.marks(), day, word, source, clip(v.title(), subject))
 }
 
 // day is a time in 12 columns: with the hour in the last half year, else with the year.

@@ -73,7 +73,7 @@ func (r *run) flagCommand() *cobra.Command {
 			}
 		}
 		if note.Mask == 0 && len(note.Add)+len(note.Remove) == 0 {
-			return usage(errors.New("say what to note: --seen, --unseen, --flagged, --tag WORD, ..."))
+			return usage(errors.New("say what to note, as --seen, --unseen, --flagged or --tag WORD"))
 		}
 		return r.mark(ctx, args, o, "marked", func(c *cache.Cache, ids []int64) error { return c.Change(ctx, ids, note) })
 	})
