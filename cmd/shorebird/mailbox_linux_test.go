@@ -21,6 +21,7 @@ import (
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/cmtptest"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/shorebird"
 )
 
 // A reader is a machine that has alice's keys, and a real server.
@@ -30,6 +31,7 @@ type reader struct {
 	env     []string
 	key     crypt.PublicKey
 	server  string
+	log     []byte // of the letters that a stranger hands in
 }
 
 // newReader starts a server on a port of its own choice, and brings alice's keys to a machine.
@@ -148,7 +150,7 @@ func (r *reader) gets(b *cmtp.Body, attachments ...string) {
 	defer ch.Close()
 	h := cmtp.Header{System: cmtp.SystemSealed, DestinationAccount: "alice", DestinationDomain: cmtptest.Domain,
 		SourceAccount: "mallory", SourceDomain: "other.example"}
-	if _, err := ch.Send(h, nil, seal(plain), files); err != nil {
+	if _, err := ch.Send(h, r.log, seal(plain), files); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -226,10 +228,72 @@ func TestList_Colour(t *testing.T) {
 	if shown := r.at(80, []string{"TERM=xterm"}, "list"); !coloured.MatchString(shown) {
 		t.Errorf("shows %q", shown)
 	}
+	r.log = []byte("sender a=mallory\x00")
+	r.gets(&cmtp.Body{Time: 1, Subject: "From your bank", Text: []byte("x")})
+	if shown := r.at(80, []string{"TERM=xterm"}, "list"); !strings.Contains(shown, "  \x1b[1;31mFALSE\x1b[0m     mallory") {
+		t.Errorf("shows %q", shown)
+	}
+	if out := r.must("read", "2"); !regexp.MustCompile(`(?m)^WARNING +FALSE: .*do not believe`).MatchString(out) {
+		t.Errorf("shows %q", out)
+	}
 	for _, env := range []string{"NO_COLOR=1", "TERM=dumb"} {
 		if shown := r.at(80, []string{env}, "list", "--offline"); strings.Contains(shown, "\x1b") || !regexp.MustCompile(`  (proven|vouched) +alice`).MatchString(shown) {
 			t.Errorf("with %s it shows %q", env, shown)
 		}
+	}
+	d.Stop(t)
+}
+
+// A desktop is a keyring in memory.
+type desktop map[string]string
+
+func (d desktop) Get(_, user string) (string, error) { return d[user], nil }
+
+func (d desktop) Set(_, user, secret string) error {
+	d[user] = secret
+	return nil
+}
+
+func (d desktop) Delete(_, user string) error {
+	delete(d, user)
+	return nil
+}
+
+// A shell is offered the numbers of messages, with their subjects, where the desktop has the keys: nobody is asked.
+func TestComplete(t *testing.T) {
+	site := cmtptest.NewSite(t, nil)
+	r, d := newReader(t, site)
+	r.gets(&cmtp.Body{Time: 1, Subject: "first\tone\x1b[1m", Text: []byte("x")})
+	r.gets(&cmtp.Body{Time: 1, Subject: "second", Text: []byte("x")})
+	env := map[string]string{}
+	for _, e := range r.env {
+		name, value, _ := strings.Cut(e, "=")
+		env[name] = value
+	}
+	app := &shorebird.App{Getenv: func(name string) string { return env[name] }, Now: time.Now, Desktop: desktop{}, Params: cheap, Least: cheap}
+	run := func(args ...string) string {
+		var out, said bytes.Buffer
+		app.Terminal = shorebird.Terminal{In: strings.NewReader(""), Out: &out, Err: &said}
+		if status := app.Run(t.Context(), args); status != 0 {
+			t.Fatalf("%q ended with %d: %s", args, status, said.String())
+		}
+		return out.String()
+	}
+	run("recover", atHome)
+	run("list")
+	delete(env, "SHOREBIRD_PASSWORD_FILE")
+	want := "2\tsecond\n1\tfirst one\ufffd[1m\n:4\n"
+	for _, verb := range []string{"read", "save", "delete", "flag"} {
+		if got := run("__complete", verb, ""); !strings.HasSuffix(got, want) {
+			t.Errorf("%s is offered %q", verb, got)
+		}
+	}
+	if got := run("__complete", "read", "1", ""); got != ":4\n" {
+		t.Errorf("a second number is offered: %q", got)
+	}
+	app.Desktop = nil
+	if got := run("__complete", "read", ""); got != ":4\n" {
+		t.Errorf("without a keyring %q is offered", got)
 	}
 	d.Stop(t)
 }

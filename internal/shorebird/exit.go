@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"cmtpd/internal/address"
+	"cmtpd/internal/cache"
 	"cmtpd/internal/client"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
@@ -135,6 +136,8 @@ var causes = []struct {
 	{letter.ErrKeys, exitFailure, "It may be for another of your accounts (see --account), older than your keys, or damaged."},
 	{crypt.ErrOpen, exitFailure, "The message is damaged. Fetch it again if you can."},
 	{errNoMessage, exitFailure, "shorebird opens messages as cmtpd spool export writes them."},
+	{cache.ErrQuery, exitUsage, "shorebird search --help says what can be searched for"},
+	{cache.ErrWords, exitUsage, "A tag is a word without a line break. Where there are tags that do not open here: --replace-tags"},
 	{address.ErrInvalid, exitUsage, "an address is account@domain"},
 	{fs.ErrNotExist, exitFailure, ""},
 	{context.DeadlineExceeded, exitTemporary, "Nothing came in time. Try again later, or with a longer --timeout."},

@@ -34,14 +34,22 @@ func keywordKey(k *crypt.PrivateKey) (key [32]byte, err error) {
 	return [32]byte(b), nil
 }
 
-// sealWords seals the keywords of a message with the newest of the keys, which stands first.
-func sealWords(words []string, keys []*crypt.PrivateKey) ([]byte, error) {
-	var plain []byte
+// plainWords is what is sealed of keywords, where they fit.
+func plainWords(words []string) (plain []byte, err error) {
 	for _, w := range words {
 		plain = append(append(plain, w...), 0)
 	}
 	if n := keywordNonce + secretbox.Overhead + len(plain); n > cmtp.MaxKeywords {
-		return nil, fmt.Errorf("%w: by %d bytes", errWordsTooLong, n-cmtp.MaxKeywords)
+		err = fmt.Errorf("%w: by %d bytes", errWordsTooLong, n-cmtp.MaxKeywords)
+	}
+	return plain, err
+}
+
+// sealWords seals the keywords of a message with the newest of the keys, which stands first.
+func sealWords(words []string, keys []*crypt.PrivateKey) ([]byte, error) {
+	plain, err := plainWords(words)
+	if err != nil {
+		return nil, err
 	}
 	key, err := keywordKey(keys[0])
 	if err != nil {

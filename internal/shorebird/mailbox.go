@@ -160,6 +160,7 @@ func (m *mailbox) update(ctx context.Context) (bool, error) {
 	}
 	short, cancel := context.WithTimeoutCause(ctx, brief, errBrief)
 	defer cancel()
+	defer m.network.close() // no connection outlives its context
 	_, err := m.sync(short)
 	switch {
 	case err == nil:
@@ -291,8 +292,11 @@ func (m *mailbox) findAll(ctx context.Context, args []string) (ids, numbers []in
 
 // completeNumbers offers the newest messages' numbers to a shell, where that takes no question: with
 // keys from the desktop keyring.
-func (r *run) completeNumbers(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+func (r *run) completeNumbers(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	const nothing = cobra.ShellCompDirectiveNoFileComp
+	if len(args) > 0 && (c.Name() == "read" || c.Name() == "save") {
+		return nil, nothing
+	}
 	h, err := newHome(r.Getenv)
 	if err != nil {
 		return nil, nothing

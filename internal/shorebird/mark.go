@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -75,10 +76,31 @@ func (r *run) flagCommand() *cobra.Command {
 		if note.Mask == 0 && len(note.Add)+len(note.Remove) == 0 {
 			return usage(errors.New("say what to note, as --seen, --unseen, --flagged or --tag WORD"))
 		}
-		return r.mark(ctx, args, o, "marked", func(c *cache.Cache, ids []int64) error { return c.Change(ctx, ids, note) })
+		return r.mark(ctx, args, o, "marked", func(c *cache.Cache, ids []int64) error {
+			if err := fit(ctx, c, ids, note); err != nil {
+				return err
+			}
+			return c.Change(ctx, ids, note)
+		})
 	})
 	r.mailboxFlags(c, &o)
 	return c
+}
+
+// fit refuses tags that no server would take, before anything is changed.
+func fit(ctx context.Context, c *cache.Cache, ids []int64, n cache.Note) error {
+	for _, id := range ids {
+		m, err := c.Message(ctx, id)
+		if err != nil {
+			return err
+		}
+		words := slices.DeleteFunc(slices.Concat(m.Words, n.Add), func(w string) bool { return slices.Contains(n.Remove, w) })
+		slices.Sort(words)
+		if _, err := plainWords(slices.Compact(words)); err != nil && len(n.Add) > 0 {
+			return hint(err, "Nothing was changed. Take tags away with --untag WORD, or use shorter ones.")
+		}
+	}
+	return nil
 }
 
 // mark changes messages, here and then with the server.
