@@ -32,6 +32,9 @@ type App struct {
 	// DesktopWait bounds what a call of it may take. Zero means a minute, or three
 	// seconds where there is nobody to ask.
 	DesktopWait time.Duration
+	// SyncWait bounds how long a command that works from the copy of the mailbox waits for
+	// the server. Zero means brief.
+	SyncWait time.Duration
 	// Params is what sealing under a password costs; zero means what package xzibit
 	// thinks right.
 	Params xzibit.Params

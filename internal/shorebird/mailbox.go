@@ -150,7 +150,13 @@ func (m *mailbox) sync(ctx context.Context) (*cache.Report, error) {
 }
 
 // errBrief ends a sync that takes longer than a person likes to wait.
-var errBrief = fmt.Errorf("it takes longer than %v: shorebird sync waits for all of it (%w)", brief, context.DeadlineExceeded)
+type errBrief time.Duration
+
+func (e errBrief) Error() string {
+	return fmt.Sprintf("it takes longer than %v; shorebird sync waits for all of it", time.Duration(e))
+}
+
+func (errBrief) Unwrap() error { return context.DeadlineExceeded }
 
 // update is sync for a command that can do without: it takes little time, and a server that cannot be
 // reached is no error. It reports whether the copy is in step, and tells a person when it is not.
@@ -158,7 +164,11 @@ func (m *mailbox) update(ctx context.Context) (bool, error) {
 	if m.offline {
 		return false, m.since(ctx, "Not asked:")
 	}
-	short, cancel := context.WithTimeoutCause(ctx, brief, errBrief)
+	wait := m.SyncWait
+	if wait == 0 {
+		wait = brief
+	}
+	short, cancel := context.WithTimeoutCause(ctx, wait, errBrief(wait))
 	defer cancel()
 	defer m.network.close() // no connection outlives its context
 	_, err := m.sync(short)
