@@ -93,7 +93,7 @@ func (p *Peers) judgePublished(ctx context.Context, r Remote, known *trust.State
 		}
 		return Unverified, fmt.Errorf("%w: %s", ErrDistrusted, trust.Changed.Text())
 	}
-	v, err := p.cfg.Trust.Judge(ctx, r.Domain, trust.Sighting{Shown: r.Key, CMTP1: true, Record: recordOf(published)})
+	v, err := p.cfg.Trust.Judge(ctx, r.Domain, trust.Sighting{Shown: r.Key, CMTP1: true, Record: recordOf(published), Claimed: true})
 	switch {
 	case err != nil:
 		return Unverified, fmt.Errorf("%w: %w", ErrDistrusted, err)

@@ -2,6 +2,7 @@ package federation_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -10,8 +11,10 @@ import (
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/discovery"
 	"cmtpd/internal/discovery/dnstest"
+	"cmtpd/internal/durable"
 	"cmtpd/internal/federation"
 	"cmtpd/internal/session"
+	"cmtpd/internal/trust"
 
 	"github.com/miekg/dns"
 )
@@ -155,6 +158,29 @@ func TestPeers_JudgePeer_Rotated(t *testing.T) {
 				t.Errorf("where the server cannot be met: %v", err)
 			}
 		})
+	}
+}
+
+// Who claims one domain after the other, and publishes a key for each, is believed, and takes no more than half of the room.
+func TestPeers_JudgePeer_Many(t *testing.T) {
+	w, a, _ := acquainted(t)
+	var err error
+	if a.trust, err = trust.Open(t.TempDir(), trust.Options{FS: durable.OS, Now: w.clock.now, MaxDomains: 8}); err != nil {
+		t.Fatal(err)
+	}
+	a = w.again(a, true)
+	key := newKey(t).Public()
+	record := &discovery.Record{Keys: []crypt.PublicKey{key}, Mode: discovery.None, MaxAge: discovery.DefaultMaxAge}
+	w.dns.Set(dnstest.Behaviour{AD: true}, "")
+	for i := range 12 {
+		d := fmt.Sprintf("e%d.example", i)
+		w.publish("_cmtp.%s. 600 TXT %q", d, record.String())
+		if got, err := a.peers.JudgePeer(t.Context(), federation.Remote{Domain: domain(d), Key: key}); got != federation.Proven || err != nil {
+			t.Errorf("%s: %v, %v", d, got, err)
+		}
+	}
+	if n := a.trust.Stats().Domains; n != 4 {
+		t.Errorf("%d domains are remembered", n)
 	}
 }
 

@@ -35,6 +35,13 @@ func (s *Store) makeRoom(n name) error {
 	return nil
 }
 
+// isHalfFull reports whether the rest of the room is for domains that somebody here has looked for.
+func (s *Store) isHalfFull() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.domains) >= s.max/2
+}
+
 // mayForget reports whether a domain may make room for others: neither DNSSEC nor the operator
 // vouches for it, and nothing is held.
 func (e *entry) mayForget(now time.Time) bool {

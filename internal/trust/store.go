@@ -174,7 +174,8 @@ func (s *Store) get(n name) *entry {
 // Judge judges a sighting of a domain. When it returns a Verdict, what the sighting has
 // taught is on disk, but for the times of what is merely seen again: they are written once
 // a day. An error means that nothing may be sent or accepted now, and that it can be
-// tried again; ErrFull is wrapped by one.
+// tried again; ErrFull is wrapped by one. Of a domain that is known by claims alone, nothing is remembered
+// where half of MaxDomains are.
 //
 //	open, pwrite, fdatasync  trust/.<name>.json.<random>.tmp
 //	rename                   trust/.<name>.json.<random>.tmp   trust/<name>.json
@@ -195,7 +196,7 @@ func (s *Store) Judge(ctx context.Context, domain address.Domain, g Sighting) (V
 		before = e.state
 	}
 	after, v := before.Judge(s.now(), g)
-	if after == before && (e == nil || !e.dirty) {
+	if after == before && (e == nil || !e.dirty) || e == nil && g.Claimed && s.isHalfFull() {
 		return v, nil
 	}
 	if err := s.put(n, e, before, after); err != nil {

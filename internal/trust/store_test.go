@@ -345,6 +345,37 @@ func TestStore_MaxDomains(t *testing.T) {
 	count(4)
 }
 
+// Who comes with as many domains as anybody can have, in signed zones too, is believed, has nobody forgotten, and
+// leaves room.
+func TestStore_MaxDomains_Claimed(t *testing.T) {
+	const most = 12
+	s := openShop(t, durabletest.New(), "/trust", most)
+	claimed := func(g *trust.Sighting) { g.Claimed = true }
+	s.meet("bank.example", 1)
+	for i := range 3 * most {
+		s.now = s.now.Add(time.Minute)
+		if v := s.meet(fmt.Sprintf("e%d.example", i), 2, signed(2), claimed); !v.Trusted || v.Provenance != trust.DNSSEC {
+			t.Fatalf("claim %d: %v", i, v)
+		}
+		if n := s.Stats().Domains; n != min(i+2, most/2) {
+			t.Fatalf("after claim %d: %d domains", i, n)
+		}
+	}
+	for i := range most / 2 {
+		if v := s.meet(fmt.Sprintf("d%d.example", i), 1); !v.First {
+			t.Errorf("%v", v)
+		}
+	}
+	if v := s.meet("bank.example", 3); v.Trusted {
+		t.Error("a domain was forgotten")
+	}
+	s.now = s.now.Add(time.Minute)
+	s.meet("e0.example", 2, signed(2), claimed) // what is known of it goes on being kept
+	if e, err := s.Show(domain(t, "e0.example")); err != nil || !e.State.Latest.Equal(s.now) {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
 func TestStore_Judge_Ended(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

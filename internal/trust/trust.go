@@ -184,6 +184,9 @@ type Sighting struct {
 	CMTP1     bool            // in the channel
 	Record    Record
 	Rotations []crypt.SignedRotation // of the server's own key history
+	// Claimed: the server has come by itself, and nobody here has looked for the domain. Strangers can have as many
+	// domains as they like, so such a sighting makes no room for itself.
+	Claimed bool
 }
 
 // A Verdict says whether a server may be sent to and accepted from.
