@@ -120,7 +120,7 @@ func (m *meeting) judge(ctx context.Context, p *Peer) error {
 	} else {
 		p.Key = p.channel.ServerKey()
 		if m.isOwnKey(p.Key) {
-			return meetError(p.Domain, queue.Permanent, ErrLoop)
+			return m.loop()
 		}
 		h, err := p.channel.History(address.Address{Domain: p.Domain})
 		if err != nil {
@@ -129,7 +129,7 @@ func (m *meeting) judge(ctx context.Context, p *Peer) error {
 		g.Rotations = h.Rotations
 	}
 	if m.isOwnKey(p.Key) {
-		return meetError(p.Domain, queue.Permanent, ErrLoop)
+		return m.loop()
 	}
 	g.Shown = p.Key
 	verdict, err := m.cfg.Trust.Judge(ctx, p.Domain, g)
@@ -148,6 +148,16 @@ func (m *meeting) judge(ctx context.Context, p *Peer) error {
 		return nil
 	}
 	return m.introduce(p)
+}
+
+// loop is for a domain that leads back here. Who is on the way to one that is known to be elsewhere can lead us back, too,
+// without any key, and must not have its mail given up.
+func (m *meeting) loop() error {
+	outcome := queue.Permanent
+	if m.must || len(keysOf(m.known)) > 0 {
+		outcome = queue.Temporary
+	}
+	return meetError(m.found.Domain, outcome, ErrLoop)
 }
 
 // introduce proves who we are. A server that does not believe it may still take mail.

@@ -177,6 +177,24 @@ func TestPeers_Open_Loop(t *testing.T) {
 	}
 }
 
+// Who is on the way to a domain that is known and leads back, for which it takes no key, does not end its mail.
+func TestPeers_Open_Loop_Known(t *testing.T) {
+	w, a, _ := acquainted(t)
+	w.lead("127.0.0.3", a.addr)
+	if e := unmet(t, a, "b.example"); e.Outcome != queue.Temporary || !errors.Is(e, federation.ErrLoop) {
+		t.Errorf("known: %v, outcome %v", e, e.Outcome)
+	}
+	key := newKey(t)
+	c := w.serve("c.example", options{finder: w.finder(true)})
+	record := &discovery.Record{Keys: []crypt.PublicKey{key.Public()}, Mode: discovery.Enforce, MaxAge: discovery.DefaultMaxAge}
+	w.publish("e.example. 600 A 127.0.0.5\n_cmtp.e.example. 600 TXT %q", record.String())
+	w.dns.Set(dnstest.Behaviour{AD: true}, "")
+	w.lead("127.0.0.5", c.addr)
+	if e := unmet(t, c, "e.example"); e.Outcome != queue.Temporary || !errors.Is(e, federation.ErrLoop) {
+		t.Errorf("enforcing: %v, outcome %v", e, e.Outcome)
+	}
+}
+
 // A swapped key holds the mail, and hears nothing but the question for keys.
 func TestPeers_Open_Swapped(t *testing.T) {
 	w := newWorld(t)
