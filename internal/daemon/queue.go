@@ -31,7 +31,8 @@ func (d *daemon) openQueue() error {
 	tested := newTested()
 	d.metrics.registry.MustRegister(tested)
 	peers := federation.New(federation.Config{
-		Domains: d.cfg.Domains, Key: d.identity, Former: publicKeys(former), Finder: finder, Trust: d.trust, Tested: tested.Inc, Log: d.log,
+		Domains: d.cfg.Domains, Key: d.identity, Former: publicKeys(former), Finder: finder, Aside: finder.Aside(), Trust: d.trust,
+		Tested: tested.Inc, Log: d.log,
 	})
 	keys := federation.NewKeys(federation.KeysConfig{Peers: peers, Size: c.KeyCache, Life: c.KeyCacheTime})
 	q, err := queue.New(queue.Config{

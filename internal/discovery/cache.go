@@ -57,8 +57,7 @@ func (c *cache) epoch() uint64 {
 }
 
 // put keeps an answer, unless it has expired already, or something was forgotten since it was asked
-// for: it may be that. There is none for the question: whoever asked has looked, and nobody else asks the same
-// meanwhile.
+// for: it may be that.
 func (c *cache) put(q question, a *answer, asked uint64, now time.Time) {
 	if !now.Before(a.expires) {
 		return
@@ -67,6 +66,9 @@ func (c *cache) put(q question, a *answer, asked uint64, now time.Time) {
 	defer c.mu.Unlock()
 	if asked != c.forgot {
 		return
+	}
+	if e, ok := c.found[q]; ok {
+		c.drop(e) // of who asks aside
 	}
 	c.found[q] = c.latest.PushFront(&cached{q, a})
 	if c.latest.Len() > c.size {

@@ -56,12 +56,21 @@ func New(c *config.Config, o Options) *Finder {
 			fresh:   reader{loopback: c.Delivery.Loopback, shuffle: o.Shuffle},
 			now:     o.Now,
 			cache:   newCache(maxCached),
+			flights: newFlights(),
 			running: make(chan struct{}, maxQuestions),
 		},
 		port:   uint16(c.Delivery.Port),
 		broken: c.DNS.BrokenZone,
 		signed: c.DNS.SignedZone,
 	}
+}
+
+// Aside returns a Finder with the same memory, and with places of its own for its questions: whoever can make it ask what
+// nobody answers takes none of f's.
+func (f *Finder) Aside() *Finder {
+	other := *f
+	other.resolver = f.resolver.aside()
+	return &other
 }
 
 // A Server is one address of one host of a domain.
@@ -203,15 +212,29 @@ func (f *Finder) hosts(ctx context.Context, d address.Domain) ([]host, bool, err
 	return inOrder(a.hosts, f.resolver.fresh.shuffle), a.authenticated, nil
 }
 
-// locate looks up all hosts side by side and fills in the servers.
-func (f *Finder) locate(ctx context.Context, result *Result, hosts []host, port uint16) error {
-	v6, v4 := make([]*answer, len(hosts)), make([]*answer, len(hosts))
+// addresses looks up all hosts side by side, the first ones first: no more than maxAtOnce questions are under way.
+func (f *Finder) addresses(ctx context.Context, hosts []host) (v6, v4 []*answer) {
+	v6, v4 = make([]*answer, len(hosts)), make([]*answer, len(hosts))
+	places := make(chan struct{}, maxAtOnce)
 	var all sync.WaitGroup
+	ask := func(into **answer, h host, qtype uint16) {
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			*into = f.resolver.ask(ctx, h.name, qtype)
+		})
+	}
 	for i, h := range hosts {
-		all.Go(func() { v6[i] = f.resolver.ask(ctx, h.name, dns.TypeAAAA) })
-		all.Go(func() { v4[i] = f.resolver.ask(ctx, h.name, dns.TypeA) })
+		ask(&v6[i], h, dns.TypeAAAA)
+		ask(&v4[i], h, dns.TypeA)
 	}
 	all.Wait()
+	return v6, v4
+}
+
+// locate fills in the servers.
+func (f *Finder) locate(ctx context.Context, result *Result, hosts []host, port uint16) error {
+	v6, v4 := f.addresses(ctx, hosts)
 	for i, h := range hosts {
 		addrs := inTurns(v6[i].addrs, v4[i].addrs)
 		if len(addrs) == 0 {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-	"golang.org/x/sync/singleflight"
 )
 
 // Bounds of asking (docs/protocol.md section 23.8).
@@ -19,6 +18,7 @@ const (
 	maxResolvers = 3
 	maxTries     = 2 // of a resolver that does not answer
 	maxQuestions = 256
+	maxAtOnce    = 4 // of them for the hosts of one domain
 	maxCached    = 10000
 )
 
@@ -32,30 +32,40 @@ type resolver struct {
 	now     func() time.Time
 
 	cache   *cache
-	flights singleflight.Group
+	flights *flights
 	running chan struct{} // holds one token for each question under way
+}
+
+// aside returns one that shares what is remembered, and neither places nor questions under way.
+func (r *resolver) aside() *resolver {
+	other := *r
+	other.flights, other.running = newFlights(), make(chan struct{}, maxQuestions)
+	return &other
 }
 
 // ask returns what DNS says, from memory if it is known. The answer is never nil;
 // its err is an *Error. A caller that gives up leaves the question under way for
-// the others that wait for it.
+// the others that wait for it, and for who asks again where there are places for all.
 func (r *resolver) ask(ctx context.Context, name string, qtype uint16) *answer {
 	q := questionOf(name, qtype)
 	if a := r.cache.get(q, r.now()); a != nil {
 		return a
 	}
-	landed := r.flights.DoChan(q.flight(), func() (any, error) {
+	fl := r.flights.join(ctx, q, func(ctx context.Context) *answer {
 		asked := r.cache.epoch()
 		if a := r.cache.get(q, r.now()); a != nil {
-			return a, nil // of a flight that landed just before
+			return a // of a flight that landed just before
 		}
-		a := r.resolve(context.WithoutCancel(ctx), q)
-		r.cache.put(q, a, asked, r.now())
-		return a, nil
+		a := r.resolve(ctx, q)
+		if ctx.Err() == nil {
+			r.cache.put(q, a, asked, r.now())
+		}
+		return a
 	})
+	defer func() { r.flights.leave(fl, len(r.running) == cap(r.running)) }()
 	select {
-	case a := <-landed:
-		return a.Val.(*answer)
+	case <-fl.landed:
+		return fl.answer
 	case <-ctx.Done():
 		return &answer{err: questionError(q.name, qtype, ended(ctx))}
 	}
@@ -65,15 +75,10 @@ func questionOf(name string, qtype uint16) question {
 	return question{strings.ToLower(dns.Fqdn(name)), qtype}
 }
 
-// flight is the name of a question that is under way.
-func (q question) flight() string { return q.name + strconv.Itoa(int(q.qtype)) }
-
 // forget has questions asked anew: nobody gets what is remembered, or waits for what is under way.
 func (r *resolver) forget(questions []question) {
 	r.cache.forget(questions)
-	for _, q := range questions {
-		r.flights.Forget(q.flight())
-	}
+	r.flights.forget(questions)
 }
 
 // ended returns why ctx has: its end in time is nobody's decision.
@@ -103,13 +108,29 @@ func (r *resolver) resolve(ctx context.Context, q question) *answer {
 	return &a
 }
 
-func (r *resolver) read(ctx context.Context, in *reader) error {
+// enter waits for a place, which those make whom nobody waits for.
+func (r *resolver) enter(ctx context.Context) (leave func(), err error) {
+	leave = func() { <-r.running }
 	select {
 	case r.running <- struct{}{}:
-		defer func() { <-r.running }()
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %d questions are under way already", ErrTimeout, cap(r.running))
+		return leave, nil
+	default:
+		r.flights.clear()
 	}
+	select {
+	case r.running <- struct{}{}:
+		return leave, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %d questions are under way already", ErrTimeout, cap(r.running))
+	}
+}
+
+func (r *resolver) read(ctx context.Context, in *reader) error {
+	leave, err := r.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	for {
 		m, err := r.exchange(ctx, question{in.name, in.qtype})
 		if err != nil {

@@ -457,3 +457,123 @@ func TestResolver_MaxQuestions(t *testing.T) {
 	s.Await(t, discovery.MaxQuestions+1, "", 0)
 	all.Wait()
 }
+
+// Questions that nobody waits for any more go on as long as there are places, and keep nobody from one.
+func TestResolver_MaxQuestions_Left(t *testing.T) {
+	s, f := site(t, oneServer, false)
+	hold := make(chan struct{})
+	defer close(hold)
+	for i := range discovery.MaxQuestions + 1 {
+		s.Set(dnstest.Behaviour{Hold: hold}, fmt.Sprintf("_cmtp.d%d.example.org", i))
+	}
+	ctx, giveUp := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	ask := func(ctx context.Context, i int) {
+		all.Go(func() { f.Published(ctx, domain(t, fmt.Sprintf("d%d.example.org", i))) })
+	}
+	for i := range discovery.MaxQuestions - 1 {
+		ask(ctx, i)
+	}
+	s.Await(t, discovery.MaxQuestions-1, "", 0)
+	giveUp()
+	all.Wait()
+	// One place is left, so that nothing ends, and who asks again waits for the same question.
+	ctx, cancel := context.WithCancel(t.Context())
+	ask(ctx, 0)
+	ask(ctx, discovery.MaxQuestions)
+	s.Await(t, 1, fmt.Sprintf("_cmtp.d%d.example.org", discovery.MaxQuestions), 0)
+	if n := s.Count("_cmtp.d0.example.org", 0); n != 1 {
+		t.Errorf("who asks again has it asked %d times", n)
+	}
+	soon, end := context.WithTimeout(t.Context(), 3*time.Second) // before a question ends by itself
+	defer end()
+	if got, err := f.Find(soon, domain(t, "example.org")); err != nil || len(got.Servers) == 0 {
+		t.Errorf("with all places taken by what nobody waits for: %v", err)
+	}
+	cancel()
+	all.Wait()
+}
+
+// What is asked aside takes no places, and is remembered for both.
+func TestFinder_Aside(t *testing.T) {
+	s, f := site(t, oneServer, false)
+	hold := make(chan struct{})
+	aside := f.Aside()
+	for i := range discovery.MaxQuestions {
+		s.Set(dnstest.Behaviour{Hold: hold}, fmt.Sprintf("_cmtp.d%d.example.org", i))
+	}
+	var all sync.WaitGroup
+	for i := range discovery.MaxQuestions {
+		all.Go(func() {
+			if _, err := aside.Published(t.Context(), domain(t, fmt.Sprintf("d%d.example.org", i))); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	s.Await(t, discovery.MaxQuestions, "", 0)
+	if got, err := f.Find(t.Context(), domain(t, "example.org")); err != nil || len(got.Servers) == 0 {
+		t.Errorf("with all places aside taken: %v", err)
+	}
+	close(hold)
+	all.Wait()
+	before := len(s.Queries())
+	if got, err := aside.Find(t.Context(), domain(t, "example.org")); err != nil || len(got.Servers) == 0 || len(s.Queries()) != before {
+		t.Errorf("%v; %d questions for what is remembered", err, len(s.Queries())-before)
+	}
+}
+
+// Both ask the same at once, and the later answer is the one that is kept, once.
+func TestFinder_Aside_Both(t *testing.T) {
+	s, f := site(t, txt("v=CMTP1"), false)
+	hold := make(chan struct{})
+	s.Set(dnstest.Behaviour{Hold: hold}, "")
+	var all sync.WaitGroup
+	for _, f := range []*discovery.Finder{f, f.Aside()} {
+		all.Go(func() {
+			if got, err := f.Published(t.Context(), domain(t, "example.org")); err != nil || got.Record == nil {
+				t.Errorf("%+v, %v", got, err)
+			}
+		})
+	}
+	s.Await(t, 2, "_cmtp.example.org", dns.TypeTXT)
+	close(hold)
+	all.Wait()
+	if n := f.Cached(); n != 1 {
+		t.Errorf("%d answers are kept", n)
+	}
+}
+
+// A domain of many hosts has few questions under way at a time, and those of its first hosts first.
+func TestFinder_Find_AtOnce(t *testing.T) {
+	zone, hold := "", make(chan struct{})
+	for i := range 10 {
+		zone += fmt.Sprintf("example.org. 600 MX %d h%d.example.org.\nh%d.example.org. 600 A 192.0.2.%d\n", i, i, i, i+1)
+	}
+	s, f := site(t, zone, false)
+	for i := range 10 {
+		s.Set(dnstest.Behaviour{Hold: hold}, fmt.Sprintf("h%d.example.org", i))
+	}
+	found := make(chan error)
+	go func() {
+		got, err := f.Find(t.Context(), domain(t, "example.org"))
+		if err == nil && len(got.Servers) != 10 {
+			err = fmt.Errorf("%d servers", len(got.Servers))
+		}
+		found <- err
+	}()
+	s.Await(t, 6, "", 0)
+	another := f.Aside()
+	for i := range 50 { // time in which more could go out
+		another.Published(t.Context(), domain(t, fmt.Sprintf("d%d.example.org", i)))
+	}
+	if n := s.Count("h0.example.org", 0) + s.Count("h1.example.org", 0); n != 4 {
+		t.Errorf("%d questions of the first two hosts", n)
+	}
+	if n := len(s.Queries()) - 50; n != 6 {
+		t.Errorf("%d questions, want 2 and %d", n, 4)
+	}
+	close(hold)
+	if err := <-found; err != nil {
+		t.Error(err)
+	}
+}

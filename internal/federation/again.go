@@ -36,7 +36,7 @@ func (p *Peers) meetAgain(ctx context.Context, d address.Domain) (*trust.State, 
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), judgeTime)
 		defer cancel()
-		peer, err := p.open(ctx, d, true)
+		peer, err := p.open(ctx, d, p.cfg.Aside, true)
 		if err == nil {
 			peer.Close()
 		}

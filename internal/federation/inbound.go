@@ -116,7 +116,7 @@ func (p *Peers) published(ctx context.Context, d address.Domain) (discovery.Publ
 	}
 	ctx, cancel := context.WithTimeout(ctx, judgeTime)
 	defer cancel()
-	return p.cfg.Finder.Published(ctx, d)
+	return p.cfg.Aside.Published(ctx, d)
 }
 
 // keysOf returns the keys that a domain's servers may show.

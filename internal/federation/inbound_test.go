@@ -1,8 +1,10 @@
 package federation_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -158,6 +160,48 @@ func TestPeers_JudgePeer_Rotated(t *testing.T) {
 				t.Errorf("where the server cannot be met: %v", err)
 			}
 		})
+	}
+}
+
+// A countingFinder counts what it is asked.
+type countingFinder struct {
+	federation.Finder
+	asked atomic.Int32
+}
+
+func (c *countingFinder) Find(ctx context.Context, d address.Domain) (*discovery.Result, error) {
+	c.asked.Add(1)
+	return c.Finder.Find(ctx, d)
+}
+
+func (c *countingFinder) Published(ctx context.Context, d address.Domain) (discovery.Published, error) {
+	c.asked.Add(1)
+	return c.Finder.Published(ctx, d)
+}
+
+// What strangers and users have asked takes no places from what is to be delivered.
+func TestPeers_Aside(t *testing.T) {
+	w, a, b := acquainted(t)
+	finder, aside := &countingFinder{Finder: w.finder(false)}, &countingFinder{Finder: w.finder(false)}
+	a.peers = federation.New(federation.Config{
+		Domains: []address.Domain{a.domain}, Key: a.key, Finder: finder, Aside: aside, Trust: a.trust, Now: w.clock.now,
+		Dialer: &discovery.Dialer{DialContext: w.dial},
+	})
+	stranger := federation.Remote{Domain: b.domain, Key: newKey(t).Public()}
+	if _, err := a.peers.JudgePeer(t.Context(), stranger); !errors.Is(err, federation.ErrDistrusted) {
+		t.Errorf("a stranger: %v", err)
+	}
+	if _, err := federation.NewKeys(federation.KeysConfig{Peers: a.peers}).Lookup(t.Context(), name("bob@b.example")); err != nil {
+		t.Errorf("a key: %v", err)
+	}
+	if n, m := finder.asked.Load(), aside.asked.Load(); n != 0 || m != 4 { // the record twice, and two meetings
+		t.Errorf("%d questions among those of deliveries, %d aside", n, m)
+	}
+	if _, err := meet(t, a, "b.example"); err != nil {
+		t.Error(err)
+	}
+	if n, m := finder.asked.Load(), aside.asked.Load(); n != 1 || m != 4 {
+		t.Errorf("to deliver: %d questions, %d aside", n, m)
 	}
 }
 

@@ -173,7 +173,7 @@ func (k *Keys) enter(ctx context.Context, d address.Domain) (_ context.Context, 
 }
 
 func (k *Keys) fetch(ctx context.Context, name address.Address) (*Foreign, error) {
-	p, err := k.peers.Open(ctx, name.Domain)
+	p, err := k.peers.open(ctx, name.Domain, k.peers.cfg.Aside, false)
 	if err != nil {
 		return nil, err
 	}

@@ -39,6 +39,7 @@ type Config struct {
 	Key     *crypt.PrivateKey // the server's identity
 	Former  []crypt.PublicKey // that it had before
 	Finder  Finder
+	Aside   Finder // asked because of what strangers and users want to know; nil: Finder
 	Trust   Trust
 	Dialer  *discovery.Dialer // nil: its zero value
 
@@ -61,6 +62,9 @@ type Config struct {
 }
 
 func (c *Config) complete() {
+	if c.Aside == nil {
+		c.Aside = c.Finder
+	}
 	if c.Dialer == nil {
 		c.Dialer = new(discovery.Dialer)
 	}
@@ -110,15 +114,15 @@ func (p *Peers) isOwnKey(key crypt.PublicKey) bool {
 // is trusted for the domain then, and over CMTP 1 this server has shown who it is. The
 // context bounds only the opening. The error is a *MeetError.
 func (p *Peers) Open(ctx context.Context, d address.Domain) (*Peer, error) {
-	return p.open(ctx, d, false)
+	return p.open(ctx, d, p.cfg.Finder, false)
 }
 
 // open is Open, or without a word of who this server is.
-func (p *Peers) open(ctx context.Context, d address.Domain, silent bool) (*Peer, error) {
+func (p *Peers) open(ctx context.Context, d address.Domain, finder Finder, silent bool) (*Peer, error) {
 	if p.isOwn(d) {
 		return nil, meetError(d, queue.Permanent, ErrOwn)
 	}
-	found, err := p.cfg.Finder.Find(ctx, d)
+	found, err := finder.Find(ctx, d)
 	if err != nil {
 		return nil, meetError(d, outcomeOf(err), err)
 	}
