@@ -194,7 +194,28 @@ func (r *reader) isUsable(a netip.Addr) bool {
 	case a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240): // this network, reserved, broadcast
 		return false
 	}
+	if v4, ok := within(a); ok && !r.isUsable(v4) {
+		return false
+	}
 	return r.loopback || !a.IsLoopback()
+}
+
+var (
+	translated = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
+	compatible = netip.MustParsePrefix("::/96")        // RFC 4291 section 2.5.5.1
+	relayed    = netip.MustParsePrefix("2002::/16")    // RFC 3056
+)
+
+// within returns the IPv4 address that an IPv6 address leads to.
+func within(a netip.Addr) (v4 netip.Addr, ok bool) {
+	b := a.As16()
+	switch {
+	case translated.Contains(a), compatible.Contains(a) && !a.IsLoopback():
+		return netip.AddrFrom4([4]byte(b[12:])), true
+	case relayed.Contains(a):
+		return netip.AddrFrom4([4]byte(b[2:6])), true
+	}
+	return v4, false
 }
 
 // takeRecord keeps the only _cmtp record, or why there is none that counts.

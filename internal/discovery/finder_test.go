@@ -285,6 +285,20 @@ func TestFinder_Find_Loopback(t *testing.T) {
 	}
 }
 
+// What leads to an address of no server is none either.
+func TestFinder_Find_Within(t *testing.T) {
+	for addr, want := range map[string]bool{
+		"64:ff9b::a9fe:a9fe": false, "64:ff9b::7f00:1": false, "64:ff9b::e000:1": false, "64:ff9b::c000:201": true, "64:ff9b:0:0:0:1:7f00:1": true,
+		"2002:7f00:1::1": false, "2002:a9fe:a9fe::1": false, "2002:c000:201::1": true, "2003:7f00:1::1": true,
+		"::7f00:1": false, "::a9fe:a9fe": false, "::c000:201": true,
+	} {
+		_, f := site(t, "example.org. AAAA "+addr, false)
+		if _, err := f.Find(t.Context(), domain(t, "example.org")); (err == nil) != want || !want && !errors.Is(err, discovery.ErrUnusable) {
+			t.Errorf("%s: %v, want %v", addr, err, want)
+		}
+	}
+}
+
 // AD counts of each part by itself, and only from a trusted resolver.
 func TestFinder_Authenticated(t *testing.T) {
 	_, key := testKey(t, 1)
