@@ -2,7 +2,9 @@ package federation
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"cmtpd/internal/address"
@@ -14,19 +16,29 @@ const (
 	againPause = time.Minute // for one domain
 	maxAgain   = 16          // at a time
 	againKept  = 10000       // domains that were met so
+	againRate  = 20          // a minute, for one client, and at once
+	againHosts = 4           // addresses that are tried
 )
 
-// errVisiting: too many are met already.
-var errVisiting = fmt.Errorf("%d domains are being met for what came from them already", maxAgain)
+var (
+	// errVisiting: too many are met already.
+	errVisiting = fmt.Errorf("%d domains are being met for what came from them already", maxAgain)
+	// errVisits: too many were.
+	errVisits = errors.New("too many domains were met for what came from one client")
+)
 
 // meetAgain meets a server of a known domain to learn which keys it has now, and returns what is known then. It is
 // asked for by whoever claims to be the domain, so for one domain that happens once in a while, and all who ask
 // meanwhile get what came of it. Nothing but its history is asked for, and nothing is said of us: it may be about to
-// ask the same of us.
-func (p *Peers) meetAgain(ctx context.Context, d address.Domain) (*trust.State, error) {
+// ask the same of us. A stranger can have many domains, with addresses of somebody else's: so one client has few of them
+// met, and few addresses of each.
+func (p *Peers) meetAgain(ctx context.Context, d address.Domain, client netip.Addr) (*trust.State, error) {
 	landed := p.flights.DoChan(d.String(), func() (any, error) {
 		if err, ok := p.again.get(d); ok {
 			return nil, err
+		}
+		if !p.visits.Allow(client) {
+			return nil, errVisits
 		}
 		select {
 		case p.visiting <- struct{}{}:

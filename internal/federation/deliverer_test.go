@@ -58,12 +58,12 @@ func vouched(t *testing.T, a, b *site, items []queue.Item) {
 	t.Helper()
 	box := b.box("bob")
 	for i, m := range box {
-		standing, err := b.peers.CheckOrigin(t.Context(), &m.Header, m.Log, m.info.Digest, nil)
+		standing, err := b.peers.CheckOrigin(t.Context(), &m.Header, m.Log, m.info.Digest, nil, visitor)
 		if standing != federation.Unverified || err != nil {
 			t.Errorf("of a stranger: %v, %v", standing, err)
 		}
 		from := &federation.Remote{Domain: a.domain, Key: a.key.Public()}
-		if standing, err = b.peers.CheckOrigin(t.Context(), &m.Header, m.Log, m.info.Digest, from); standing != federation.Unverified || err != nil {
+		if standing, err = b.peers.CheckOrigin(t.Context(), &m.Header, m.Log, m.info.Digest, from, visitor); standing != federation.Unverified || err != nil {
 			t.Errorf("by a stranger: %v, %v", standing, err)
 		}
 		entries := cmtp.LogEntries(m.Log)
@@ -81,11 +81,11 @@ func vouched(t *testing.T, a, b *site, items []queue.Item) {
 	}
 	p.Close()
 	for _, m := range box {
-		if standing, err := b.peers.CheckOrigin(t.Context(), &m.Header, m.Log, m.info.Digest, nil); standing != federation.Proven || err != nil {
+		if standing, err := b.peers.CheckOrigin(t.Context(), &m.Header, m.Log, m.info.Digest, nil, visitor); standing != federation.Proven || err != nil {
 			t.Errorf("of a domain that is known: %v, %v", standing, err)
 		}
 		m.info.Digest[0]++
-		if standing, err := b.peers.CheckOrigin(t.Context(), &m.Header, m.Log, m.info.Digest, nil); err == nil {
+		if standing, err := b.peers.CheckOrigin(t.Context(), &m.Header, m.Log, m.info.Digest, nil, visitor); err == nil {
 			t.Errorf("for another message: %v", standing)
 		}
 	}

@@ -106,7 +106,7 @@ func TestEndToEnd(t *testing.T) {
 	if _, err := meet(t, b, "a.example"); err != nil {
 		t.Fatal(err)
 	}
-	if standing, err := b.peers.CheckOrigin(t.Context(), &m.Header, m.Log, m.info.Digest, from); standing != federation.Proven || err != nil {
+	if standing, err := b.peers.CheckOrigin(t.Context(), &m.Header, m.Log, m.info.Digest, from, visitor); standing != federation.Proven || err != nil {
 		t.Errorf("its origin: %v, %v", standing, err)
 	}
 	reports := a.box("alice")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -55,8 +56,8 @@ type Remote struct {
 // JudgePeer says whether the key that a server has proven to hold is its domain's. Whoever
 // connects to us can claim any domain, so a claim teaches nothing: only a key that is trusted
 // already, or that the domain itself publishes, is Proven. A key other than those that
-// are known is an ErrDistrusted.
-func (p *Peers) JudgePeer(ctx context.Context, r Remote) (Standing, error) {
+// are known is an ErrDistrusted. client is where the claim comes from.
+func (p *Peers) JudgePeer(ctx context.Context, r Remote, client netip.Addr) (Standing, error) {
 	if p.isOwn(r.Domain) || p.isOwnKey(r.Key) {
 		return Unverified, fmt.Errorf("%w: %w", ErrDistrusted, ErrLoop)
 	}
@@ -69,15 +70,15 @@ func (p *Peers) JudgePeer(ctx context.Context, r Remote) (Standing, error) {
 	case len(keysOf(known)) == 0:
 		return p.judgePublished(ctx, r, known)
 	}
-	return p.judgeChanged(ctx, r, known)
+	return p.judgeChanged(ctx, r, known, client)
 }
 
 // judgeChanged is JudgePeer for another key of a known domain. Where DNSSEC does not speak for it, the domain's server
 // is met: a key that has followed another one is shown there with that one's word for it, which no proof has with it.
-func (p *Peers) judgeChanged(ctx context.Context, r Remote, known *trust.State) (Standing, error) {
+func (p *Peers) judgeChanged(ctx context.Context, r Remote, known *trust.State, client netip.Addr) (Standing, error) {
 	published, err := p.published(ctx, r.Domain)
 	if err != nil || !published.Authenticated || published.Record == nil || !slices.Contains(published.Record.Keys, r.Key) {
-		if now, err := p.meetAgain(ctx, r.Domain); err == nil && slices.Contains(keysOf(now), r.Key) {
+		if now, err := p.meetAgain(ctx, r.Domain, client); err == nil && slices.Contains(keysOf(now), r.Key) {
 			return Proven, nil
 		}
 	}
@@ -133,8 +134,8 @@ func keysOf(s *trust.State) (keys []crypt.PublicKey) {
 // CheckOrigin says whether the server of the source's domain vouches for a message with
 // this core digest, that from (nil: nobody) has brought. Without an entry, and of a domain
 // that nothing is known of, that is Unverified. An error is a reason to refuse
-// the message: ErrOrigin and ErrForged for ever, ErrDistrusted for now.
-func (p *Peers) CheckOrigin(ctx context.Context, h *cmtp.Header, log []byte, digest [32]byte, from *Remote) (Standing, error) {
+// the message: ErrOrigin and ErrForged for ever, ErrDistrusted for now. client is where it comes from.
+func (p *Peers) CheckOrigin(ctx context.Context, h *cmtp.Header, log []byte, digest [32]byte, from *Remote, client netip.Addr) (Standing, error) {
 	o, err := provenance.OriginOf(h, log)
 	if o == nil || err != nil {
 		return Unverified, err
@@ -152,27 +153,27 @@ func (p *Peers) CheckOrigin(ctx context.Context, h *cmtp.Header, log []byte, dig
 		return Proven, nil
 	}
 	if from != nil && from.Domain == o.Domain && signed(from.Key) {
-		return p.JudgePeer(ctx, *from)
+		return p.JudgePeer(ctx, *from, client)
 	}
 	if len(keysOf(known)) == 0 {
 		return Unverified, nil
 	}
-	return p.checkChanged(ctx, o, signed)
+	return p.checkChanged(ctx, o, signed, client)
 }
 
 // checkChanged is for an entry that no known key has signed. The domain may have another
 // one by now, and say so in DNS, or show it.
-func (p *Peers) checkChanged(ctx context.Context, o *crypt.Origin, signed func(crypt.PublicKey) bool) (Standing, error) {
+func (p *Peers) checkChanged(ctx context.Context, o *crypt.Origin, signed func(crypt.PublicKey) bool, client netip.Addr) (Standing, error) {
 	published, err := p.published(ctx, o.Domain)
 	if err != nil {
 		return Unverified, fmt.Errorf("%w: %w", ErrDistrusted, err) // so nobody can say
 	}
 	if published.Record != nil {
 		if i := slices.IndexFunc(published.Record.Keys, signed); i >= 0 {
-			return p.JudgePeer(ctx, Remote{o.Domain, published.Record.Keys[i]})
+			return p.JudgePeer(ctx, Remote{o.Domain, published.Record.Keys[i]}, client)
 		}
 	}
-	now, err := p.meetAgain(ctx, o.Domain)
+	now, err := p.meetAgain(ctx, o.Domain, client)
 	switch {
 	case err != nil:
 		return Unverified, fmt.Errorf("%w: %w", ErrDistrusted, err) // as above

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -32,7 +33,10 @@ func acquainted(t *testing.T) (w *world, a, b *site) {
 	return w, a, b
 }
 
-var digest = [32]byte{1, 2, 3}
+var (
+	digest  = [32]byte{1, 2, 3}
+	visitor = netip.MustParseAddr("192.0.2.7")
+)
 
 // origin is a log with one entry.
 func origin(key *crypt.PrivateKey, source string, d [32]byte) string {
@@ -71,7 +75,7 @@ func TestPeers_CheckOrigin(t *testing.T) {
 		"StrangerProven":   {stranger, origin(eve, "eve@x.example", digest), &federation.Remote{Domain: domain("x.example"), Key: eve.Public()}, federation.Unverified, nil},
 	} {
 		t.Run(what, func(t *testing.T) {
-			got, err := a.peers.CheckOrigin(t.Context(), &tt.header, []byte(tt.log), digest, tt.from)
+			got, err := a.peers.CheckOrigin(t.Context(), &tt.header, []byte(tt.log), digest, tt.from, visitor)
 			if got != tt.want || !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
 				t.Errorf("%v, %v; want %v, %v", got, err, tt.want, tt.err)
 			}
@@ -87,7 +91,7 @@ func TestPeers_CheckOrigin_Published(t *testing.T) {
 	log := []byte(origin(next, "bob@b.example", digest))
 	check := func(a *site, want federation.Standing, wantErr error) {
 		t.Helper()
-		got, err := a.peers.CheckOrigin(t.Context(), &bobs, log, digest, nil)
+		got, err := a.peers.CheckOrigin(t.Context(), &bobs, log, digest, nil, visitor)
 		if got != want || !errors.Is(err, wantErr) || (err == nil) != (wantErr == nil) {
 			t.Errorf("%v, %v; want %v, %v", got, err, want, wantErr)
 		}
@@ -125,10 +129,10 @@ func TestPeers_JudgePeer_Rotated(t *testing.T) {
 	bobs := cmtp.Header{SourceAccount: "bob", SourceDomain: "b.example"}
 	for name, judge := range map[string]func(a, b *site) (federation.Standing, error){
 		"proof": func(a, b *site) (federation.Standing, error) {
-			return a.peers.JudgePeer(t.Context(), federation.Remote{Domain: b.domain, Key: b.key.Public()})
+			return a.peers.JudgePeer(t.Context(), federation.Remote{Domain: b.domain, Key: b.key.Public()}, visitor)
 		},
 		"entry": func(a, b *site) (federation.Standing, error) {
-			return a.peers.CheckOrigin(t.Context(), &bobs, []byte(origin(b.key, "bob@b.example", digest)), digest, nil)
+			return a.peers.CheckOrigin(t.Context(), &bobs, []byte(origin(b.key, "bob@b.example", digest)), digest, nil, visitor)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -163,6 +167,59 @@ func TestPeers_JudgePeer_Rotated(t *testing.T) {
 	}
 }
 
+// Who has known domains of their own, at addresses of somebody else's, has few of them met, and few addresses of each,
+// whether by claims or by entries.
+func TestPeers_JudgePeer_Visits(t *testing.T) {
+	w, a, _ := acquainted(t)
+	key := newKey(t)
+	addrs := ""
+	for i := range 8 {
+		addrs += fmt.Sprintf("victim.example. 600 A 127.0.0.%d\n", 100+i)
+	}
+	w.publish("%s", addrs)
+	dials := func() (n int) {
+		for i := range 8 {
+			n += w.dialed(fmt.Sprintf("127.0.0.%d", 100+i))
+		}
+		return n
+	}
+	claim := func(i int, from netip.Addr) error {
+		d := domain(fmt.Sprintf("e%d.example", i))
+		if known, err := a.trust.Known(d); known == nil || err != nil {
+			w.publish("%s. 600 MX 10 victim.example.", d)
+			if _, err := a.trust.Judge(t.Context(), d, trust.Sighting{Shown: key.Public(), CMTP1: true, Record: trust.Record{Answer: trust.Absent}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i%2 == 0 {
+			_, err := a.peers.JudgePeer(t.Context(), federation.Remote{Domain: d, Key: newKey(t).Public()}, from)
+			return err
+		}
+		h := cmtp.Header{SourceAccount: "x", SourceDomain: d.String()}
+		_, err := a.peers.CheckOrigin(t.Context(), &h, []byte(origin(newKey(t), "x@"+d.String(), digest)), digest, nil, from)
+		return err
+	}
+	const most, each = 20, 4
+	for i := range most + 5 {
+		if err := claim(i, visitor); !errors.Is(err, federation.ErrDistrusted) {
+			t.Errorf("claim %d: %v", i, err)
+		}
+		if n := dials(); n != each*min(i+1, most) {
+			t.Fatalf("after claim %d: %d connections", i, n)
+		}
+	}
+	claim(most, netip.MustParseAddr("192.0.2.8"))
+	if n := dials(); n != each*(most+1) {
+		t.Errorf("another client: %d connections", n)
+	}
+	w.clock.add(time.Minute / most)
+	claim(most+1, visitor)
+	claim(most+2, visitor)
+	if n := dials(); n != each*(most+2) {
+		t.Errorf("a moment later: %d connections", n)
+	}
+}
+
 // A countingFinder counts what it is asked.
 type countingFinder struct {
 	federation.Finder
@@ -188,7 +245,7 @@ func TestPeers_Aside(t *testing.T) {
 		Dialer: &discovery.Dialer{DialContext: w.dial},
 	})
 	stranger := federation.Remote{Domain: b.domain, Key: newKey(t).Public()}
-	if _, err := a.peers.JudgePeer(t.Context(), stranger); !errors.Is(err, federation.ErrDistrusted) {
+	if _, err := a.peers.JudgePeer(t.Context(), stranger, visitor); !errors.Is(err, federation.ErrDistrusted) {
 		t.Errorf("a stranger: %v", err)
 	}
 	if _, err := federation.NewKeys(federation.KeysConfig{Peers: a.peers}).Lookup(t.Context(), name("bob@b.example")); err != nil {
@@ -219,7 +276,7 @@ func TestPeers_JudgePeer_Many(t *testing.T) {
 	for i := range 12 {
 		d := fmt.Sprintf("e%d.example", i)
 		w.publish("_cmtp.%s. 600 TXT %q", d, record.String())
-		if got, err := a.peers.JudgePeer(t.Context(), federation.Remote{Domain: domain(d), Key: key}); got != federation.Proven || err != nil {
+		if got, err := a.peers.JudgePeer(t.Context(), federation.Remote{Domain: domain(d), Key: key}, visitor); got != federation.Proven || err != nil {
 			t.Errorf("%s: %v, %v", d, got, err)
 		}
 	}
@@ -255,7 +312,7 @@ func TestPeers_JudgePeer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := a.peers.JudgePeer(t.Context(), federation.Remote{Domain: d, Key: tt.key})
+			got, err := a.peers.JudgePeer(t.Context(), federation.Remote{Domain: d, Key: tt.key}, visitor)
 			if got != tt.want || !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
 				t.Errorf("%v, %v; want %v, %v", got, err, tt.want, tt.err)
 			}

@@ -11,6 +11,7 @@ import (
 	"cmtpd/internal/address"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/discovery"
+	"cmtpd/internal/limit"
 	"cmtpd/internal/queue"
 	"cmtpd/internal/trust"
 
@@ -91,6 +92,7 @@ type Peers struct {
 	judging chan struct{} // a token for each question to DNS about who has come to us
 
 	flights  singleflight.Group
+	visits   *limit.Rate                   // of meetAgain, by client
 	visiting chan struct{}                 // a token for each of meetAgain's
 	again    *cache[address.Domain, error] // what came of it
 }
@@ -99,7 +101,7 @@ type Peers struct {
 func New(cfg Config) *Peers {
 	cfg.complete()
 	return &Peers{
-		cfg: cfg, judging: make(chan struct{}, maxJudged),
+		cfg: cfg, judging: make(chan struct{}, maxJudged), visits: limit.NewRate(againRate, againRate, cfg.Now),
 		visiting: make(chan struct{}, maxAgain), again: newCache[address.Domain, error](againKept, againKept, cfg.Now),
 	}
 }
@@ -117,7 +119,7 @@ func (p *Peers) Open(ctx context.Context, d address.Domain) (*Peer, error) {
 	return p.open(ctx, d, p.cfg.Finder, false)
 }
 
-// open is Open, or without a word of who this server is.
+// open is Open, or without a word of who this server is, at the first addresses alone.
 func (p *Peers) open(ctx context.Context, d address.Domain, finder Finder, silent bool) (*Peer, error) {
 	if p.isOwn(d) {
 		return nil, meetError(d, queue.Permanent, ErrOwn)
@@ -125,6 +127,9 @@ func (p *Peers) open(ctx context.Context, d address.Domain, finder Finder, silen
 	found, err := finder.Find(ctx, d)
 	if err != nil {
 		return nil, meetError(d, outcomeOf(err), err)
+	}
+	if silent && len(found.Servers) > againHosts {
+		found.Servers = found.Servers[:againHosts]
 	}
 	known, err := p.cfg.Trust.Known(d)
 	if err != nil {

@@ -67,7 +67,7 @@ func (p *part2) authServer(ctx context.Context, proven *crypt.Proof, sig crypt.S
 		return errWrongProof
 	}
 	if p.cfg.Elsewhere != nil {
-		if _, err := p.cfg.Elsewhere.JudgePeer(ctx, federation.Remote{Domain: proven.Name.Domain, Key: proven.Key}); err != nil {
+		if _, err := p.cfg.Elsewhere.JudgePeer(ctx, federation.Remote{Domain: proven.Name.Domain, Key: proven.Key}, p.client.addr); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"cmtpd/internal/account"
@@ -19,9 +20,9 @@ type Elsewhere interface {
 	// makes a status of its error.
 	Lookup(ctx context.Context, name address.Address) (*federation.Foreign, error)
 	// JudgePeer says whether a server that has proven to hold a key is its domain's.
-	JudgePeer(ctx context.Context, r federation.Remote) (federation.Standing, error)
+	JudgePeer(ctx context.Context, r federation.Remote, client netip.Addr) (federation.Standing, error)
 	// CheckOrigin says whether the source's domain vouches for a message.
-	CheckOrigin(ctx context.Context, h *cmtp.Header, log []byte, digest [32]byte, from *federation.Remote) (federation.Standing, error)
+	CheckOrigin(ctx context.Context, h *cmtp.Header, log []byte, digest [32]byte, from *federation.Remote, client netip.Addr) (federation.Standing, error)
 	// Added is told of every message that is for another server, when it is durable, and only once.
 	Added(id spool.ID, domain string)
 }
@@ -73,7 +74,7 @@ func (s *session) provenance(ctx context.Context, m *cmtp.MessageReader, digest 
 	case !to.foreign || s.cfg.Elsewhere == nil:
 		return federation.Unverified.String(), nil
 	}
-	standing, err := s.cfg.Elsewhere.CheckOrigin(ctx, m.Header(), m.Log(), digest, s.remote())
+	standing, err := s.cfg.Elsewhere.CheckOrigin(ctx, m.Header(), m.Log(), digest, s.remote(), s.conn.Client.Addr())
 	return standing.String(), err
 }
 
