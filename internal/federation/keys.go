@@ -120,16 +120,22 @@ func (k *Keys) Lookup(ctx context.Context, name address.Address) (*Foreign, erro
 // Forget drops that the domain's server could not be met.
 func (k *Keys) Forget(d address.Domain) { k.domains.forget(d) }
 
-// known returns what is remembered. What a server has said whose place another one has taken is not: who asked for
-// one name after the change of its key, and for another that was asked for before, would see the key change back.
+// known returns what is remembered and still holds.
 func (k *Keys) known(name address.Address) (answer, bool) {
-	if a, ok := k.answers.get(name); ok {
-		if last, met := k.servers.get(name.Domain); a.foreign == nil || !met || last == a.foreign.Server {
-			return a, true
-		}
+	if a, ok := k.answers.get(name); ok && (a.foreign == nil || k.holds(name.Domain, a.foreign)) {
+		return a, true
 	}
 	err, ok := k.domains.get(name.Domain)
 	return answer{err: err}, ok
+}
+
+// holds reports whether an answer's server is still trusted as it was then, and the one that was met last. What another has
+// said is not handed on: an impostor's answers would outlive the operator's word, and who asked for one name after the change of
+// a key, and for another that was asked for before, would see the key change back.
+func (k *Keys) holds(d address.Domain, f *Foreign) bool {
+	last, met := k.servers.get(d)
+	s, err := k.peers.cfg.Trust.Known(d)
+	return err == nil && s != nil && trustOf(s.Provenance(f.Server)) == f.Trust && (!met || last == f.Server)
 }
 
 // ask asks, and remembers what came of it.
@@ -198,7 +204,7 @@ func (k *Keys) fetch(ctx context.Context, name address.Address) (*Foreign, error
 	return &Foreign{f.Trust, f.Server, f.Current(), f.Append(nil)}, nil
 }
 
-// trustOf is a provenance as it stands in a reply.
+// trustOf is a provenance as it stands in a reply; zero for that of a key that is not trusted.
 func trustOf(p trust.Provenance) crypt.Trust {
 	switch p {
 	case trust.Operator:
@@ -207,8 +213,10 @@ func trustOf(p trust.Provenance) crypt.Trust {
 		return crypt.TrustDNSSEC
 	case trust.DNS:
 		return crypt.TrustDNS
+	case trust.FirstContact:
+		return crypt.TrustFirstContact
 	}
-	return crypt.TrustFirstContact
+	return 0
 }
 
 // LookupStatus returns the status, and the reason for a person, of an error of Lookup.

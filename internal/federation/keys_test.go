@@ -15,6 +15,7 @@ import (
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/federation"
 	"cmtpd/internal/session"
+	"cmtpd/internal/trust"
 )
 
 func keysOf(s *site) *federation.Keys {
@@ -313,5 +314,47 @@ func TestKeys_Lookup_Rotated(t *testing.T) {
 		if got, err := lookup(t, keys, who); err != nil || got.Server != next.key.Public() {
 			t.Errorf("%s after that: %+v, %v", who, got, err)
 		}
+	}
+}
+
+// Nothing that a server has said is handed on once it is not trusted any more, or otherwise: by the operator's word, or
+// since another part of this server has met the key that has followed.
+func TestKeys_Lookup_Distrusted(t *testing.T) {
+	w := newWorld(t)
+	a := w.site("a.example", "127.0.0.2", options{}, "alice")
+	b := w.site("b.example", "127.0.0.3", options{}, "bob")
+	keys := keysOf(a)
+	ask := func(when string, server crypt.PublicKey, want crypt.Trust) {
+		t.Helper()
+		if got, err := lookup(t, keys, "bob@b.example"); err != nil || got.Server != server || got.Trust != want {
+			t.Fatalf("%s: %+v, %v", when, got, err)
+		}
+	}
+	ask("at first", b.key.Public(), crypt.TrustFirstContact)
+	if err := a.trust.Pin(b.domain, trust.Public{PublicKey: b.key.Public()}); err != nil {
+		t.Fatal(err)
+	}
+	ask("pinned", b.key.Public(), crypt.TrustOperator)
+	met := w.dialed("127.0.0.3")
+	ask("again", b.key.Public(), crypt.TrustOperator)
+	if n := w.dialed("127.0.0.3"); n != met {
+		t.Errorf("what still holds was asked for anew")
+	}
+	next := w.serve("b.example", options{edit: func(cfg *session.Config) { cfg.Former = []*crypt.PrivateKey{b.key} }}, "bob")
+	w.lead("127.0.0.3", next.addr)
+	p, err := a.peers.Open(t.Context(), b.domain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+	ask("delivered to under another key", next.key.Public(), crypt.TrustOperator)
+	if err := a.trust.Forget(b.domain); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.trust.Pin(b.domain, trust.Public{PublicKey: newKey(t).Public()}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := lookup(t, keys, "bob@b.example"); !errors.Is(err, federation.ErrDistrusted) {
+		t.Errorf("with another key pinned: %+v, %v", got, err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"cmtpd/internal/address"
+	"cmtpd/internal/crypt"
 )
 
 // A State is what is remembered of a domain. A State that others may have is never
@@ -103,6 +104,14 @@ func (s *State) tick(at time.Time) time.Time {
 // find returns the index of a key that the domain's servers may show, or -1.
 func (s *State) find(key Public) int {
 	return slices.IndexFunc(s.Keys, func(k Key) bool { return k.Key == key })
+}
+
+// Provenance returns why a key is taken for the domain's; zero if it is not.
+func (s *State) Provenance(key crypt.PublicKey) Provenance {
+	if i := s.find(Public{key}); i >= 0 {
+		return s.Keys[i].Provenance
+	}
+	return 0
 }
 
 func (s *State) findPending(key Public) int {
