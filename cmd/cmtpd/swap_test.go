@@ -13,11 +13,11 @@ import (
 )
 
 // A server that shows another key than before is noticed, whatever DNS says by now: mail
-// waits and says why, its sender is told that it is late, and the operator's word releases it.
+// waits and says why, its sender is told that it is late, and the operator's word releases it at once.
 func TestFederation_SwappedKey(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	a := w.realm("a.example", cmtptest.Settings{"delivery.delay_notice": `"2s"`})
+	a := w.realm("a.example", cmtptest.Settings{"delivery.delay_notice": `"2s"`, "delivery.retry_min": `"1h"`, "delivery.retry_max": `"2h"`})
 	b := w.realm("b.example", nil)
 	ch := w.signIn(a)
 	key := w.keyOf(ch, b)

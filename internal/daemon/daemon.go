@@ -239,7 +239,7 @@ func (d *daemon) listenControl() error {
 	d.listens = append(d.listens, l)
 	directory := d.directory()
 	srv := control.NewServer(localUsers{d.accounts, directory}, d.spool)
-	control.HandleTrust(srv, d.trust)
+	control.HandleTrust(srv, decisions{d.trust, d.elsewhere.Queue, d.log})
 	control.HandleQueue(srv, d.elsewhere.Queue)
 	control.Audit(srv, d.log)
 	d.serving = append(d.serving, serveHTTP(srv, l))

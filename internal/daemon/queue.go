@@ -1,14 +1,18 @@
 package daemon
 
 import (
+	"log/slog"
+
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
+	"cmtpd/internal/control"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/discovery"
 	"cmtpd/internal/federation"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/queue"
 	"cmtpd/internal/spool"
+	"cmtpd/internal/trust"
 )
 
 // elsewhere is what sessions know of the servers of other domains. It implements
@@ -62,6 +66,38 @@ func forget(finder *discovery.Finder, keys *federation.Keys) func(string) {
 			keys.Forget(d)
 		}
 	}
+}
+
+// decisions are what the operator decides about other servers' keys: the mail that waited for that is tried at once.
+type decisions struct {
+	control.Trust
+	queue *queue.Queue
+	log   *slog.Logger
+}
+
+// Accept implements control.Trust.
+func (d decisions) Accept(domain address.Domain, f trust.Fingerprint) error {
+	return d.after(domain, d.Trust.Accept(domain, f))
+}
+
+// Pin implements control.Trust.
+func (d decisions) Pin(domain address.Domain, key trust.Public) error {
+	return d.after(domain, d.Trust.Pin(domain, key))
+}
+
+// Forget implements control.Trust.
+func (d decisions) Forget(domain address.Domain) error {
+	return d.after(domain, d.Trust.Forget(domain))
+}
+
+func (d decisions) after(domain address.Domain, err error) error {
+	if err != nil {
+		return err
+	}
+	if _, err := d.queue.RetryDomain(domain.String()); err != nil {
+		d.log.Warn("mail to a domain is not tried at once", "domain", domain, "error", err)
+	}
+	return nil
 }
 
 func publicKeys(keys []*crypt.PrivateKey) (public []crypt.PublicKey) {
