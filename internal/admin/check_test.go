@@ -263,7 +263,7 @@ func TestCheck_Records(t *testing.T) {
 	}
 	s.publish(prepared.Domains)
 	wrong, notes := look()
-	if len(wrong) != 0 || len(notes) < 1 || !strings.Contains(notes[len(notes)-1], "names the former key") {
+	if len(wrong) != 0 || len(notes) < 1 || !strings.Contains(notes[len(notes)-1], "names the former key") || !strings.Contains(notes[len(notes)-1], "as it should be until") {
 		t.Errorf("a former key at once: %q, %q", wrong, notes)
 	}
 	s.now = time.Now().Add(-8 * 24 * time.Hour)

@@ -68,9 +68,14 @@ func (s *keyState) recordFinding(f fault) Finding {
 		return Finding{Text: f.text, Remedy: publish}
 	case wrongKey:
 		return Finding{Text: f.text + ": who meets it for the first time may hold its mail", Remedy: publish}
+	case lostNamed:
+		return Finding{Text: f.text + ": who meets the domain for the first time trusts whoever has it", Remedy: publish}
 	case formerNamed:
+		if at := s.since.Add(RecordWait); time.Now().Before(at) {
+			return Finding{Note: true, Text: f.text, Remedy: "that is as it should be until " + at.UTC().Format(time.DateTime+" MST") + "; then run: " + retireCommand}
+		}
 		// Within a week others take it for the key that has followed it. Later they would trust it anew.
-		return Finding{Note: time.Since(s.since) < trust.Week, Text: f.text, Remedy: "run: cmtpd key rotate --retire"}
+		return Finding{Note: time.Since(s.since) < trust.Week, Text: f.text, Remedy: "run: " + retireCommand}
 	case alien:
 		return Finding{Note: true, Text: f.text, Remedy: "if it is not yours, take it out of the record"}
 	case nextMissing:

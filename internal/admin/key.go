@@ -49,6 +49,7 @@ type keyState struct {
 	next      crypt.PublicKey // zero: none is prepared
 	successor crypt.PublicKey // that was made here and has not come yet; zero: none
 	former    []crypt.PublicKey
+	lost      []string // lost-<F> of the keys that were recovered from
 }
 
 // prepared reports whether a key waits to follow the one in use.
@@ -60,6 +61,11 @@ func (s *keyState) interrupted() bool { return s.next == s.live }
 // has reports whether a key is the one in use, or was.
 func (s *keyState) has(key crypt.PublicKey) bool {
 	return key == s.live || slices.Contains(s.former, key)
+}
+
+// isLost reports whether a key was this server's before it was lost. Whoever has it now is not this server.
+func (s *keyState) isLost(key crypt.PublicKey) bool {
+	return key != s.live && slices.Contains(s.lost, LostPath("", key))
 }
 
 // readKeys returns the state of the server that cfg describes. It fails where a key that is there cannot be read.
@@ -90,6 +96,10 @@ func readKeys(cfg *config.Config) (*keyState, error) {
 	if s.has(s.successor) { // it has come
 		s.successor = crypt.PublicKey{}
 	}
+	if err != nil {
+		return nil, err
+	}
+	s.lost, err = lostNames(cfg.DataDir)
 	return s, err
 }
 

@@ -108,7 +108,7 @@ func (s *keyState) record(published *discovery.Record) *discovery.Record {
 	if s.successor != (crypt.PublicKey{}) {
 		mine = append(mine, s.successor)
 	}
-	others := slices.DeleteFunc(slices.Clone(r.Keys), func(k crypt.PublicKey) bool { return slices.Contains(mine, k) })
+	others := slices.DeleteFunc(slices.Clone(r.Keys), func(k crypt.PublicKey) bool { return slices.Contains(mine, k) || s.isLost(k) })
 	r.Keys = append(s.own(), others...)
 	r.Keys = r.Keys[:min(len(r.Keys), discovery.MaxKeys)]
 	if next := s.announced(); next != (crypt.PublicKey{}) || slices.Contains(mine, r.Successor) {
@@ -129,6 +129,7 @@ const (
 	wrongKey                   // it names keys, and not the one in use
 	nextMissing                // the next key is prepared, and it does not name it
 	formerNamed                // it names a key that was rotated
+	lostNamed                  // it names a key that was lost
 	unannounced                // a successor was made, and it does not name it
 	wrongSuccessor             // it announces another than the one that was made, or none that may be
 	alien                      // it announces a successor that this server knows nothing of
@@ -164,6 +165,11 @@ func (s *keyState) faults(g *sight) (all []fault) {
 	for _, k := range s.former {
 		if g.names(k) {
 			add(formerNamed, "the record of %s names the former key %s", g.domain, k)
+		}
+	}
+	for _, k := range r.Keys {
+		if s.isLost(k) {
+			add(lostNamed, "the record of %s names the lost key %s", g.domain, k)
 		}
 	}
 	return append(all, s.successorFaults(g.domain, r.Successor)...)

@@ -20,7 +20,23 @@ var ErrKeyThere = errors.New("the server's key is there, and can be read")
 
 // LostPath is where what belongs to a lost identity key is kept: a data directory of its own, beside what goes on.
 func LostPath(dataDir string, key crypt.PublicKey) string {
-	return filepath.Join(dataDir, "lost-"+strings.ReplaceAll(key.String(), " ", ""))
+	return filepath.Join(dataDir, lostPrefix+strings.ReplaceAll(key.String(), " ", ""))
+}
+
+const lostPrefix = "lost-"
+
+// lostNames returns what LostPath has made in a data directory.
+func lostNames(dataDir string) (names []string, err error) {
+	all, err := durable.OS.ReadDir(dataDir)
+	if err != nil {
+		return nil, fmt.Errorf("looking for lost keys: %w", err)
+	}
+	for _, name := range all {
+		if strings.HasPrefix(name, lostPrefix) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
 }
 
 // Recover puts the key in the file from in the place of a server.key that is lost, and of which no backup is left.

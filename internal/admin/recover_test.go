@@ -10,6 +10,7 @@ import (
 	"cmtpd/internal/admin"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/keyfile"
+	"cmtpd/internal/trust"
 )
 
 // losing returns a server that has announced a successor, which is in the file.
@@ -123,5 +124,47 @@ func TestRotation_Recover_FormerSpool(t *testing.T) {
 	s.do(s.recover(file))
 	if missing(s.cfg.SpoolDir()) || missing(s.cfg.SpoolKeyFile()) {
 		t.Error("the spool is gone")
+	}
+}
+
+// Nobody is told to trust the lost key any more, and keys of the domain's other servers stay.
+func TestRotation_Recover_Records(t *testing.T) {
+	s, file := losing(t)
+	other := filepath.Join(t.TempDir(), "other")
+	s.make(other)
+	another, err := keyfile.Load(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := func(k crypt.PublicKey) string { return "p=" + trust.Public{PublicKey: k}.Base64() }
+	before := s.keys().Records
+	for i := range before {
+		before[i].Zone = strings.Replace(before[i].Zone, "p=", key(another.Public())+"; p=", 1)
+	}
+	s.publish(before)
+	was := s.lose()
+	after := s.do(func() (admin.StepView, error) { return s.rotation(true).Recover(t.Context(), file) })
+	for _, d := range after.Domains {
+		if strings.Contains(d.Record, key(was)) || !strings.Contains(d.Record, key(another.Public())) || !strings.Contains(d.Record, "p="+after.Key.Key) {
+			t.Errorf("to be published: %s", d.Record)
+		}
+		if f := strings.Join(d.DNS.Faults, "; "); !strings.Contains(f, "names the lost key "+was.String()) {
+			t.Errorf("what is published: %s", f)
+		}
+	}
+	s.publish(after.Domains)
+	for _, d := range s.keys().Records {
+		if !d.DNS.Right {
+			t.Errorf("published as said: %q", d.DNS.Faults)
+		}
+	}
+	for i := range before { // by hand, with the lost key beside
+		before[i].Zone = strings.Replace(after.Domains[i].Zone, "p=", key(was)+"; p=", 1)
+	}
+	s.publish(before)
+	for _, d := range s.keys().Records {
+		if d.DNS.Right || len(d.DNS.Faults) != 1 {
+			t.Errorf("with the lost key: %q", d.DNS.Faults)
+		}
 	}
 }
