@@ -78,8 +78,8 @@ func changes(before, after *State) (all []change) {
 	if was, is := before.Enforce.IsZero(), after.Enforce.IsZero(); was != is {
 		add(slog.LevelInfo, "a domain's enforce has changed", "enforced", was)
 	}
-	for _, a := range after.Actions[min(len(before.Actions), len(after.Actions)):] {
-		add(slog.LevelInfo, "the operator has decided", "action", a.Do)
+	if n := len(after.Actions); n > 0 && !slices.Equal(before.Actions, after.Actions) { // one comes at a time, and the oldest may go for it
+		add(slog.LevelInfo, "the operator has decided", "action", after.Actions[n-1].Do)
 	}
 	return all
 }

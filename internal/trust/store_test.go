@@ -287,6 +287,11 @@ func TestStore_Log(t *testing.T) {
 	if n := s.Stats().Changes; n != 11 {
 		t.Errorf("%d changes", n)
 	}
+	for range 20 { // more than are remembered
+		s.now = s.now.Add(time.Second)
+		s.pinned("example.org", 5)
+		lines("operator has decided")
+	}
 }
 
 func TestStore_MaxDomains(t *testing.T) {
