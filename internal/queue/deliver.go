@@ -223,7 +223,8 @@ func (q *Queue) unreachable(ctx context.Context, d *destination, lead try, err e
 	if f, ok := errors.AsType[*Failure](err); ok {
 		r = f.Result
 	}
-	q.cfg.Log.Info("destination failed", "domain", d.domain, "status", r.Status, "reason", r.Text, "attempt", lead.State.Attempts, "next", lead.State.Next)
+	n := max(int(lead.State.Attempts), q.failures(d)+1) // as begin has it, which next follows from
+	q.cfg.Log.Info("destination failed", "domain", d.domain, "status", r.Status, "reason", r.Text, "attempt", n, "next", lead.State.Next)
 	if r.Outcome == Permanent {
 		q.settle(d, append([]try{lead}, q.begin(d, q.more(ctx, d, q.cfg.Batch-1, false), false)...), []Result{r}, r)
 		q.mu.Lock()

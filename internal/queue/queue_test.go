@@ -144,7 +144,7 @@ func TestQueue_MessageFails(t *testing.T) {
 		if err != nil || two.Status != 451 || two.Reason != "try later" || two.Condition != queue.Waiting || two.Attempts != 1 {
 			t.Errorf("%+v, %v", two, err)
 		}
-		if four, err := q.Show(4); err != nil || four.Condition != queue.Unproven || four.Reason != "its key has changed" {
+		if four, err := q.Show(4); err != nil || four.Condition != queue.Distrust || four.Reason != "its key has changed" {
 			t.Errorf("%+v, %v", four, err)
 		}
 		pass(5 * time.Minute)

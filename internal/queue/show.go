@@ -20,7 +20,7 @@ const (
 	Sending  = "sending"  // it is being sent, or told of, at this moment
 	Held     = "held"     // by the operator
 	GivenUp  = "given-up" // its report is still to be written
-	Unproven = "distrust" // waits, since the destination's key cannot be trusted
+	Distrust = "distrust" // waits, since the destination's key cannot be trusted
 	Damaged  = "damaged"  // see cmtpd spool repair
 )
 
@@ -103,7 +103,7 @@ func show(from Lister, info *spool.Info) (Entry, error) {
 	case s.Flags&flagHeld != 0:
 		e.Condition, e.Text, e.Next = Held, "held by the operator", nil
 	case s.Flags&flagTrust != 0:
-		e.Condition = Unproven
+		e.Condition = Distrust
 	default:
 		e.Condition = Waiting
 	}
@@ -133,7 +133,7 @@ func (e *Entry) waits() string {
 		text += fmt.Sprintf(" after attempt %d", e.Attempts)
 	}
 	switch {
-	case e.Condition == Unproven:
+	case e.Condition == Distrust:
 		text += "; the destination is not trusted"
 	case e.Status != 0:
 		text += fmt.Sprintf("; status %d", e.Status)
@@ -203,7 +203,7 @@ func (q *Queue) Show(id spool.ID) (Entry, error) {
 
 // complete adds what is known only in memory.
 func (q *Queue) complete(e *Entry) {
-	if e.Condition != Waiting && e.Condition != Unproven {
+	if e.Condition != Waiting && e.Condition != Distrust {
 		return
 	}
 	q.mu.Lock()

@@ -17,7 +17,7 @@ const (
 	flagNoticed                                   // its sender was told that it is late
 	flagGivenUp                                   // its report is to be written, and nothing else
 	flagDestination                               // its destination as a whole could not be reached
-	flagTrust                                     // it is held since the destination's key cannot be trusted
+	flagTrust                                     // the last attempt was not made since the destination's key cannot be trusted
 )
 
 const (
