@@ -118,6 +118,7 @@ func keyRotate() *cobra.Command {
 	f.Bool(withoutDNSFlag, false, "do not ask DNS what is published")
 	f.StringArray(unpublishedFlag, nil, "with --switch: nothing is published of `DOMAIN`; may be given again")
 	f.Bool(forceFlag, false, "with --prepare, --switch or --now: take another key than the announced successor")
+	f.Bool(jsonFlag, false, "print JSON")
 	return c
 }
 
@@ -170,7 +171,7 @@ func rotate(c *cobra.Command, _ []string) error {
 		fmt.Fprintln(c.ErrOrStderr(), "DNS was not asked. Servers that know this one believe the former key, which has named the new one. Where your records name keys, correct them\n"+
 			"now: who meets this server for the first time has nothing else to go by.")
 	}
-	return showStep(c.OutOrStdout(), v)
+	return showStep(c, v)
 }
 
 // rotation returns what the flags say of the steps.
@@ -214,12 +215,20 @@ func rotateSpool(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	if asJSON(c) {
+		return printJSON(c, now)
+	}
 	fmt.Fprintf(c.OutOrStdout(), "the spool's key is now %s\ncmtpd serve signs it into the spool at its next start\n", now.Fingerprint)
 	return nil
 }
 
 // showStep prints where a rotation stands.
-func showStep(out io.Writer, v admin.StepView) error {
+func showStep(c *cobra.Command, v admin.StepView) error {
+	out := c.OutOrStdout()
+	if asJSON(c) {
+		v.Domains = append([]admin.DomainView{}, v.Domains...) // not null
+		return printJSON(c, v)
+	}
 	fmt.Fprintf(out, "%s\n\n", v.Text)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, k := range []struct {
@@ -261,12 +270,13 @@ func keySuccessor() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return showStep(c.OutOrStdout(), v)
+			return showStep(c, v)
 		},
 	}
 	c.Flags().String("out", "successor.key", "the new `FILE` for the secret key, which must leave this machine")
 	c.Flags().Bool(withoutDNSFlag, false, "do not ask DNS what is published")
 	c.Flags().Bool(forceFlag, false, "announce another successor than before")
+	c.Flags().Bool(jsonFlag, false, "print JSON")
 	return c
 }
 
@@ -291,11 +301,12 @@ func keyRecover() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return showStep(c.OutOrStdout(), v)
+			return showStep(c, v)
 		},
 	}
 	c.Flags().String(fromFlag, "", "the `FILE` of the successor's secret key")
 	c.Flags().Bool(withoutDNSFlag, false, "do not ask DNS what is published")
+	c.Flags().Bool(jsonFlag, false, "print JSON")
 	c.Flags().Bool(forceFlag, false, "also where server.key can be read and is not the spool's, or another successor is announced")
 	return c
 }

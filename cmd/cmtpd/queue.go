@@ -26,8 +26,8 @@ const (
 func queueCommand() *cobra.Command {
 	return group(&cobra.Command{Use: "queue", Short: "Look at the mail that waits for other servers, and decide about it"},
 		queueList(), queueShow(), queueRetry(),
-		onQueued("hold", "Keep messages from being tried and given up, however long", "held", func(_ *cobra.Command, q *admin.Queue, ids []spool.ID) (int, error) { return q.Hold(ids) }),
-		onQueued("release", "Undo hold: the messages are tried at once", "released", func(_ *cobra.Command, q *admin.Queue, ids []spool.ID) (int, error) { return q.Release(ids) }),
+		onQueued("hold", "Keep messages from being tried and given up, however long", "held", (*admin.Queue).Hold),
+		onQueued("release", "Undo hold: the messages are tried at once", "released", (*admin.Queue).Release),
 		queueDrop())
 }
 
@@ -44,8 +44,8 @@ func withQueue(c *cobra.Command, run func(*admin.Queue) error) error {
 }
 
 // onQueued makes a command on messages, of which what was done is said.
-func onQueued(use, short, done string, run func(*cobra.Command, *admin.Queue, []spool.ID) (int, error)) *cobra.Command {
-	return &cobra.Command{
+func onQueued(use, short, done string, run func(*admin.Queue, []spool.ID) (int, error)) *cobra.Command {
+	c := &cobra.Command{
 		Use: use + " ID...", Short: short, Args: args(cobra.MinimumNArgs(1)),
 		RunE: func(c *cobra.Command, argv []string) error {
 			ids, err := parseIDs(argv)
@@ -53,16 +53,26 @@ func onQueued(use, short, done string, run func(*cobra.Command, *admin.Queue, []
 				return err
 			}
 			return withQueue(c, func(q *admin.Queue) error {
-				n, err := run(c, q, ids)
+				n, err := run(q, ids)
 				return said(c, done, n, err)
 			})
 		},
 	}
+	c.Flags().Bool(jsonFlag, false, "print JSON")
+	return c
 }
 
 // said prints how many messages something was done to, unless it failed for all.
 func said(c *cobra.Command, done string, n int, err error) error {
-	if err == nil || n > 0 {
+	switch {
+	case err != nil && n == 0:
+	case asJSON(c):
+		err = errors.Join(err, printJSON(c, struct {
+			Messages int `json:"messages"`
+		}{n}))
+	case n == 1:
+		fmt.Fprintf(c.OutOrStdout(), "%s 1 message\n", done)
+	default:
 		fmt.Fprintf(c.OutOrStdout(), "%s %d messages\n", done, n)
 	}
 	return err
@@ -225,6 +235,7 @@ func queueRetry() *cobra.Command {
 	}
 	c.Flags().String(domainFlag, "", "all messages to this `DOMAIN`")
 	c.Flags().Bool(allFlag, false, "all messages")
+	c.Flags().Bool(jsonFlag, false, "print JSON")
 	return c
 }
 
@@ -258,13 +269,18 @@ func queueDrop() *cobra.Command {
 	}
 	c.Flags().Bool(yesFlag, false, "drop without asking")
 	c.Flags().Bool(reportFlag, false, "tell their senders, in a message into their own mailboxes")
+	c.Flags().Bool(jsonFlag, false, "print JSON")
 	return c
 }
 
 // showDropped shows what is about to be dropped, and fails where one is not there: then a number is
 // mistyped, and perhaps not only that one.
 func showDropped(c *cobra.Command, q *admin.Queue, ids []spool.ID) error {
-	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+	out := c.OutOrStdout()
+	if asJSON(c) {
+		out = c.ErrOrStderr()
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	var missing []error
 	for _, id := range ids {
 		e, err := q.Show(id)

@@ -67,15 +67,15 @@ func NewRotation(cfg *config.Config, dns bool, now func() time.Time) *Rotation {
 	return r
 }
 
-// A StepView is where a rotation is after a step.
+// A StepView is where a rotation is after a step, and the form of --json.
 type StepView struct {
-	Text      string       // what is so now
-	Key       KeyView      // in use
-	Next      *KeyView     // prepared
-	Successor *KeyView     // announced
-	Former    *KeyView     // that was just followed
-	Domains   []DomainView // what to publish; none where that is right already
-	Due       string       // what to do next; empty: nothing
+	Text      string       `json:"text"`                // what is so now
+	Key       KeyView      `json:"key"`                 // in use
+	Next      *KeyView     `json:"next,omitempty"`      // prepared
+	Successor *KeyView     `json:"successor,omitempty"` // announced
+	Former    *KeyView     `json:"former,omitempty"`    // that was just followed
+	Domains   []DomainView `json:"records"`             // what to publish; none where that is right already
+	Due       string       `json:"due"`                 // what to do next; empty: nothing
 }
 
 // locked runs a step that changes keys, with other such commands kept out. A daemon may run.
