@@ -231,6 +231,38 @@ func (brokenSpool) RemoveAll(context.Context, []spool.ID, string) (int, error) {
 	return 0, spool.ErrFailed
 }
 
+// A port to which others come, and where nobody listens, is told of.
+func TestCheck_Port(t *testing.T) {
+	s := newRotating(t)
+	records := s.keys().Records
+	for _, test := range []struct {
+		listen, port string
+		want         bool // a note
+	}{
+		{`listen.addresses = [":2525"]`, "", true},
+		{`listen.addresses = [":2525"]`, "; port=2525", false},
+		{`listen.addresses = [":25", ":2525"]`, "", false},
+		{`listen.addresses = [":25"]`, "; port=2525", true},
+		{"listen.addresses = [\":25\"]\nlisten.cmtp_only = [\"[::]:2525\"]", "; port=2525", false},
+		{`listen.addresses = ["127.0.0.1:2525", "[::1]:2525"]`, "", false},
+		{`listen.addresses = ["127.0.0.1:25", "192.0.2.1:2525"]`, "", true},
+		{"listen.addresses = [\":2525\"]\nlisten.proxy_from = [\"192.0.2.1\"]", "", false},
+	} {
+		all := slices.Clone(records)
+		for i := range all {
+			all[i].Zone = strings.TrimSuffix(all[i].Zone, "\"") + test.port + "\""
+		}
+		s.publish(all)
+		wrong, notes := checked(t, s.cfg, "dns.resolver = \""+s.zone.Addr+"\"\n"+test.listen+"\n")
+		if wrong != nil {
+			t.Errorf("%s: wrong: %q", test.listen, wrong)
+		}
+		if got := strings.Contains(strings.Join(notes, "\n"), "does not listen, of example.org ("); got != test.want {
+			t.Errorf("%s%s: %q", test.listen, test.port, notes)
+		}
+	}
+}
+
 // What is published is held against the keys that are here.
 func TestCheck_Records(t *testing.T) {
 	s := newRotating(t)

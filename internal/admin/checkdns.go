@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -48,7 +52,48 @@ func (c *checkup) records(ctx context.Context) (found []Finding) {
 	if silent != nil {
 		found = append(found, note(fmt.Sprintf("what is published was not looked at, since DNS does not answer: %v", silent))...)
 	}
+	found = append(found, c.unheard(sights)...)
 	return append(found, validation...)
+}
+
+// unheard notes of which domains others come to a port on which this server does not listen. That may be meant, where
+// something before it passes on what comes there.
+func (c *checkup) unheard(sights []sight) []Finding {
+	const usual = 25
+	var names []string
+	for i := range sights {
+		g, port := &sights[i], usual
+		if r := g.published.Record; r != nil && r.Port != 0 {
+			port = r.Port
+		}
+		if g.err == nil && g.published.Ignored == nil && !c.listensOn(port) {
+			names = append(names, fmt.Sprintf("%s (%d)", g.domain, port))
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return []Finding{{Note: true, Text: "other servers come to a port on which this one does not listen, of " + some(names),
+		Remedy: "publish port= in the record, or see that what listens there passes it on"}}
+}
+
+// listensOn reports whether others may find the server at a port, as far as its configuration tells: what is on loopback alone,
+// or comes from a load balancer, is found elsewhere.
+func (c *checkup) listensOn(port int) bool {
+	if len(c.cfg.Listen.ProxyFrom) > 0 {
+		return true
+	}
+	open := false
+	for _, a := range slices.Concat(c.cfg.Listen.Addresses, c.cfg.Listen.CMTPOnly) {
+		host, p, err := net.SplitHostPort(a)
+		if ip, _ := netip.ParseAddr(host); err != nil || ip.IsLoopback() {
+			continue
+		}
+		if open = true; p == strconv.Itoa(port) {
+			return true
+		}
+	}
+	return !open
 }
 
 // some returns a few of many names.
