@@ -109,6 +109,34 @@ func TestTrust_AcceptOnly(t *testing.T) {
 	p.want(ok, "", []string{"trust", "accept", bob, "--fingerprint", fingerprint, "--json"})
 }
 
+// What one run has met by itself makes nobody better known; and in CMTP 0.01, too, a key is refused until the
+// right one is shown again.
+func TestTrust_Part1(t *testing.T) {
+	h := newHouse(t, bob)
+	const tagged = "bob+tag@example.org"
+	h.set(tagged, h.user(bob))
+	p, where := newPerson(t), h.Start(t)
+	p.want(ok, "x", []string{"send", bob, tagged, "--from", "carol@example.net", "--server", where})
+	if v := p.trustIn(bob); v.Trust != shorebird.TrustFirstContact || v.SafetyWords != "" {
+		t.Errorf("%+v", v)
+	}
+	keys := []string{"keys", bob, "--server", where}
+	right := h.user(bob)
+	for _, step := range []struct {
+		user clienttest.User
+		code int
+		word shorebird.ContactTrust
+	}{
+		{clienttest.User{Key: clienttest.Key(t).Public()}, trust, shorebird.TrustChanged}, {right, ok, shorebird.TrustRemembered},
+	} {
+		h.set(bob, step.user)
+		p.want(step.code, "", keys)
+		if v := p.trustIn(bob); v.Trust != step.word {
+			t.Errorf("%+v, want %s", v, step.word)
+		}
+	}
+}
+
 // Who vouches for the domain's server is said in its word.
 func TestTrust_Vouched(t *testing.T) {
 	h := privateHouse(t, alice)
