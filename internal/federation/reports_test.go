@@ -57,6 +57,7 @@ func TestReports(t *testing.T) {
 		"hostile-words": {"bob@b.example", with(once, 550, "\x1b[31mSend money\u202e\nTo: eve"), false},
 		"no-cmtp":       {"bob@b.example", with(once, 0, federation.ErrNoCMTP.Error()), false},
 		"no-domain":     {"bob@b.example", with(once, 0, "finding the servers of b.example: there is no such name in DNS"), false},
+		"domain-gone":   {"bob@b.example", with(often, 0, "finding the servers of b.example: there is no such name in DNS"), false},
 		"dead":          {"z\u00f6e@b.example", with(often, 0, "mx.b.example: dial: connection refused"), false},
 		"busy":          {"bob@b.example", with(often, 452, "The server has no room for mail at present. Try again later."), false},
 		"never-tried":   {"bob@b.example", with(queue.State{}, 0, ""), false},

@@ -7,6 +7,7 @@ import (
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/cmtp"
+	"cmtpd/internal/discovery"
 	"cmtpd/internal/letter"
 	"cmtpd/internal/queue"
 )
@@ -90,7 +91,7 @@ func advice(s *queue.State) string {
 		return "the domain has no encrypted mail of this kind. Reach the person in another way."
 	case status != 0 && !status.Temporary():
 		return "ask the operator of the other domain, and tell what its server said."
-	case s.Attempts > 1:
+	case s.Attempts > 1 && !strings.Contains(s.Reason, discovery.ErrNoName.Error()) && !strings.Contains(s.Reason, discovery.ErrNoMail.Error()):
 		return "if the address is right, the other domain's server could not be used in all that\ntime. Send the letter again later, or reach the person in another way."
 	}
 	return "check the address, above all the domain in it, or reach the person in another way."
