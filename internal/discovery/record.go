@@ -104,7 +104,7 @@ func (p *recordParser) tag(tag string) error {
 	}
 	for i := range len(value) {
 		if c := value[i]; c != '\t' && (c < ' ' || c > '~') {
-			return wrong("the value of %s holds the byte %#02x, which is not allowed", name, c)
+			return wrong("the value of %.40s holds the byte %#02x, which is not allowed", name, c)
 		}
 	}
 	if err := p.value(name, value); err != nil {

@@ -165,6 +165,10 @@ func TestParseRecord_Limits(t *testing.T) {
 	if _, err := discovery.ParseRecord(long + "y"); !errors.Is(err, discovery.ErrRecord) {
 		t.Errorf("one byte more: %v", err)
 	}
+	name := strings.Repeat("x", discovery.MaxRecord-len("v=CMTP1;=\n"))
+	if _, err := discovery.ParseRecord("v=CMTP1;" + name + "=\n"); !errors.Is(err, discovery.ErrRecord) || len(err.Error()) > 256 {
+		t.Errorf("what the log is told of a long name: %v", err) // once a meeting
+	}
 }
 
 // The example in the document is a good record with the server's key in it.
