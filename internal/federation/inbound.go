@@ -78,7 +78,7 @@ func (p *Peers) JudgePeer(ctx context.Context, r Remote, client netip.Addr) (Sta
 func (p *Peers) judgeChanged(ctx context.Context, r Remote, known *trust.State, client netip.Addr) (Standing, error) {
 	published, err := p.published(ctx, r.Domain)
 	if err != nil || !published.Authenticated || published.Record == nil || !slices.Contains(published.Record.Keys, r.Key) {
-		if now, err := p.meetAgain(ctx, r.Domain, client); err == nil && slices.Contains(keysOf(now), r.Key) {
+		if now, _, err := p.meetAgain(ctx, r.Domain, client); err == nil && slices.Contains(keysOf(now), r.Key) {
 			return Proven, nil
 		}
 	}
@@ -173,12 +173,14 @@ func (p *Peers) checkChanged(ctx context.Context, o *crypt.Origin, signed func(c
 			return p.JudgePeer(ctx, Remote{o.Domain, published.Record.Keys[i]}, client)
 		}
 	}
-	now, err := p.meetAgain(ctx, o.Domain, client)
+	now, late, err := p.meetAgain(ctx, o.Domain, client)
 	switch {
 	case err != nil:
 		return Unverified, fmt.Errorf("%w: %w", ErrDistrusted, err) // as above
 	case slices.ContainsFunc(keysOf(now), signed):
 		return Proven, nil
+	case late:
+		return Unverified, fmt.Errorf("%w: %w", ErrDistrusted, errLate) // the domain may have got the key since
 	}
 	return Unverified, ErrForged
 }

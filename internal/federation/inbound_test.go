@@ -45,7 +45,7 @@ func origin(key *crypt.PrivateKey, source string, d [32]byte) string {
 }
 
 func TestPeers_CheckOrigin(t *testing.T) {
-	_, a, b := acquainted(t)
+	w, a, b := acquainted(t)
 	bobs := cmtp.Header{SourceAccount: "bob", SourceDomain: "b.example"}
 	true1 := origin(b.key, "bob@b.example", digest)
 	stranger := cmtp.Header{SourceAccount: "eve", SourceDomain: "x.example"}
@@ -75,6 +75,7 @@ func TestPeers_CheckOrigin(t *testing.T) {
 		"StrangerProven":   {stranger, origin(eve, "eve@x.example", digest), &federation.Remote{Domain: domain("x.example"), Key: eve.Public()}, federation.Unverified, nil},
 	} {
 		t.Run(what, func(t *testing.T) {
+			w.clock.add(time.Minute) // so that b is met for this one
 			got, err := a.peers.CheckOrigin(t.Context(), &tt.header, []byte(tt.log), digest, tt.from, visitor)
 			if got != tt.want || !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
 				t.Errorf("%v, %v; want %v, %v", got, err, tt.want, tt.err)
@@ -164,6 +165,35 @@ func TestPeers_JudgePeer_Rotated(t *testing.T) {
 				t.Errorf("where the server cannot be met: %v", err)
 			}
 		})
+	}
+}
+
+// A message by a key that is new since the domain was met is not called forged for good, whoever has had the domain met
+// just before; and one that nobody of the domain has signed is.
+func TestPeers_CheckOrigin_JustChanged(t *testing.T) {
+	w, a, b := acquainted(t)
+	bobs := cmtp.Header{SourceAccount: "bob", SourceDomain: "b.example"}
+	check := func(s *site) error {
+		_, err := a.peers.CheckOrigin(t.Context(), &bobs, []byte(origin(s.key, "bob@b.example", digest)), digest, nil, visitor)
+		return err
+	}
+	if _, err := a.peers.JudgePeer(t.Context(), federation.Remote{Domain: b.domain, Key: newKey(t).Public()}, visitor); err == nil {
+		t.Fatal("a stranger is believed")
+	}
+	next := w.rotate(b, "127.0.0.3")
+	if err := check(next); !errors.Is(err, federation.ErrDistrusted) || errors.Is(err, federation.ErrForged) {
+		t.Errorf("within a minute: %v", err)
+	}
+	w.clock.add(time.Minute)
+	if err := check(next); err != nil {
+		t.Errorf("after it: %v", err)
+	}
+	w.clock.add(time.Minute)
+	if err := check(b); !errors.Is(err, federation.ErrForged) {
+		t.Errorf("by the former key: %v", err)
+	}
+	if err := check(b); !errors.Is(err, federation.ErrDistrusted) {
+		t.Errorf("by the former key again: %v", err)
 	}
 }
 
