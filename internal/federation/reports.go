@@ -11,6 +11,7 @@ import (
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
 	"cmtpd/internal/cmtp"
+	"cmtpd/internal/crypt"
 	"cmtpd/internal/letter"
 	"cmtpd/internal/provenance"
 	"cmtpd/internal/queue"
@@ -39,6 +40,7 @@ type Reports struct {
 	mail    Mailroom
 	users   Users
 	domains []address.Domain
+	key     *crypt.PrivateKey // the server's, which vouches for what it writes
 	now     func() time.Time
 	log     *slog.Logger
 }
@@ -47,7 +49,7 @@ var _ queue.Reporter = (*Reports)(nil)
 
 // NewReports returns Reports of the server that p is.
 func NewReports(p *Peers, mail Mailroom, users Users) *Reports {
-	return &Reports{mail, users, p.cfg.Domains, p.cfg.Now, p.cfg.Log}
+	return &Reports{mail, users, p.cfg.Domains, p.cfg.Key, p.cfg.Now, p.cfg.Log}
 }
 
 // A kind of report.
@@ -136,6 +138,9 @@ func digestOf(k kind, item *queue.Item) [32]byte {
 func (r *Reports) put(ctx context.Context, d *letter.Draft, from address.Domain, to *account.Account, digest [32]byte) error {
 	m, err := d.Seal(address.Address{Domain: from}, to.Address, to.Key)
 	if err != nil {
+		return err
+	}
+	if err := m.Vouch(r.now(), r.key); err != nil {
 		return err
 	}
 	w := r.mail.NewWriter()

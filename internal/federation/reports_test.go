@@ -1,6 +1,7 @@
 package federation_test
 
 import (
+	"crypto/sha256"
 	"flag"
 	"os"
 	"path/filepath"
@@ -9,7 +10,9 @@ import (
 	"time"
 
 	"cmtpd/internal/cmtp"
+	"cmtpd/internal/crypt"
 	"cmtpd/internal/federation"
+	"cmtpd/internal/provenance"
 	"cmtpd/internal/queue"
 	"cmtpd/internal/spool"
 )
@@ -85,6 +88,10 @@ func TestReports(t *testing.T) {
 			h := box[0].Header
 			if h.SourceAccount != "" || h.SourceDomain != "a.example" || h.DestinationAccount != "alice" || h.DestinationDomain != "a.example" || h.System != cmtp.SystemSealed {
 				t.Errorf("the envelope is %+v", h)
+			}
+			digest := cmtp.CoreDigest(h, cmtp.Sum{Length: int64(len(box[0].body)), SHA256: sha256.Sum256(box[0].body)}, nil)
+			if v := provenance.Judge(&h, box[0].Log, digest, provenance.Known{Servers: []crypt.PublicKey{a.key.Public()}}); v.Kind != provenance.ByDomain {
+				t.Errorf("its reader is told that it is %+v", v)
 			}
 			b := box[0].open(t, a.users["alice"])
 			if int64(b.Time) != at.Unix() || b.ReplyTo != "postmaster@a.example" {

@@ -56,6 +56,9 @@ func Claim(h cmtp.Header) string {
 	if h.SourceAccount == "" && h.SourceDomain == "" {
 		return "does not say who it is from"
 	}
+	if d, err := address.ParseDomain(h.SourceDomain); err == nil && h.SourceAccount == "" {
+		return fmt.Sprintf("claims to be from the server of %s itself, unproven", d)
+	}
 	source := h.SourceAccount + "@" + h.SourceDomain
 	a, err := address.Parse(source)
 	if err != nil {

@@ -47,7 +47,8 @@ func TestClaim(t *testing.T) {
 		{"ALICE", "Example.Net", "claims to be from alice@example.net, unproven"},
 		{"", "", "does not say who it is from"},
 		{"al ice\x1b[2J", "example.net", "claims to be from \"al ice\uFFFD[2J@example.net\", unproven, and that is no address"},
-		{"", "example.net", "claims to be from \"@example.net\", unproven, and that is no address"},
+		{"", "Example.Net", "claims to be from the server of example.net itself, unproven"},
+		{"", "no domain", "claims to be from \"@no domain\", unproven, and that is no address"},
 	}
 	for _, tt := range tests {
 		if got := letter.Claim(cmtp.Header{SourceAccount: tt.account, SourceDomain: tt.domain}); got != tt.want {

@@ -62,7 +62,7 @@ type Draft struct {
 // client.Conn.Send take.
 type Message struct {
 	Header      cmtp.Header
-	Log         []byte // nil unless Sign was called
+	Log         []byte // nil unless Sign or Vouch was called
 	Body        cmtp.Part
 	Attachments []cmtp.Part
 
@@ -81,17 +81,38 @@ type summed interface {
 // attachment is read once more; that of a file that changed meanwhile is an error. It comes
 // before the message is written.
 func (m *Message) Sign(when time.Time, key *crypt.PrivateKey) error {
+	digest, err := m.digest()
+	if err != nil {
+		return fmt.Errorf("signing the letter: %w", err)
+	}
+	s := crypt.NewSender(digest, m.source, crypt.UnixTimeOf(when), key)
+	m.Log = append(m.Log, s.String()+"\x00"...)
+	return nil
+}
+
+// Vouch writes into the log that the server of the source's domain, which has the key, knows where
+// the message is from. It is for what that server writes by itself; the rest is as with Sign.
+func (m *Message) Vouch(when time.Time, server *crypt.PrivateKey) error {
+	digest, err := m.digest()
+	if err != nil {
+		return fmt.Errorf("vouching for the letter: %w", err)
+	}
+	o := crypt.NewOrigin(digest, m.source, crypt.UnixTimeOf(when), server)
+	m.Log = append(m.Log, o.String()+"\x00"...)
+	return nil
+}
+
+// digest returns the core digest.
+func (m *Message) digest() (digest [32]byte, err error) {
 	var sums []cmtp.Sum
 	for _, p := range m.sealed {
 		sum, err := p.Sum()
 		if err != nil {
-			return fmt.Errorf("signing the letter: %w", err)
+			return digest, err
 		}
 		sums = append(sums, cmtp.Sum{Length: p.Size(), SHA256: sum})
 	}
-	s := crypt.NewSender(cmtp.CoreDigest(m.Header, sums[0], sums[1:]), m.source, crypt.UnixTimeOf(when), key)
-	m.Log = append(m.Log, s.String()+"\x00"...)
-	return nil
+	return cmtp.CoreDigest(m.Header, sums[0], sums[1:]), nil
 }
 
 // Size returns how many bytes the message has on the wire.
