@@ -1,9 +1,11 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"cmtpd/internal/spool"
@@ -200,9 +202,15 @@ func (q *Queue) reached(ctx context.Context, v *visit, lead try) []try {
 	rest := q.begin(d, q.more(ctx, d, q.cfg.Batch-1, false), false)
 	if failed || lead.State.Attempts > 1 {
 		lead.State.Flags &^= flagDestination
-		return append(q.record("recording that a destination answers", d, []try{lead}), rest...)
+		return inOrder(append(q.record("recording that a destination answers", d, []try{lead}), rest...))
 	}
-	return append([]try{lead}, rest...)
+	return inOrder(append([]try{lead}, rest...))
+}
+
+// inOrder puts a batch in the order of arrival: what was due a moment after the first may be older.
+func inOrder(tries []try) []try {
+	slices.SortFunc(tries, func(a, b try) int { return cmp.Compare(a.ID, b.ID) })
+	return tries
 }
 
 // judge makes a destination one of class c, and its worker count as that. Under mu.
@@ -256,7 +264,7 @@ func (q *Queue) send(ctx context.Context, v *visit, s Session, tries []try) bool
 		items[i] = t.Item
 	}
 	began := q.cfg.Now()
-	results, err := s.Send(ctx, items)
+	results, err := q.watched(ctx, v, func(ctx context.Context) ([]Result, error) { return s.Send(ctx, items) })
 	results = results[:min(len(results), len(tries))]
 	if err == nil && len(results) < len(tries) {
 		err = errors.New("the connection ended before every message was answered")
@@ -288,6 +296,52 @@ func (q *Queue) send(ctx context.Context, v *visit, s Session, tries []try) bool
 	}
 	q.settle(v.destination, tries, results, rest)
 	return err == nil
+}
+
+// watched sends to a destination that does not count as doubtful. Once it is slow it does; and where no worker is free for one that
+// waits and is not, and the doubtful have more than their share, it has to give way, and comes again as what it is. So nobody
+// holds all workers by having answered soon before.
+func (q *Queue) watched(ctx context.Context, v *visit, send func(context.Context) ([]Result, error)) ([]Result, error) {
+	q.mu.Lock()
+	known := v.as == doubtful
+	q.mu.Unlock()
+	if known {
+		return send(ctx)
+	}
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	var look *time.Timer
+	ready := make(chan struct{}) // look is there
+	look = time.AfterFunc(slow, func() {
+		<-ready
+		switch {
+		case ctx.Err() != nil:
+		case q.mustGiveWay(v):
+			cut(errGaveWay)
+		default:
+			look.Reset(slow / 10)
+		}
+	})
+	close(ready)
+	defer look.Stop()
+	results, err := send(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), errGaveWay) {
+		err = errGaveWay
+	}
+	return results, err
+}
+
+var errGaveWay = errors.New("the server takes messages too slowly while others wait")
+
+func (q *Queue) mustGiveWay(v *visit) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if v.as != doubtful {
+		q.judge(v, doubtful)
+	}
+	now := q.cfg.Now()
+	wanted := q.waiting[fresh].len() > 0 && !q.admits(fresh, now) || q.waiting[proven].len() > 0 && !q.admits(proven, now)
+	return wanted && q.running[doubtful] > q.share()
 }
 
 // settle makes durable what attempts came to. Tries without a result have the fate of the rest.

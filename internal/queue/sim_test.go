@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -476,5 +477,58 @@ func neverMet(t *testing.T, n int) {
 		if all > bound {
 			t.Errorf("those that take %s are met within %s, not %s", sites[kind].dial, all, bound)
 		}
+	}
+}
+
+// TestQueue_Turncoats: who has answered soon, and takes messages slowly the next time, gives way to those who do not,
+// however many of them there are.
+func TestQueue_Turncoats(t *testing.T) {
+	for _, many := range []int{60, 100, 300} {
+		synctest.Test(t, func(t *testing.T) { turncoats(t, many) })
+	}
+}
+
+func turncoats(t *testing.T, many int) {
+	f := newFake()
+	var mu sync.Mutex
+	opens := make(map[string]int)
+	w := newWorld(t.Errorf, f, func(domain string) *site {
+		mu.Lock()
+		defer mu.Unlock()
+		if opens[domain]++; domain[0] == 'g' || opens[domain] == 1 {
+			return &site{dial: 100 * time.Millisecond, send: 100 * time.Millisecond}
+		}
+		return &site{dial: 100 * time.Millisecond, send: 5 * time.Minute, cut: func(int) int { return 0 }}
+	})
+	q, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
+	id := spool.ID(0)
+	add := func(domain string) {
+		id++
+		f.add(id, domain, time.Now())
+		q.Added(id, domain)
+	}
+	pass(time.Second) // until the mailbox is read
+	for range 2 {
+		for n := range many {
+			add(fmt.Sprintf("slow%d.example", n))
+		}
+		pass(time.Minute)
+	}
+	first := id
+	for n := range 100 {
+		add(fmt.Sprintf("good%d.example", n))
+		time.Sleep(time.Second)
+	}
+	time.Sleep(time.Hour)
+	stopped(t, stop)
+	worst := time.Duration(0)
+	for _, i := range f.infos[first:] {
+		if w.delivered[i.ID] != 1 {
+			t.Fatalf("message %s is not delivered", i.ID)
+		}
+		worst = max(worst, w.at[i.ID].Sub(i.Received))
+	}
+	if worst > 15*time.Second {
+		t.Errorf("beside %d a message to a good destination took %s", many, worst)
 	}
 }
