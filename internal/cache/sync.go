@@ -345,14 +345,14 @@ func (r *run) maxText() int64 {
 	return 16 << 20
 }
 
-// textEnd is where the body of a message ends; no further than the message.
+// textEnd is where the body of a message ends; no further than the message, whatever its header says.
 func textEnd(w *want) int64 {
 	h := &w.entry.Header
 	size := uint64(w.size)
-	if h.LogLength > size || h.BodyLength > size {
+	if h.LogLength > size || h.BodyLength > size-h.LogLength {
 		return w.size
 	}
-	return min(w.size, int64(uint64(len(w.header))+h.LogLength+h.BodyLength))
+	return int64(min(size, uint64(len(w.header))+h.LogLength+h.BodyLength))
 }
 
 // take makes of what was fetched what is kept. The error is one that ends the sync.

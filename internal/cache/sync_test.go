@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"cmtpd/internal/cache"
+	"cmtpd/internal/client"
 	"cmtpd/internal/cmtp"
 )
 
@@ -208,6 +210,39 @@ func TestSyncer_Run_Unreadable(t *testing.T) {
 	}
 	if err := c.Refetch(ctx, 12345); !errors.Is(err, cache.ErrNotFound) {
 		t.Errorf("Refetch of nothing: %v", err)
+	}
+}
+
+// A liar says of a message what it likes, and announces as many bytes as were asked for.
+type liar struct {
+	*session
+	asked uint64 // the most bytes
+}
+
+func (l *liar) FetchAll(queries iter.Seq[cmtp.FetchQuery], each func(client.Fetched) error) error {
+	for q := range queries {
+		l.asked = max(l.asked, q.Length)
+		if err := each(client.Fetched{FetchQuery: q, Size: q.Length, Body: strings.NewReader("")}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// No length that a server claims, of a message or in its header, makes a client ask for more than it keeps.
+func TestSyncer_Run_Lengths(t *testing.T) {
+	const most = 1<<63 - 1
+	for _, l := range []struct{ size, log, body uint64 }{
+		{most, 1 << 62, 1 << 62}, {most, most, most}, {most, 4, most - 4}, {most, most, 0}, {most, 0, most}, {most, 1<<64 - 1, 1<<64 - 1},
+		{2 << 20, 1<<64 - 1, 1}, {2 << 20, 1 << 20, 1 << 20}, {2 << 20, 1, 1<<64 - 1}, {0, most, most}, {1, 1 << 62, 1 << 62},
+	} {
+		c, b := newCache(t), newBox()
+		e := &b.mail[b.arrive(text("ben@b.example", "anna@a.example", "x"))].entry
+		e.Length, e.Header.LogLength, e.Header.BodyLength = l.size, l.log, l.body
+		s := &liar{session: b.session()}
+		if _, err := syncer(c).Run(t.Context(), s); s.asked > min(16<<20, l.size) {
+			t.Errorf("%+v: %d bytes were asked for, %v", l, s.asked, err)
+		}
 	}
 }
 
