@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/ncruces/go-sqlite3"
 )
@@ -68,6 +70,13 @@ func (d *db) keep(m *catch) error {
 	return d.index(m)
 }
 
+// Limits of what is found of a message, in bytes of its text, and of each other part. All words of a message are in memory at once
+// while they are put into the index, three times, and SQLite ends the program when its memory is used up.
+const (
+	maxIndexed = 1 << 20
+	maxNames   = 64 << 10
+)
+
 // index makes the words of a message found.
 func (d *db) index(m *catch) error {
 	if err := d.exec(`DELETE FROM texts WHERE rowid = ?1`, m.id); err != nil || m.opened == nil {
@@ -79,8 +88,20 @@ func (d *db) index(m *catch) error {
 		names = append(names, a.Name)
 	}
 	return d.exec(`INSERT INTO texts (rowid, subject, text, names, sender, receiver) VALUES (?1, ?2, ?3, ?4, ?5, ?6)`, m.id,
-		fold(o.Subject), fold(o.Text), fold(names...), fold(m.header.from, o.Writer, o.ReplyTo),
-		fold(append([]string{m.header.to}, o.CC...)...))
+		fold(start(o.Subject, maxNames)), fold(start(o.Text, maxIndexed)), fold(start(strings.Join(names, "\n"), maxNames)),
+		fold(m.header.from, start(o.Writer, maxNames), start(o.ReplyTo, maxNames)),
+		fold(m.header.to, start(strings.Join(o.CC, "\n"), maxNames)))
+}
+
+// start returns at most n bytes of s, and no half character.
+func start(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }
 
 // A want is a message that is to be fetched.

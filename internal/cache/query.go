@@ -25,7 +25,8 @@ const QueryHelp = `A search finds messages that have all of the given terms:
     is:seen, is:unseen, is:answered, is:flagged
     -term           without it
 
-A term may be in quotation marks. Capitals, accents and punctuation make no difference.`
+A term may be in quotation marks. Capitals, accents and punctuation make no difference. Of a
+text the first MiB is looked at, of a subject and the others the first 64 KiB.`
 
 // Limits of a query.
 const (

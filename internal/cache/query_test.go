@@ -99,6 +99,27 @@ func TestCache_Search_Anything(t *testing.T) {
 	})
 }
 
+// No letter has so many words that they do not fit into SQLite's memory; of a long text the beginning is found, to the byte.
+func TestCache_Search_Long(t *testing.T) {
+	c, b := newCache(t), newBox()
+	var long strings.Builder
+	for i := uint32(0); long.Len() < 15<<20; i++ {
+		fmt.Fprintf(&long, "%x ", i*2654435761)
+	}
+	fill := strings.Repeat("x ", (1<<20-4)/2)
+	for _, s := range []string{"first\n" + long.String(), fill + "last", fill + " lost"} {
+		b.arrive(text("ben@b.example", "anna@a.example", s))
+	}
+	if r := run(t, c, b); r.Fetched != 3 {
+		t.Fatalf("%+v", r)
+	}
+	for query, want := range map[string]int{"first": 1, "last": 1, "lost": 0, "los": 1, "ben": 3} {
+		if all, err := c.Search(t.Context(), query, cache.Filter{}); err != nil || len(all) != want {
+			t.Errorf("%s: %d messages, %v", query, len(all), err)
+		}
+	}
+}
+
 // A mailbox of 100,000 messages, of which a benchmark finds few and many.
 func BenchmarkCache_Search(b *testing.B) {
 	c, box := newCache(b), newBox()
