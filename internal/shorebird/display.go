@@ -33,18 +33,47 @@ func oneLine(s string) string {
 // maxMarks bounds how many characters are set upon one another.
 const maxMarks = 8
 
+// columns returns how many columns one line may take. Terminals differ in what they set as one character: some show the four people of
+// a family, and the two letters of a flag, side by side. The widest counts, so that no line of a stranger's goes on in the next one.
+func columns(s string) (n int) {
+	for g := uniseg.NewGraphemes(s); g.Next(); {
+		n += widest(g)
+	}
+	return n
+}
+
+// widest is how many columns a character takes at most.
+func widest(g *uniseg.Graphemes) int {
+	apart := 0
+	for _, r := range g.Runes() {
+		apart += uniseg.StringWidth(string(r))
+		switch {
+		case r == asEmoji:
+			apart = max(apart, 2)
+		case firstTone <= r && r <= lastTone:
+			apart += 2
+		}
+	}
+	return max(g.Width(), apart)
+}
+
+const (
+	// asEmoji asks for the character before it as a picture, which some terminals make wide.
+	asEmoji = '\ufe0f'
+	// Tones of skin change the picture before them, or are one of their own.
+	firstTone, lastTone = '\U0001f3fb', '\U0001f3ff'
+)
+
 // clip returns as much of one line as takes no more than width columns, with … for what was left off.
 func clip(s string, width int) string {
 	var b strings.Builder
 	used, full := 0, -1 // full: how long b is with room for the …
 	for g := uniseg.NewGraphemes(oneLine(s)); g.Next(); {
-		if used+g.Width() > width {
-			if full < 0 {
-				full = 0
-			}
-			return b.String()[:full] + "…"
+		w := widest(g)
+		if used+w > width {
+			return b.String()[:max(full, 0)] + "…"
 		}
-		used += g.Width()
+		used += w
 		runes := g.Runes()
 		b.WriteString(string(runes[:min(len(runes), maxMarks)]))
 		if used < width {
@@ -57,7 +86,7 @@ func clip(s string, width int) string {
 // pad returns s clipped, and filled to width columns.
 func pad(s string, width int) string {
 	s = clip(s, width)
-	return s + strings.Repeat(" ", max(0, width-uniseg.StringWidth(s)))
+	return s + strings.Repeat(" ", max(0, width-columns(s)))
 }
 
 // Where a terminal has no width that it tells of, or the output is none.
@@ -127,7 +156,7 @@ func (r *run) fields(out *bytes.Buffer, rows [][2]string) {
 // wrap breaks one line into some of at most width columns, at most so many; what is left is clipped.
 func wrap(s string, width, lines int) (all []string) {
 	s = oneLine(s)
-	for len(all) < lines-1 && uniseg.StringWidth(s) > width {
+	for len(all) < lines-1 && columns(s) > width {
 		head := strings.TrimSuffix(clip(s, width), "…")
 		if !strings.HasPrefix(s, head) || head == "" {
 			break // too many marks upon one character

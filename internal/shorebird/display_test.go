@@ -35,7 +35,10 @@ func TestClip(t *testing.T) {
 		want  string
 	}{
 		{"short", 5, "short"}, {"shorter", 5, "shor…"}, {"x", 0, "…"}, {"", 3, ""},
-		{"漢字漢字", 8, "漢字漢字"}, {"漢字漢字", 7, "漢字漢…"}, {"漢字漢字", 6, "漢字…"}, {"👩\u200d🔬ab", 3, "👩\u200d🔬…"},
+		{"漢字漢字", 8, "漢字漢字"}, {"漢字漢字", 7, "漢字漢…"}, {"漢字漢字", 6, "漢字…"}, {"👩\u200d🔬ab", 5, "👩\u200d🔬…"},
+		// As wide as the terminal that shows its parts side by side makes it.
+		{"👩\u200d🔬ab", 3, "…"}, {"👨\u200d👩\u200d👧\u200d👦x", 9, "👨\u200d👩\u200d👧\u200d👦x"}, {"👨\u200d👩\u200d👧\u200d👦x", 8, "…"},
+		{"🇩🇪🇩🇪", 8, "🇩🇪🇩🇪"}, {"🇩🇪🇩🇪", 7, "🇩🇪…"}, {"👍🏿", 4, "👍🏿"}, {"👍🏿", 3, "…"}, {"1\ufe0f\u20e3", 2, "1\ufe0f\u20e3"}, {"1\ufe0f\u20e3", 1, "…"},
 	} {
 		if got := shorebird.Clip(tt.in, tt.width); got != tt.want {
 			t.Errorf("%q in %d columns is %q, want %q", tt.in, tt.width, got, tt.want)
@@ -55,6 +58,11 @@ func TestWrap(t *testing.T) {
 	for _, l := range lines {
 		if uniseg.StringWidth(l) > 30 {
 			t.Errorf("%d columns: %q", uniseg.StringWidth(l), l)
+		}
+	}
+	for _, l := range shorebird.Wrap(strings.Repeat("🇩🇪", 20), 30, 6) {
+		if n := strings.Count(l, "🇩🇪"); n > 7 {
+			t.Errorf("%d flags, which may take 4 columns each: %q", n, l)
 		}
 	}
 	if got := shorebird.Wrap("one two", 5, 3); !slices.Equal(got, []string{"one", "two"}) {
