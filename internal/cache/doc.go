@@ -17,7 +17,8 @@
 //
 //	mail.db       the database; mail.db-wal and mail.db-shm beside it while it is open
 //	sync.lock     locked by who syncs
-//	outbox.lock   locked by who sends
+//	outbox.lock   locked by who chooses a letter to send, until it is locked
+//	letter-ID.lock  locked by who sends that letter; there until it is removed
 //	damaged       there once damage was met: the next Open begins anew
 //
 // and beside the directory, with .lock behind its name, what Open locks for a moment. A

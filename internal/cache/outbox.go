@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"time"
 
 	"github.com/ncruces/go-sqlite3"
+
+	"cmtpd/internal/durable"
 )
 
 // A CopyState says how far a recipient's copy of a letter is.
@@ -112,15 +115,28 @@ func scanCopy(s *sqlite3.Stmt) Copy {
 	return one
 }
 
-// LockOutbox waits until no other process sends. Who sends holds the lock, so that a copy is sealed
-// once and sent by one.
+// LockOutbox waits until no other process chooses what to send. Who queues a letter or takes one up holds the
+// lock until it has locked the letter, so that a copy is sealed once and sent by one.
 func (c *Cache) LockOutbox(ctx context.Context) (io.Closer, error) {
 	lock, err := waitLock(ctx, c.file(outboxLock))
 	if err != nil {
-		return nil, fmt.Errorf("waiting for another process that sends: %w", err)
+		return nil, fmt.Errorf("waiting for another process that chooses what to send: %w", err)
 	}
 	return lock, nil
 }
+
+// LockLetter locks a letter of the outbox, for who sends it. Other letters can be sent meanwhile. The
+// error wraps durable.ErrLocked where another one does. A letter that is gone can be locked, too: who has the
+// lock looks whether it is there.
+func (c *Cache) LockLetter(id int64) (io.Closer, error) {
+	lock, err := durable.OS.Lock(c.letterLock(id))
+	if err != nil {
+		return nil, fmt.Errorf("locking letter %d of the outbox: %w", id, err)
+	}
+	return lock, nil
+}
+
+func (c *Cache) letterLock(id int64) string { return c.file(fmt.Sprintf("letter-%d.lock", id)) }
 
 // chunkSize is how much of a sealed copy stands in one row.
 const chunkSize = 256 << 10
@@ -287,6 +303,18 @@ func (c *Cache) Retry(ctx context.Context, id int64) error {
 // RemoveLetter removes a letter with all its copies, in whatever state. What was sent stays
 // sent. The error wraps ErrNotFound.
 func (c *Cache) RemoveLetter(ctx context.Context, id int64) error {
+	err := c.removeLetter(ctx, id)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	// Whoever locks that file from now on, or another one of its name, finds no letter: no ID comes twice.
+	if rerr := durable.OS.Remove(c.letterLock(id)); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+		return errors.Join(err, rerr)
+	}
+	return err
+}
+
+func (c *Cache) removeLetter(ctx context.Context, id int64) error {
 	return c.write(ctx, "removing a letter from the outbox", func(d *db) error {
 		var copies []int64
 		err := d.each(`SELECT id FROM copy WHERE letter = ?1`, []any{id}, func(s *sqlite3.Stmt) error {
