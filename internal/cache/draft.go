@@ -19,6 +19,7 @@ type Draft struct {
 	Subject    string    `json:"subject"`
 	Text       string    `json:"text"`
 	Files      []File    `json:"files"`
+	Direct     bool      `json:"direct,omitempty"` // to be sent to the recipients' servers, not by the user's own
 	// InReplyTo is the SHA-256 of the message here that it answers; zero for none.
 	InReplyTo Digest `json:"in_reply_to"`
 	Forwards  Digest `json:"forwards"` // likewise

@@ -58,6 +58,9 @@ func (f *File) Attachment() Attachment {
 	return Attachment{Name: filepath.Base(f.f.Name()), Size: f.size, Data: f}
 }
 
+// Modified returns when the file was changed last before it was opened.
+func (f *File) Modified() time.Time { return f.time }
+
 // Close closes the file.
 func (f *File) Close() error { return f.f.Close() }
 

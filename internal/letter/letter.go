@@ -172,6 +172,12 @@ func (d *Draft) Seal(from, to address.Address, key crypt.PublicKey) (*Message, e
 	return m, nil
 }
 
+// Check returns the error that Seal would return for the letter's fields and text.
+func (d *Draft) Check() error {
+	_, err := d.body()
+	return err
+}
+
 // body returns the body's plaintext.
 func (d *Draft) body() ([]byte, error) {
 	sec := d.Time.Unix()

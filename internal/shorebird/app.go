@@ -21,7 +21,7 @@ import (
 type App struct {
 	Terminal
 	Getenv func(string) string
-	Now    func() time.Time
+	Now    func() time.Time // may be called by several at once
 	// Dial connects to servers; nil means net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// GreetingWait is how long a server's silence is listened to; zero means what
@@ -41,6 +41,9 @@ type App struct {
 	// Least is what an xzibit of version 3 from a server has to cost; zero means what
 	// package xzibit says that every writer takes.
 	Least xzibit.Params
+	// Kept bounds what the outbox keeps of one letter, all its copies together, in bytes of text and
+	// attachments. A longer letter is sent without it. Zero means 64 MiB.
+	Kept int64
 }
 
 // System returns the program in this process.

@@ -49,6 +49,7 @@ func (r *run) command() *cobra.Command {
 		r.passwdCommand(), r.rotateCommand(), r.recoverCommand(), r.versionCommand(),
 		r.syncCommand(), r.listCommand(), r.readCommand(), r.saveCommand(), r.searchCommand(), r.watchCommand(),
 		r.flagCommand(), r.deleteCommand(), r.trustCommand(),
+		r.outboxCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit statuses mean", Long: exitCodes})
 	return root
 }
@@ -94,26 +95,6 @@ func (r *run) keysCommand() *cobra.Command {
 
 func (r *run) directFlag(c *cobra.Command, direct *bool) {
 	c.Flags().BoolVar(direct, "direct", false, "ask the servers of other domains directly, not your own one")
-}
-
-func (r *run) sendCommand() *cobra.Command {
-	var o sendOptions
-	c := &cobra.Command{
-		Use: "send ADDRESS...", Short: "Send a letter, its text from standard input",
-		Long: "send seals a letter to each ADDRESS and sends each its own copy. All keys are asked for\n" +
-			"and checked first: if one is not to be had, nothing is sent to anybody. Your own server\n" +
-			"wants to see proven who you are, by your keys, before it takes your letter.\n\n" + abroad,
-		Args: cobra.MinimumNArgs(1),
-		RunE: r.action(func(ctx context.Context, args []string) error { return r.send(ctx, args, o) }),
-	}
-	f := c.Flags()
-	f.StringVarP(&o.subject, "subject", "s", "", "the letter's `SUBJECT`")
-	f.StringArrayVarP(&o.attach, "attach", "a", nil, "attach `FILE`; may be given several times")
-	f.StringVar(&o.from, "from", "", "your own `ADDRESS`, instead of the configuration's account")
-	f.StringVar(&o.replyTo, "reply-to", "", "the `ADDRESS` that answers should go to")
-	f.StringArrayVar(&o.cc, "cc", nil, "name `ADDRESS` as one who got a copy; it gets none by this; may be given several times")
-	r.directFlag(c, &o.direct)
-	return c
 }
 
 func (r *run) openCommand() *cobra.Command {

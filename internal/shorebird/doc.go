@@ -2,8 +2,9 @@
 // cmd/shorebird, without a process around it.
 //
 // It guarantees that a letter is sealed only to a key that the recipient's server
-// signed a moment ago, with the key by which that server is known, and that nothing
-// is sent to anybody after any look-up failed; that a server that shows another key
+// signed a moment ago, with the key by which that server is known, and that nothing of it
+// is sent to anybody after any look-up failed; that a letter in the outbox is not lost and
+// arrives once; that a server that shows another key
 // than the one remembered, which that one has not named, stops everything, and so does
 // an address's key that does not follow from the one remembered, and a domain that has
 // spoken CMTP 1 and does not any more, and sealed keys of the user's that are of an older
@@ -51,6 +52,26 @@
 //
 // A domain that [servers] names is asked directly, every domain is with --direct, and so is
 // the server that the account's domain has in CMTP 0.01.
+//
+// # The outbox
+//
+// Where the source's keys are on this machine, a letter goes by way of the outbox in ADDRESS.mailbox:
+//
+//	all keys are looked up; the letter is queued; each copy is sealed, and its bytes kept;
+//	only then the first is sent; what the server says of each is noted; and when all have
+//	arrived the letter is removed
+//
+// A copy whose answer is lost, with the process or the network, is sent again in the same bytes, which
+// the server knows by their core digest (docs/protocol.md section 6.4). Before it is, its recipient's key is
+// looked up again, and judged. A letter that no key can be had for now (exit status 75) is queued
+// unsealed. What waits goes with the next send, sync or outbox send; what a server has refused for
+// good is kept until outbox send --again or outbox drop. A letter is locked by who sends it, so that
+// others can be sent meanwhile.
+//
+// Up to 64 MiB of a letter, text and attachments of all copies together, are kept so. A longer one, one with
+// --no-outbox, and one whose source has no keys here, or no password to be had for them, is sent
+// directly, and kept nowhere when that fails. What was sent with --direct goes so later, too. Attachments are files until the letter is sealed, and
+// another file by then is an error.
 //
 // # Where a letter comes from
 //
@@ -115,7 +136,7 @@
 //	3    the server refused; in CMTP 1 it says why
 //	4    a key or a signature is not what it must be; nothing was sent or saved
 //	5    the password, or a recovery key's words, are wrong, or a secret is missing
-//	75   failed for now; trying again later may help
+//	75   failed for now; trying again later may help, and is not needed for a letter in the outbox
 //	130  interrupted
 //
 // # JSON
@@ -124,11 +145,14 @@
 // object on standard error, with the fields error, hint (may be absent) and code, the
 // exit status. Keys are base64, times RFC 3339 in UTC. Fields may be added, none is
 // renamed. See the types KeysReport, ForgetReport, AccountReport, RecoverReport,
-// SendReport, OpenReport, SyncReport, ListReport, ReadReport, SaveReport, MarkReport, TrustReport, TrustListReport and
+// SendReport, OpenReport, SyncReport, ListReport, ReadReport, SaveReport, MarkReport, TrustReport, TrustListReport,
+// OutboxReport, FlushReport, RemovedReport and
 // VersionReport; watch prints a MessageReport a line. KeysReport, and in SendReport each copy that
 // was sent, has the field home where the user's own server has answered: its domain,
 // server_key, server_fingerprint, and vouched; server is then its place, and server_key,
 // trust and protocol are of the other domain's server, as it tells. A copy that it will
-// deliver has queued, true, and the own server's receipt. AccountReport may have the words of a
+// deliver has queued, true, and the own server's receipt. In SendReport
+// a copy that failed for now has kept, true, where the outbox has it, and outbox is then the letter's
+// number. AccountReport may have the words of a
 // recovery key: they are secret, and nowhere else.
 package shorebird

@@ -36,7 +36,9 @@ const exitCodes = `shorebird ends with one of these statuses:
     3  the server refused; in CMTP 1 it says why
     4  a key or a signature is not what it must be; nothing was sent or saved
     5  the password, or a recovery key's words, are wrong, or a secret is missing
-   75  failed for now; trying again later may help
+   75  failed for now; trying again later may help. A letter that cannot be sent for now
+       is in the outbox, and goes with the next send or sync: send it again and it comes
+       twice, unless you said --no-outbox
   130  interrupted
 
 They are stable.`
@@ -49,6 +51,8 @@ var (
 	errMissing     = errors.New("a secret is missing")
 	errNoMessage   = errors.New("this is not one whole message")
 	errTooMuchText = errors.New("the text is too long")
+	// errOtherFile: an attachment of a letter that waited is not the file that it was.
+	errOtherFile = errors.New("the file was changed since it was attached")
 	// errTrust is what every error wraps that says a key is not the right one.
 	errTrust      = errors.New("trust")
 	errKeyChanged = kind{"the server's key has changed", errTrust}

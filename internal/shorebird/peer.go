@@ -9,7 +9,6 @@ import (
 	"cmtpd/internal/client"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
-	"cmtpd/internal/letter"
 )
 
 // A peer is a server that was reached: over a channel where it speaks CMTP 1.
@@ -106,7 +105,7 @@ func (p *peer) login(a address.Address) ([]byte, error) {
 }
 
 // send sends a sealed letter; with a receipt where the server gives one.
-func (p *peer) send(m *letter.Message) (*client.Sent, error) {
+func (p *peer) send(m *client.Outgoing) (*client.Sent, error) {
 	if p.channel == nil {
 		return nil, p.plain.Send(m.Header, m.Log, m.Body, m.Attachments, p.key)
 	}

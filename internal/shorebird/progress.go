@@ -53,10 +53,15 @@ func (w watched) ReadAt(b []byte, off int64) (int, error) {
 		return 0, context.Cause(w.p.ctx)
 	}
 	n, err := w.r.ReadAt(b, off)
-	if w.p.bar != nil {
-		w.p.bar.Add(n)
-	}
+	w.p.add(n)
 	return n, err
+}
+
+// add counts bytes. It may be called by several at once.
+func (p *progress) add(n int) {
+	if p.bar != nil {
+		p.bar.Add(n)
+	}
 }
 
 // Write implements io.Writer: what is written through it counts.
@@ -64,8 +69,6 @@ func (p *progress) Write(b []byte) (int, error) {
 	if p.ctx.Err() != nil {
 		return 0, context.Cause(p.ctx)
 	}
-	if p.bar != nil {
-		p.bar.Add(len(b))
-	}
+	p.add(len(b))
 	return len(b), nil
 }

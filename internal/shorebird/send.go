@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"cmtpd/internal/address"
+	"cmtpd/internal/cache"
 	"cmtpd/internal/client"
 	"cmtpd/internal/letter"
 )
@@ -20,9 +23,9 @@ import (
 const maxText = 16 << 20
 
 type sendOptions struct {
-	subject, from, replyTo string
-	attach, cc             []string
-	direct                 bool
+	subject, from, replyTo, text string
+	attach, cc                   []string
+	direct, unkept               bool
 }
 
 // SendReport is what send prints with --json, also when some copies were not sent.
@@ -30,6 +33,10 @@ type SendReport struct {
 	From   string       `json:"from"`
 	Sent   []SentReport `json:"sent"`
 	Failed []FailReport `json:"failed"`
+	// Outbox is the letter's number there, where copies are kept that were not sent.
+	Outbox int64 `json:"outbox,omitempty"`
+	// Warning is reply's, where nothing proves whom the answered letter is from.
+	Warning string `json:"warning,omitempty"`
 }
 
 // SentReport is a copy that the recipient's server has for good.
@@ -65,44 +72,34 @@ func newSentReport(a *answer, size int64, sent *client.Sent) SentReport {
 type FailReport struct {
 	Address string `json:"address"`
 	diagnosis
+	Kept bool `json:"kept,omitempty"` // the outbox has it, and it goes later
 }
 
 func (r *run) send(ctx context.Context, args []string, o sendOptions) error {
-	n, h, err := r.network()
+	p, err := r.office(o.direct, o.unkept)
 	if err != nil {
 		return err
 	}
-	defer n.close()
-	from, to, err := envelope(args, o.from, n.settings)
+	defer p.close()
+	d, err := newDraft(args, o, p.net.settings)
 	if err != nil {
 		return err
 	}
-	files, err := openFiles(o.attach)
-	defer closeFiles(files)
-	if err != nil {
+	if len(d.Recipients) == 0 {
+		return usage(errors.New("there is nobody whom the letter is to"))
+	}
+	if d.Text, err = r.text(ctx, o.text); err != nil {
 		return err
 	}
-	draft := &letter.Draft{Time: r.Now(), Subject: o.subject, ReplyTo: o.replyTo, CC: o.cc}
-	if draft.Text, err = r.text(ctx); err != nil {
-		return err
-	}
-	find := r.finder(n, h, from, o.direct)
-	answers, err := find.all(ctx, to)
-	if err != nil {
-		return err
-	}
-	s := &sender{network: n, from: from}
-	if s.account, err = find.submitter(ctx, from, answers); err != nil {
-		return fmt.Errorf("nothing was sent: %w", err)
-	}
-	return r.sendAll(ctx, s, draft, files, answers)
+	return p.deliver(ctx, d)
 }
 
 // A sender sends letters from one address.
 type sender struct {
 	*network
 	from    address.Address
-	account *desk // whom from's own server wants to see proven; nil when that is not asked for
+	account *desk       // whom from's own server wants to see proven; nil when that is not asked for
+	mu      *sync.Mutex // held by who calls servers, of which the network keeps account
 }
 
 // submitter returns the account that proves to be the source where a letter goes to
@@ -126,62 +123,75 @@ func (a *answer) isHome(of address.Address, known map[string]knownServer) bool {
 	return a.told != nil || a.history != nil && known[of.Domain.String()].Key == base64Key(a.server)
 }
 
-// envelope returns whom a letter is from and, each once, whom it is to.
-func envelope(args []string, from string, s *settings) (address.Address, []address.Address, error) {
-	source := s.Account
+// newDraft returns the letter that a command line asks for, still without its text.
+func newDraft(args []string, o sendOptions, s *settings) (*cache.Draft, error) {
+	from, err := author(o.from, s)
+	if err != nil {
+		return nil, err
+	}
+	to, err := recipients(args)
+	if err != nil {
+		return nil, err
+	}
+	d := &cache.Draft{From: from.String(), ReplyTo: o.replyTo, CC: o.cc, Subject: o.subject}
+	for _, a := range to {
+		d.Recipients = append(d.Recipients, a.String())
+	}
+	d.Files, err = attach(o.attach)
+	return d, err
+}
+
+// author returns whom a letter is from.
+func author(from string, s *settings) (address.Address, error) {
 	if from != "" {
-		var err error
-		if source, err = address.Parse(from); err != nil {
-			return source, nil, fmt.Errorf("--from: %w", err)
+		a, err := address.Parse(from)
+		if err != nil {
+			return a, fmt.Errorf("--from: %w", err)
 		}
+		return a, nil
 	}
-	if source.IsZero() {
-		return source, nil, hint(fmt.Errorf("sending: %w", errNoAccount), "Say who you are with --from ADDRESS, or with account in the configuration file.")
+	if s.Account.IsZero() {
+		return s.Account, hint(fmt.Errorf("sending: %w", errNoAccount), "Say who you are with --from ADDRESS, or with account in the configuration file.")
 	}
+	return s.Account, nil
+}
+
+// recipients returns whom a letter is to, each once.
+func recipients(args []string) ([]address.Address, error) {
 	var to []address.Address
 	for _, arg := range args {
 		a, err := address.Parse(arg)
 		if err != nil {
-			return source, nil, err
+			return nil, err
 		}
 		if !slices.Contains(to, a) {
 			to = append(to, a)
 		}
 	}
-	return source, to, nil
+	return to, nil
 }
 
-func openFiles(paths []string) ([]*letter.File, error) {
-	var files []*letter.File
-	for _, path := range paths {
-		f, err := letter.OpenFile(path)
+// text reads the letter's text: from a file, or from standard input where path is empty or -.
+func (r *run) text(ctx context.Context, path string) (string, error) {
+	in := r.In
+	if path != "" && path != "-" {
+		f, err := os.Open(path)
 		if err != nil {
-			return files, err
+			return "", fmt.Errorf("reading the text: %w", err)
 		}
-		files = append(files, f)
-	}
-	return files, nil
-}
-
-func closeFiles(files []*letter.File) {
-	for _, f := range files {
-		f.Close()
-	}
-}
-
-// text reads the letter's text from standard input.
-func (r *run) text(ctx context.Context) ([]byte, error) {
-	if r.InIsTerminal {
+		defer f.Close()
+		in = f
+	} else if r.InIsTerminal {
 		r.note("Write the letter; end with Ctrl-D on a line of its own.")
 	}
-	text, err := interruptible(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(r.In, maxText+1)) })
+	text, err := interruptible(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(in, maxText+1)) })
 	if err != nil {
-		return nil, fmt.Errorf("reading the text: %w", err)
+		return "", fmt.Errorf("reading the text: %w", err)
 	}
 	if len(text) > maxText {
-		return nil, hint(fmt.Errorf("%w: it may have %d bytes", errTooMuchText, maxText), "Write it to a file and attach that with -a FILE.")
+		return "", hint(fmt.Errorf("%w: it may have %d bytes", errTooMuchText, maxText), "Write it to a file and attach that with -a FILE.")
 	}
-	return text, nil
+	return string(text), nil
 }
 
 // all asks for every key before anything is sent to anybody.
@@ -197,42 +207,24 @@ func (f *finder) all(ctx context.Context, to []address.Address) ([]*answer, erro
 	return answers, nil
 }
 
-// sendAll sends everybody a copy, and goes on where one was not taken.
-func (r *run) sendAll(ctx context.Context, s *sender, d *letter.Draft, files []*letter.File, answers []*answer) error {
-	total, passes := int64(0), int64(2*len(answers)) // sealing reads a file twice
-	if s.account != nil {
-		passes += int64(len(answers)) // and signing once more
-	}
-	for _, f := range files {
-		total += passes * f.Attachment().Size
-	}
-	bar := r.progress(ctx, "sending", total)
-	for _, f := range files {
-		a := f.Attachment()
-		a.Data = bar.watch(a.Data)
-		d.Attachments = append(d.Attachments, a)
-	}
-	report := SendReport{From: s.from.String(), Sent: []SentReport{}, Failed: []FailReport{}}
+// newSendReport tells what became of the copies, and returns the first error.
+func newSendReport(from address.Address, parcels []*parcel) (*SendReport, error) {
+	v := &SendReport{From: from.String(), Sent: []SentReport{}, Failed: []FailReport{}}
 	var failed error
-	for _, a := range answers {
-		size, sent, err := s.sendOne(ctx, d, a)
-		switch {
-		case err == nil:
-			report.Sent = append(report.Sent, newSentReport(a, size, sent))
+	for _, p := range parcels {
+		if p.err == nil {
+			v.Sent = append(v.Sent, newSentReport(p.answer, p.size, p.sent))
 			continue
-		case ctx.Err() != nil:
-			err = context.Cause(ctx)
 		}
 		if failed == nil {
-			failed = err
+			failed = p.err
 		}
-		report.Failed = append(report.Failed, FailReport{a.address.String(), diagnose(err)})
+		v.Failed = append(v.Failed, FailReport{Address: p.answer.address.String(), diagnosis: diagnose(p.err), Kept: p.kept})
 	}
-	bar.done()
-	if len(answers) > 1 && failed != nil {
-		failed = fmt.Errorf("%d of %d copies were not sent; the first of them: %w", len(report.Failed), len(answers), failed)
+	if len(parcels) > 1 && failed != nil {
+		failed = fmt.Errorf("%d of %d copies were not sent; the first of them: %w", len(v.Failed), len(parcels), failed)
 	}
-	return errors.Join(failed, r.report(report, report.text))
+	return v, failed
 }
 
 func (s *SendReport) text(out *bytes.Buffer) {
@@ -253,33 +245,23 @@ func (s *SendReport) text(out *bytes.Buffer) {
 		fmt.Fprintln(out, "queued: your server delivers it; a report comes to your mailbox if it cannot")
 	}
 	if len(s.Sent)+len(s.Failed) > 1 {
-		for _, f := range s.Failed {
-			fmt.Fprintf(out, "not sent to %s: %s\n", f.Address, letter.Line(f.Message))
-		}
+		s.failures(out)
 	}
 }
 
-// sendOne seals the letter to the key in the answer, no other, and returns once
-// the server has it for good: with its size in bytes.
-func (s *sender) sendOne(ctx context.Context, d *letter.Draft, a *answer) (int64, *client.Sent, error) {
+func (s *SendReport) failures(out *bytes.Buffer) {
+	for _, f := range s.Failed {
+		fmt.Fprintf(out, "not sent to %s: %s\n", f.Address, letter.Line(f.Message))
+	}
+}
+
+// seal seals the letter to the key in the answer, no other, and signs it where that is right.
+func (s *sender) seal(d *letter.Draft, a *answer) (*letter.Message, error) {
 	m, err := d.Seal(s.from, a.address, a.key)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
-	if err := s.sign(m, a); err != nil {
-		return 0, nil, err
-	}
-	p, err := s.submitTo(ctx, a)
-	if err != nil {
-		return 0, nil, err
-	}
-	sent, err := p.send(m)
-	if err != nil {
-		s.drop(p.where)
-		return 0, nil, fmt.Errorf("%s: %w", a.address, err)
-	}
-	p.used = s.now()
-	return m.Size(), sent, nil
+	return m, s.sign(m, a)
 }
 
 // sign signs a letter that goes to the source's own server, with the key by which the

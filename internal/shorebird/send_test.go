@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -24,21 +26,28 @@ func (h *house) opened(t *testing.T) map[string]*letter.Letter {
 	t.Helper()
 	all := map[string]*letter.Letter{}
 	for _, m := range h.Messages() {
-		layout, err := cmtp.ParseLayout(bytes.NewReader(m), int64(len(m)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		to := layout.Header.DestinationAccount + "@" + layout.Header.DestinationDomain
-		l, err := letter.Open(bytes.NewReader(m), int64(len(m)), []*crypt.PrivateKey{h.keys[to]})
-		if err != nil {
-			t.Fatalf("%s cannot open the letter: %v", to, err)
-		}
+		to, l := h.letter(t, m)
 		if all[to] != nil {
 			t.Errorf("%s got two copies", to)
 		}
 		all[to] = l
 	}
 	return all
+}
+
+// letter returns a message, opened by whom it was for.
+func (h *house) letter(t *testing.T, m []byte) (string, *letter.Letter) {
+	t.Helper()
+	layout, err := cmtp.ParseLayout(bytes.NewReader(m), int64(len(m)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := layout.Header.DestinationAccount + "@" + layout.Header.DestinationDomain
+	l, err := letter.Open(bytes.NewReader(m), int64(len(m)), []*crypt.PrivateKey{h.keys[to]})
+	if err != nil {
+		t.Fatalf("%s cannot open the letter: %v", to, err)
+	}
+	return to, l
 }
 
 func TestSend(t *testing.T) {
@@ -278,5 +287,54 @@ func TestSend_Interrupted(t *testing.T) {
 	}
 	if n := h.sent(cmtp.Mail); n > 0 {
 		t.Errorf("%d letters were sent", n)
+	}
+}
+
+// Servers are sent to at the same time: each takes its letter when both have one.
+func TestSend_AtOnce(t *testing.T) {
+	one, two := newHouse(t, bob), newHouse(t, "ben@example.net")
+	both := make(chan struct{})
+	var came atomic.Int32
+	for _, h := range []*house{one, two} {
+		h.Answer = func(_ *clienttest.Conn, cmd cmtp.Command) (bool, error) {
+			if cmd.Verb != cmtp.Mail {
+				return false, nil
+			}
+			if came.Add(1) == 2 {
+				close(both)
+			}
+			select {
+			case <-both:
+			case <-time.After(time.Minute):
+				t.Error("one letter waits for the other")
+			}
+			return false, nil
+		}
+	}
+	p := newPerson(t)
+	p.configure("[servers]\n\"example.org\" = \"" + one.Start(t) + "\"\n\"example.net\" = \"" + two.Start(t) + "\"")
+	p.want(ok, "x", []string{"send", bob, "ben@example.net", "--from", alice}, "sent to "+bob, "sent to ben@example.net")
+}
+
+// Sealing and sending of all copies is one bar, which never goes back.
+func TestSend_OneBar(t *testing.T) {
+	h := privateHouse(t, alice, bob, carol)
+	p := h.recovered(t, h.Start(t))
+	file := p.write(filepath.Join(p.dir, "large"), strings.Repeat("x", 4<<20))
+	p.app.ErrIsTerminal = true
+	p.want(ok, "x", []string{"send", alice, bob, carol, "-a", file})
+	last, n := 0, 0
+	for _, m := range regexp.MustCompile(`(\d+)%`).FindAllStringSubmatch(p.err.String(), -1) {
+		percent := must(strconv.Atoi(m[1]))
+		if percent < last {
+			t.Errorf("it goes back to %d from %d", percent, last)
+		}
+		last, n = percent, n+1
+	}
+	if n < 2 {
+		t.Errorf("%d steps were shown, the last at %d percent", n, last)
+	}
+	if len(h.opened(t)) != 3 {
+		t.Error("not all came")
 	}
 }

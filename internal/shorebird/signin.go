@@ -70,6 +70,7 @@ func (d *desk) proven(ctx context.Context) (*peer, error) {
 	defer d.release()
 	if d.lock == nil {
 		d.held.ring.Wipe()
+		d.held.ring = &xzibit.Keyring{} // should they not be had again
 		if err := d.take(ctx, d.held.address); err != nil {
 			return nil, err
 		}

@@ -69,6 +69,7 @@ func (r *run) sync(ctx context.Context, o mailboxOptions, again bool) error {
 		return err
 	}
 	v := newSyncReport(m.held.address.String(), report, n)
+	m.sendWaiting(ctx)
 	return r.report(v, func(out *bytes.Buffer) { v.text(out) })
 }
 

@@ -429,12 +429,13 @@ func TestSend_PrivateAgain(t *testing.T) {
 	h := privateHouse(t, bob, carol, alice)
 	p := h.recovered(t, h.Start(t))
 	now := p.app.Now()
+	var passed atomic.Int64 // copies are sealed, and look at the clock, at the same time
 	var pause atomic.Bool
 	p.app.Now = func() time.Time {
 		if pause.Load() {
-			now = now.Add(2 * time.Minute)
+			passed.Add(int64(2 * time.Minute))
 		}
-		return now
+		return now.Add(time.Duration(passed.Load()))
 	}
 	pause.Store(true)
 	before := h.sent(cmtp.Auth)
