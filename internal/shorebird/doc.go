@@ -73,6 +73,15 @@
 // directly, and kept nowhere when that fails. What was sent with --direct goes so later, too. Attachments are files until the letter is sealed, and
 // another file by then is an error.
 //
+// # Composing
+//
+// At a terminal, send and drafts edit have a letter written in $VISUAL or $EDITOR, unless
+// --text names a file. The letter is a file of mode 0600 in a directory of its own, in $XDG_RUNTIME_DIR or
+// /dev/shm where they are there, which lie in memory; it is removed when the letter is sent or a draft.
+// Drafts are in ADDRESS.mailbox. A failing editor, a file that was not changed, and an empty text send
+// nothing and keep a draft. Without an account's keys what was written stays in that file, and
+// it is said where.
+//
 // # Where a letter comes from
 //
 // open says of a letter's source whether its key has signed that it submitted the letter,
@@ -146,7 +155,7 @@
 // exit status. Keys are base64, times RFC 3339 in UTC. Fields may be added, none is
 // renamed. See the types KeysReport, ForgetReport, AccountReport, RecoverReport,
 // SendReport, OpenReport, SyncReport, ListReport, ReadReport, SaveReport, MarkReport, TrustReport, TrustListReport,
-// OutboxReport, FlushReport, RemovedReport and
+// OutboxReport, FlushReport, DraftsReport, RemovedReport and
 // VersionReport; watch prints a MessageReport a line. KeysReport, and in SendReport each copy that
 // was sent, has the field home where the user's own server has answered: its domain,
 // server_key, server_fingerprint, and vouched; server is then its place, and server_key,

@@ -10,3 +10,10 @@ var (
 	Wrap        = wrap
 	Query       = query
 )
+
+// For the form in which a letter is edited.
+var (
+	ParseDraft  = parseDraft
+	FormatDraft = formatDraft
+	Marked      = marked
+)

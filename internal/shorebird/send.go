@@ -85,6 +85,9 @@ func (r *run) send(ctx context.Context, args []string, o sendOptions) error {
 	if err != nil {
 		return err
 	}
+	if r.composes(&o) {
+		return p.compose(ctx, d)
+	}
 	if len(d.Recipients) == 0 {
 		return usage(errors.New("there is nobody whom the letter is to"))
 	}

@@ -25,6 +25,8 @@ type Terminal struct {
 	ReadPassword func(ctx context.Context, prompt string) ([]byte, error)
 	// ReadLine asks for a line that may be seen. It is nil where there is nobody to ask.
 	ReadLine func(ctx context.Context, prompt string) ([]byte, error)
+	// Edit lets a person change the file at path. It is nil where there is no editor, or nobody to use it.
+	Edit func(path string) error
 }
 
 // systemTerminal returns the process's own.
@@ -47,6 +49,9 @@ func systemTerminal() Terminal {
 		t.asks(tty, tty)
 	} else if t.InIsTerminal {
 		t.asks(os.Stdin, os.Stderr)
+	}
+	if t.InIsTerminal {
+		t.Edit = editor(os.Getenv, os.Stdin, os.Stderr)
 	}
 	return t
 }
