@@ -49,7 +49,7 @@ func (r *run) command() *cobra.Command {
 		r.passwdCommand(), r.rotateCommand(), r.recoverCommand(), r.versionCommand(),
 		r.syncCommand(), r.listCommand(), r.readCommand(), r.saveCommand(), r.searchCommand(), r.watchCommand(),
 		r.flagCommand(), r.deleteCommand(), r.trustCommand(),
-		r.outboxCommand(), r.draftsCommand(),
+		r.replyCommand(), r.forwardCommand(), r.outboxCommand(), r.draftsCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit statuses mean", Long: exitCodes})
 	return root
 }

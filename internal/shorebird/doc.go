@@ -75,7 +75,7 @@
 //
 // # Composing
 //
-// At a terminal, send and drafts edit have a letter written in $VISUAL or $EDITOR, unless
+// At a terminal, send, reply, forward and drafts edit have a letter written in $VISUAL or $EDITOR, unless
 // --text names a file. The letter is a file of mode 0600 in a directory of its own, in $XDG_RUNTIME_DIR or
 // /dev/shm where they are there, which lie in memory; it is removed when the letter is sent or a draft.
 // Drafts are in ADDRESS.mailbox. A failing editor, a file that was not changed, and an empty text send
@@ -160,7 +160,7 @@
 // was sent, has the field home where the user's own server has answered: its domain,
 // server_key, server_fingerprint, and vouched; server is then its place, and server_key,
 // trust and protocol are of the other domain's server, as it tells. A copy that it will
-// deliver has queued, true, and the own server's receipt. In SendReport
+// deliver has queued, true, and the own server's receipt. In SendReport, which reply and forward print, too,
 // a copy that failed for now has kept, true, where the outbox has it, and outbox is then the letter's
 // number. AccountReport may have the words of a
 // recovery key: they are secret, and nowhere else.
