@@ -15,13 +15,18 @@ HAVE_CC     = $(or $(filter true,$(CI)),$(shell command -v gcc))
 HAVE_SODIUM = $(or $(filter true,$(CI)),$(and $(HAVE_CC),$(shell pkg-config --exists libsodium 2>/dev/null && echo true)))
 NO_SODIUM   = which needs gcc, pkg-config and libsodium-dev
 
-.PHONY: help build test check fuzz demo bench peers clean
+.PHONY: help build man test check fuzz demo bench peers clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 build: ## build static bin/cmtpd and bin/shorebird
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/cmtpd ./cmd/shorebird
+
+man: build ## write shorebird's manual pages, and completions for shells, into dist/
+	bin/shorebird man dist/man/man1
+	@mkdir -p dist/completions
+	for s in bash zsh fish; do bin/shorebird completion $$s >dist/completions/shorebird.$$s || exit 1; done
 
 demo: build ## show everything working on this machine, and leave nothing behind
 	$(GO) run ./cmd/demo -bin bin

@@ -50,6 +50,7 @@ func (r *run) command() *cobra.Command {
 		r.syncCommand(), r.listCommand(), r.readCommand(), r.saveCommand(), r.searchCommand(), r.watchCommand(),
 		r.flagCommand(), r.deleteCommand(), r.trustCommand(),
 		r.replyCommand(), r.forwardCommand(), r.outboxCommand(), r.draftsCommand(),
+		r.manCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit statuses mean", Long: exitCodes})
 	return root
 }
