@@ -15,6 +15,8 @@ It finds a domain's server by --server, or by $XDG_CONFIG_HOME/shorebird/config.
     server = "mail.example.org:25"      the server of your account
     [servers]
     "example.net" = "mx.example.net:25"
+    [accounts."you@example.com"]        another account of yours, for --account and --from
+    server = "mail.example.com:25"
 
 A password is asked for at the terminal. For scripts it is the first line of standard
 input with --password-stdin, of the file that $SHOREBIRD_PASSWORD_FILE names, or of the
@@ -50,7 +52,7 @@ func (r *run) command() *cobra.Command {
 		r.syncCommand(), r.listCommand(), r.readCommand(), r.saveCommand(), r.searchCommand(), r.watchCommand(),
 		r.flagCommand(), r.deleteCommand(), r.trustCommand(),
 		r.replyCommand(), r.forwardCommand(), r.outboxCommand(), r.draftsCommand(),
-		r.manCommand(),
+		r.devicesCommand(), r.accountsCommand(), r.manCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit statuses mean", Long: exitCodes})
 	return root
 }

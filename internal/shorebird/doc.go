@@ -16,7 +16,7 @@
 //
 // # Files
 //
-//	$XDG_CONFIG_HOME/shorebird/config.toml           account, server, [servers]; optional
+//	$XDG_CONFIG_HOME/shorebird/config.toml           account, server, [servers], [accounts]; optional
 //	$XDG_DATA_HOME/shorebird/servers.json            by domain: the server's key, as first seen, whether it spoke CMTP 1, and who told
 //	$XDG_DATA_HOME/shorebird/contacts.json           by address: the key, as first seen, whether it was seen again, the digest of the newest statement, and another key that was refused
 //	$XDG_DATA_HOME/shorebird/accounts.json           by the user's own addresses: digests of the server's xzibit, its version, and the key at that time
@@ -39,7 +39,7 @@
 // # Other domains
 //
 // Where an account is known (account, --account, --from) and a place of its own domain's
-// server (server, [servers], --server), that server is asked for the keys of all other
+// server (server, [servers], server under [accounts."ADDRESS"], --server), that server is asked for the keys of all other
 // domains, proven to be the account's user, and takes the letters for them into its queue
 // (docs/protocol.md sections 19.1 and 19.7). It hands on what the other server has signed,
 // which is checked; what it says by itself is that server's key and what vouches for it.
@@ -155,7 +155,7 @@
 // exit status. Keys are base64, times RFC 3339 in UTC. Fields may be added, none is
 // renamed. See the types KeysReport, ForgetReport, AccountReport, RecoverReport,
 // SendReport, OpenReport, SyncReport, ListReport, ReadReport, SaveReport, MarkReport, TrustReport, TrustListReport,
-// OutboxReport, FlushReport, DraftsReport, RemovedReport and
+// OutboxReport, FlushReport, DraftsReport, RemovedReport, DeviceReport, AccountsReport and
 // VersionReport; watch prints a MessageReport a line. KeysReport, and in SendReport each copy that
 // was sent, has the field home where the user's own server has answered: its domain,
 // server_key, server_fingerprint, and vouched; server is then its place, and server_key,

@@ -111,7 +111,7 @@ var causes = []struct {
 	hint string
 }{
 	{context.Canceled, exitInterrupted, ""},
-	{errConfig, exitFailure, `It may hold account = "you@example.org", server = "host:port", and a table [servers] of "domain" = "host:port".`},
+	{errConfig, exitFailure, `It may hold account = "you@example.org", server = "host:port", a table [servers] of "domain" = "host:port", and tables [accounts."you@example.com"] with server = "host:port".`},
 	{errUsage, exitUsage, "see shorebird --help, or --help after a command"},
 	{errTrust, exitTrust, ""},
 	{client.ErrSignature, exitTrust, "Somebody may be between you and the server. Nothing was sent; try another network, or ask the server's operator."},

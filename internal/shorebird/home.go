@@ -150,6 +150,45 @@ type settings struct {
 	Account address.Address   `toml:"account"` // whose mail is sent and read
 	Server  string            `toml:"server"`  // host:port, for every domain not in Servers
 	Servers map[string]string `toml:"servers"` // domain to host:port
+	// Accounts are the user's others, or all, by address.
+	Accounts map[string]accountSettings `toml:"accounts"`
+}
+
+// accountSettings are of one account.
+type accountSettings struct {
+	Server string `toml:"server"` // host:port, of the account's domain
+}
+
+// home returns where the server of one of the user's accounts is that has the domain; "" where
+// no account's settings say so.
+func (s *settings) home(d address.Domain) string {
+	for name, a := range s.Accounts {
+		if n, err := address.Parse(name); err == nil && n.Domain == d && a.Server != "" {
+			return a.Server
+		}
+	}
+	return ""
+}
+
+// checkAccounts puts the names of accounts into normal form.
+func (s *settings) checkAccounts() error {
+	accounts := make(map[string]accountSettings, len(s.Accounts))
+	places := map[address.Domain]string{}
+	for name, a := range s.Accounts {
+		n, err := address.Parse(name)
+		if err == nil && a.Server != "" {
+			if err = checkServer(a.Server); err == nil && places[n.Domain] != "" && places[n.Domain] != a.Server {
+				err = fmt.Errorf("%s has one server, and here are two", n.Domain)
+			}
+			places[n.Domain] = a.Server
+		}
+		if err != nil {
+			return fmt.Errorf("accounts.%q: %w", name, err)
+		}
+		accounts[n.String()] = a
+	}
+	s.Accounts = accounts
+	return nil
 }
 
 // maxConfig bounds the configuration file, in bytes.
@@ -196,5 +235,5 @@ func (s *settings) check(undecoded []toml.Key) error {
 		servers[d.String()] = server
 	}
 	s.Servers = servers
-	return nil
+	return s.checkAccounts()
 }

@@ -82,6 +82,9 @@ func (n *network) server(d address.Domain) (string, error) {
 	if s, ok := n.settings.Servers[d.String()]; ok {
 		return s, nil
 	}
+	if s := n.settings.home(d); s != "" {
+		return s, nil
+	}
 	if n.settings.Server != "" {
 		return n.settings.Server, nil
 	}
