@@ -1,6 +1,7 @@
 // Command demo shows the whole of cmtpd on one machine, with nothing installed
-// and nothing left behind: two users, a letter with a real file between them,
-// what lies on disk of it, a letter to another domain's server, and ordinary mail
+// and nothing left behind: two domains whose servers find each other in DNS, two
+// people who are invited, a letter with a real file that crosses, what lies on disk
+// of it, an answer from another machine, a forgotten password, and ordinary mail
 // through the same port.
 //
 // It runs the programs in bin/ as a person would. Every step checks what it says.
@@ -9,6 +10,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -35,14 +37,15 @@ func main() {
 }
 
 const (
-	domain    = "demo.example"
-	alice     = "alice@" + domain
-	bob       = "bob@" + domain
-	farDomain = "far.example"
-	dora      = "dora@" + farDomain
-	password  = "correct horse battery staple"
-	subject   = "The licence that you asked for"
-	text      = "Hello Bob,\n\nyou find it attached. Nobody between us can read this.\n\nAlice\n"
+	domain      = "demo.example"
+	alice       = "alice@" + domain
+	farDomain   = "far.example"
+	dora        = "dora@" + farDomain
+	password    = "correct horse battery staple"
+	newPassword = "this one is written down"
+	subject     = "The licence that you asked for"
+	text        = "Hello Dora,\n\nyou find it attached. Nobody between us can read this.\n\nAlice\n"
+	answer      = "Thank you, Alice! It opens here, too.\n"
 )
 
 func run(ctx context.Context, bin string) (err error) {
@@ -78,18 +81,19 @@ func run(ctx context.Context, bin string) (err error) {
 		title string
 		do    func(*stage, *sink) error
 	}{
-		{"The administrator adds Bob, and invites Alice", addUsers},
-		{"cmtpd starts: one port for two protocols, an ordinary mail server behind it", start},
-		{"Alice registers: her keys are made on her machine, and the server never sees her password", register},
-		{"Bob recovers his keys on a new machine, with nothing but his password", recoverKeys},
-		{"Alice looks up Bob's key", lookUp},
-		{"Alice sends Bob a letter with a file, sealed to his key", send},
+		{"Two servers of two domains start; one has an ordinary mail server behind the same port", start},
+		{"Both put their records into DNS, and know nothing else of each other", publish},
+		{"Each administrator invites a person", invite},
+		{"They register: the keys are made on their machines, and no server sees a password", register},
+		{"Alice looks up Dora's key: her server asks the other one", lookUp},
+		{"Alice sends Dora a letter with a file, sealed to that key, and it crosses", send},
 		{"On the server's disk there is only ciphertext, and it is signed", inspect},
-		{"Bob opens the letter: text and file are what Alice sent", open},
-		{"Another domain has a server of its own; both put their records into DNS", settle},
-		{"Alice writes to Dora there; her server asks that one for the key, and delivers the letter", sendFar},
+		{"Dora reads the letter, and saves the file", read},
+		{"Dora takes her keys to another machine with her password, and answers from there", reply},
+		{"Alice reads the answer, and sees that Dora's key has submitted it", readAnswer},
+		{"Dora has forgotten her password: twelve words on paper are enough", recoverKeys},
 		{"Ordinary SMTP mail goes through the same port to the mail server behind, untouched", smtpMail},
-		{"The daemon is told to stop, and does so in order", (*stage).finish},
+		{"The daemons are told to stop, and do so in order", finish},
 	} {
 		fmt.Printf("\n%d. %s\n", i+1, act.title)
 		if err := act.do(s, behind); err != nil {
@@ -99,108 +103,113 @@ func run(ctx context.Context, bin string) (err error) {
 	return nil
 }
 
-func addUsers(s *stage, _ *sink) error {
-	if _, err := s.cmtpd(password+"\n", "user", "add", bob, "--password-stdin"); err != nil {
+func start(s *stage, _ *sink) error {
+	if err := errors.Join(s.serve(), s.far.serve()); err != nil {
 		return err
 	}
-	var err error
-	if s.code, err = s.cmtpd("", "user", "invite", alice); err != nil {
-		return err
+	s.say("%s is served on %s, %s on %s", domain, s.port, farDomain, s.far.port)
+	s.say("the mail server behind the first was asked whether it relays for strangers")
+	return nil
+}
+
+func publish(s *stage, _ *sink) error {
+	return errors.Join(s.names.publish(s), s.names.publish(s.far))
+}
+
+func invite(s *stage, _ *sink) (err error) {
+	for at, who := range map[*stage]string{s: alice, s.far: dora} {
+		if at.code, err = at.cmtpd("", "user", "invite", who); err != nil {
+			return err
+		}
+		s.show(at.code)
 	}
-	s.show(s.code)
-	list, err := s.cmtpd("", "user", "list")
-	if err != nil {
-		return err
-	}
-	s.show(list)
-	return s.expect(list, bob)
+	return nil
 }
 
 func register(s *stage, _ *sink) error {
 	out, err := s.shorebird("alice", s.code, "register", alice, "--code-stdin", "--no-recovery")
 	s.show(out)
-	return err
-}
-
-func start(s *stage, _ *sink) error {
-	if err := s.serve(); err != nil {
+	if err != nil {
 		return err
 	}
-	s.say("listening on %s; the mail server behind it is asked first whether it relays for strangers", s.port)
+	if out, err = s.far.shorebird("dora", s.far.code, "register", dora, "--code-stdin", "--json"); err != nil {
+		return err
+	}
+	var report struct {
+		Words string `json:"recovery_words"`
+	}
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		return fmt.Errorf("reading the report of register: %w", err)
+	}
+	if len(strings.Fields(report.Words)) != 12 {
+		return errors.New("there are no 12 words in the report")
+	}
+	s.words = report.Words
+	s.say("dora writes 12 words on paper")
 	return nil
 }
 
-func recoverKeys(s *stage, _ *sink) error {
-	out, err := s.shorebird("bob", password+"\n", "recover", bob, "--password-stdin")
-	s.show(out)
-	return err
-}
-
 func lookUp(s *stage, _ *sink) error {
-	out, err := s.shorebird("alice", "", "keys", bob)
+	out, err := s.shorebird("alice", "", "keys", dora)
 	s.show(out)
 	return err
 }
 
+// send sends a letter across, and waits until it has arrived.
 func send(s *stage, _ *sink) error {
-	out, err := s.shorebird("alice", text, "send", bob, "--from", alice, "-s", subject, "-a", s.file)
+	out, err := s.shorebird("alice", text, "send", dora, "-s", subject, "-a", s.file)
 	s.show(out)
-	return err
+	if err != nil {
+		return err
+	}
+	return s.far.await(dora)
 }
 
 // inspect looks at the spool as an administrator, and then as a thief of the
 // disk who searches it for the letter.
 func inspect(s *stage, _ *sink) error {
-	list, err := s.cmtpd("", "spool", "list")
-	if err != nil {
-		return err
+	for _, what := range []string{"list", "verify"} {
+		out, err := s.far.cmtpd("", "spool", what)
+		if err != nil {
+			return err
+		}
+		s.show(out)
 	}
-	s.show(list)
-	if err := s.expect(list, bob); err != nil {
-		return err
-	}
-	verdict, err := s.cmtpd("", "spool", "verify")
-	if err != nil {
-		return err
-	}
-	s.show(verdict)
 	attachment, err := os.ReadFile(s.file)
 	if err != nil {
 		return err
 	}
-	found, err := s.search([]byte(subject), []byte("Nobody between us"), attachment[:64])
-	if err != nil {
-		return err
+	for _, at := range []*stage{s, s.far} {
+		found, err := at.search([]byte(subject), []byte("Nobody between us"), attachment[:64])
+		if err != nil {
+			return err
+		}
+		if found != "" {
+			return fmt.Errorf("plaintext lies in %s", found)
+		}
 	}
-	if found != "" {
-		return fmt.Errorf("plaintext lies in %s", found)
-	}
-	s.say("searched every file under data_dir for the subject, the text and the file's first bytes: none is there")
+	s.say("searched every file of both servers for the subject, the text and the file's first bytes: none is there")
 	return nil
 }
 
-func open(s *stage, _ *sink) error {
-	list, err := s.cmtpd("", "spool", "list", "--json")
-	if err != nil {
-		return err
-	}
-	id, err := firstID(list)
-	if err != nil {
-		return err
-	}
-	message := filepath.Join(s.dir, "message.cmtp")
-	if _, err := s.cmtpd("", "spool", "export", id, "--output", message); err != nil {
-		return err
-	}
-	saved := filepath.Join(s.dir, "saved")
-	out, err := s.shorebird("bob", password+"\n", "open", message, "--save", saved, "--password-stdin")
+func read(s *stage, _ *sink) error {
+	out, err := s.far.shorebird("dora", "", "list")
 	if err != nil {
 		return err
 	}
 	s.show(out)
-	if err := s.expect(out, subject, "Nobody between us"); err != nil {
+	if out, err = s.far.shorebird("dora", "", "read", "1"); err != nil {
 		return err
 	}
+	s.show(out)
+	if err := s.expect(out, subject, "Nobody between us", filepath.Base(s.file)); err != nil {
+		return err
+	}
+	saved := filepath.Join(s.far.dir, "saved")
+	if out, err = s.far.shorebird("dora", "", "save", "1", "--to", saved); err != nil {
+		return err
+	}
+	s.show(out)
 	want, err := os.ReadFile(s.file)
 	if err != nil {
 		return err
@@ -216,39 +225,71 @@ func open(s *stage, _ *sink) error {
 	return nil
 }
 
-// settle starts the server of the other domain.
-func settle(s *stage, _ *sink) error {
-	if _, err := s.far.cmtpd(password+"\n", "user", "add", dora, "--password-stdin"); err != nil {
-		return err
+func reply(s *stage, _ *sink) error {
+	for _, step := range []struct {
+		stdin string
+		args  []string
+	}{
+		{"", []string{"recover", dora}},
+		{"", []string{"list"}},
+		{answer, []string{"reply", "1"}},
+	} {
+		out, err := s.far.shorebird("dora-2", step.stdin, step.args...)
+		s.show(out)
+		if err != nil {
+			return err
+		}
 	}
-	if err := s.far.serve(); err != nil {
-		return err
-	}
-	return errors.Join(s.names.publish(s), s.names.publish(s.far))
+	return s.await(alice)
 }
 
-// sendFar sends a letter across, and waits until it has arrived.
-func sendFar(s *stage, _ *sink) error {
-	out, err := s.shorebird("alice", text, "send", dora, "--from", alice, "-s", subject)
+func readAnswer(s *stage, _ *sink) error {
+	out, err := s.shorebird("alice", "", "list")
 	s.show(out)
 	if err != nil {
 		return err
 	}
-	for {
-		list, err := s.far.cmtpd("", "spool", "list")
-		if err != nil {
-			return err
-		}
-		if strings.Contains(list, dora) {
-			s.show(list)
-			return s.expect(list, alice)
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-s.ctx.Done():
-			return s.ctx.Err()
-		}
+	if out, err = s.shorebird("alice", "", "read", "1"); err != nil {
+		return err
 	}
+	s.show(out)
+	return s.expect(out, "Re: "+subject, strings.TrimSpace(answer), "submitted by "+dora+", whose key has signed")
+}
+
+// recoverKeys begins on a machine that has nothing, without the password.
+func recoverKeys(s *stage, _ *sink) error {
+	words := filepath.Join(s.far.dir, "words")
+	if err := os.WriteFile(words, []byte(s.words+"\n"), 0o600); err != nil {
+		return err
+	}
+	s.far.password = newPassword
+	out, err := s.far.shorebird("dora-3", "", "recover", dora, "--words", "SHOREBIRD_WORDS_FILE="+words)
+	s.show(out)
+	if err != nil {
+		return err
+	}
+	if out, err = s.far.shorebird("dora-3", "", "search", "licence"); err != nil {
+		return err
+	}
+	s.show(out)
+	if err := s.expect(out, subject); err != nil {
+		return err
+	}
+	s.far.password = password
+	if _, err = s.far.shorebird("dora-4", "", "recover", dora); err == nil {
+		return errors.New("the forgotten password still opens the keys")
+	}
+	s.say("the forgotten password is of no use any more")
+	return nil
+}
+
+// finish stops both daemons as systemd would.
+func finish(s *stage, _ *sink) error {
+	if err := errors.Join(s.stop(), s.far.stop()); err != nil {
+		return err
+	}
+	s.say("they closed their ports, finished their sessions, closed their spools and left with status 0")
+	return nil
 }
 
 func smtpMail(s *stage, k *sink) error {

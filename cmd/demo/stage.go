@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,8 +11,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // A stage is the temporary folder with the server in it and the programs that
@@ -29,7 +30,12 @@ type stage struct {
 	far    *stage // another domain's server
 	conf   string
 	file   string // what Alice attaches: a real file
-	code   string // of Alice's invitation
+
+	code     string // of the invitation to it
+	password string // that its person types
+	words    string // on Dora's paper
+
+	quiet bool // nothing is said
 
 	daemon *exec.Cmd
 	logs   chan string // everything the daemon logged, when it has ended
@@ -42,7 +48,7 @@ func newStage(ctx context.Context, bin, dir, domain string, names *names, backen
 	if err != nil {
 		return nil, err
 	}
-	s := &stage{ctx: ctx, bin: bin, dir: dir, conf: filepath.Join(dir, "cmtpd.toml"), domain: domain, names: names}
+	s := &stage{ctx: ctx, bin: bin, dir: dir, conf: filepath.Join(dir, "cmtpd.toml"), domain: domain, names: names, password: password}
 	smtp := `mode = "refuse"`
 	if backend != "" {
 		smtp = fmt.Sprintf("mode = \"relay\"\nbackend = %q\nproxy_protocol = \"v2\"", backend)
@@ -73,7 +79,11 @@ min_free_space = "1MiB"
 	return s, os.WriteFile(s.conf, []byte(conf), 0o600)
 }
 
-func (s *stage) say(format string, a ...any) { fmt.Printf("   "+format+"\n", a...) }
+func (s *stage) say(format string, a ...any) {
+	if !s.quiet {
+		fmt.Printf("   "+format+"\n", a...)
+	}
+}
 
 func (s *stage) show(output string) {
 	for line := range strings.Lines(output) {
@@ -109,16 +119,45 @@ func (s *stage) cmtpd(stdin string, args ...string) (string, error) {
 	return s.run(nil, stdin, "cmtpd", append(args, "--config", s.conf)...)
 }
 
-// shorebird runs the client on the machine of who: a home of its own, and a file with
-// the password, since there is nobody to ask.
-func (s *stage) shorebird(who, stdin string, args ...string) (string, error) {
-	home, secret := filepath.Join(s.dir, "home-"+who), filepath.Join(s.dir, "password")
-	if err := os.WriteFile(secret, []byte(password+"\n"), 0o600); err != nil {
+// shorebird runs the client on the machine of who, which has a home of its own, and a file
+// with the password, since there is nobody to ask. An argument NAME=VALUE is put into the environment.
+func (s *stage) shorebird(machine, stdin string, args ...string) (string, error) {
+	home, secret := filepath.Join(s.dir, "home-"+machine), filepath.Join(s.dir, "password")
+	if err := os.WriteFile(secret, []byte(s.password+"\n"), 0o600); err != nil {
+		return "", err
+	}
+	who, _, _ := strings.Cut(machine, "-")
+	config := fmt.Sprintf("account = %q\nserver = %q\n", who+"@"+s.domain, s.port)
+	if err := os.MkdirAll(filepath.Join(home, "config/shorebird"), 0o700); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(home, "config/shorebird/config.toml"), []byte(config), 0o600); err != nil {
 		return "", err
 	}
 	env := []string{"HOME=" + home, "XDG_CONFIG_HOME=" + home + "/config", "XDG_DATA_HOME=" + home + "/data",
 		"SHOREBIRD_NO_KEYRING=1", "SHOREBIRD_PASSWORD_FILE=" + secret}
-	return s.run(env, stdin, "shorebird", append(args, "--server", s.port)...)
+	for len(args) > 0 && strings.Contains(args[len(args)-1], "=") {
+		env, args = append(env, args[len(args)-1]), args[:len(args)-1]
+	}
+	return s.run(env, stdin, "shorebird", args...)
+}
+
+// await waits until the spool has a message to an address.
+func (s *stage) await(address string) error {
+	s.say("waiting until it is in the spool of %s", s.domain)
+	s.quiet = true
+	defer func() { s.quiet = false }()
+	for {
+		list, err := s.cmtpd("", "spool", "list")
+		if err != nil || strings.Contains(list, "to "+strconv.Quote(address)) {
+			return err
+		}
+		select {
+		case <-time.After(300 * time.Millisecond):
+		case <-s.ctx.Done():
+			return s.ctx.Err()
+		}
+	}
 }
 
 // serving is the line that the daemon logs when everything listens.
@@ -157,15 +196,7 @@ func (s *stage) serve() error {
 	}
 }
 
-// finish stops the daemon as systemd would and looks at how it went.
-func (s *stage) finish(*sink) error {
-	if err := s.stop(); err != nil {
-		return err
-	}
-	s.say("it closed its port, finished its sessions, closed the spool and left with status 0")
-	return nil
-}
-
+// stop stops the daemon as systemd would and looks at how it went.
 func (s *stage) stop() error {
 	if s.logs == nil {
 		return nil
@@ -202,18 +233,4 @@ func (s *stage) search(needles ...[]byte) (found string, err error) {
 		err = errors.New("there is no file to search")
 	}
 	return found, err
-}
-
-// firstID returns the id of the first message of spool list --json.
-func firstID(list string) (string, error) {
-	var messages []struct {
-		ID string `json:"id"`
-	}
-	if err := json.Unmarshal([]byte(list), &messages); err != nil {
-		return "", fmt.Errorf("reading spool list --json: %w", err)
-	}
-	if len(messages) == 0 {
-		return "", errors.New("the spool is empty")
-	}
-	return messages[0].ID, nil
 }
