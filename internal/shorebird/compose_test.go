@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"cmtpd/internal/client/clienttest"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/shorebird"
 )
@@ -163,5 +164,30 @@ func TestSend_ComposedWithoutAccount(t *testing.T) {
 	path, _, _ = strings.Cut(path, "\n")
 	if b, err := os.ReadFile(path); err != nil || !strings.HasSuffix(string(b), "\n\ntext") {
 		t.Errorf("it has %q, %v", b, err)
+	}
+}
+
+// A letter that turns out not to be fit for sealing is not left in the outbox; one that was composed is a draft again.
+func TestSend_Unqueued(t *testing.T) {
+	h := privateHouse(t, alice, bob)
+	var file string
+	var p *person
+	h.Answer = func(_ *clienttest.Conn, cmd cmtp.Command) (bool, error) {
+		if file != "" && cmd.Verb == cmtp.KeyRequest && string(cmd.User()) == "bob" {
+			p.write(file, "another one")
+		}
+		return false, nil
+	}
+	p = h.recovered(t, h.Start(t))
+	file = p.write(filepath.Join(p.dir, "plan"), "plan")
+	p.want(failure, "x", []string{"send", bob, "-a", file}, "was changed since it was attached")
+	if n, m := len(p.outbox()), len(p.drafts()); n+m > 0 {
+		t.Errorf("%d letters and %d drafts are kept", n, m)
+	}
+	p.write(file, "plan")
+	p.edits(replace("\n\n", "\n\ntext"))
+	p.want(failure, "", []string{"send", bob, "-a", file}, "was changed since it was attached", "draft 3")
+	if n, all := len(p.outbox()), p.drafts(); n > 0 || len(all) != 1 || all[0].Files[0] != "plan" || h.sent(cmtp.Mail) > 0 {
+		t.Errorf("%d letters and %+v are kept", n, all)
 	}
 }
