@@ -164,6 +164,8 @@ type Limits struct {
 	MailboxSize              ByteSize      `toml:"mailbox_size"`
 	MaxWaits                 int           `toml:"max_waits"` // clients that wait for news
 	MaxWaitsAccount          int           `toml:"max_waits_account"`
+	MarkRate                 int           `toml:"mark_rate"` // per minute and account
+	MarkBurst                int           `toml:"mark_burst"`
 	LoginRate                int           `toml:"login_rate"` // per minute and address
 	LoginBurst               int           `toml:"login_burst"`
 	GuessRate                int           `toml:"guess_rate"` // per hour and account
@@ -266,6 +268,8 @@ func Default() *Config {
 			MailboxSize:              16 * GiB,
 			MaxWaits:                 32768,
 			MaxWaitsAccount:          32,
+			MarkRate:                 60,
+			MarkBurst:                100_000,
 			LoginRate:                10,
 			LoginBurst:               20,
 			StartTLSRate:             120,

@@ -35,6 +35,7 @@ const (
 	maxKeyCache     = 1 << 20
 	maxKeyCacheTime = 24 * time.Hour
 	maxLoginRate    = 1 << 20
+	maxMarkRate     = 1 << 20
 	// maxDeliveries and the one for a domain are the most connections to other servers that can be meant.
 	maxDeliveries          = 1 << 14
 	maxDeliveriesPerDomain = 256
@@ -275,6 +276,8 @@ func (v *validator) limits() {
 	v.size("limits.mailbox_size", l.MailboxSize, minMessageSize, maxMailboxSize)
 	v.between("limits.max_waits", l.MaxWaits, 1, maxConnections)
 	v.between("limits.max_waits_account", l.MaxWaitsAccount, 1, maxConnections)
+	v.between("limits.mark_rate", l.MarkRate, 1, maxMarkRate)
+	v.between("limits.mark_burst", l.MarkBurst, 1, maxMarkRate)
 	v.between("limits.guess_rate", l.GuessRate, 1, maxGuesses)
 	v.between("limits.guess_burst", l.GuessBurst, 1, maxGuesses)
 	v.between("limits.guess_network_rate", l.GuessNetworkRate, 1, maxGuesses)

@@ -124,7 +124,7 @@ func (d *daemon) open() (err error) {
 func (d *daemon) makeMailboxes(key crypt.PublicKey) {
 	limits := d.cfg.Limits
 	d.boxes = mailbox.New(mailbox.Config{Key: key, Size: int64(limits.MailboxSize), MaxWaits: limits.MaxWaits,
-		MaxWaitsAccount: limits.MaxWaitsAccount, Unlimited: []spool.MailboxID{spool.MailboxID(account.Outgoing)},
+		MaxWaitsAccount: limits.MaxWaitsAccount, MarkRate: limits.MarkRate, MarkBurst: limits.MarkBurst, Unlimited: []spool.MailboxID{spool.MailboxID(account.Outgoing)},
 		Failed: func(err error) { tell(d.broken, err) }})
 	d.metrics.watchWaits(d.boxes)
 }

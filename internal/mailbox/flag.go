@@ -1,6 +1,7 @@
 package mailbox
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -54,7 +55,12 @@ func (b *Box) flagEach(ctx context.Context, items []cmtp.FlagItem, results []cmt
 		if len(marks) == 0 {
 			return nil
 		}
-		answers, err := b.all.spool.MarkAll(ctx, marks)
+		may := b.all.marks.take(b.id, len(marks))
+		for _, i := range places[may:] { // later
+			results[i] = cmtp.FlagResult{Status: cmtp.StatusTrouble}
+		}
+		answers, err := b.all.spool.MarkAll(ctx, marks[:may])
+		b.all.marks.giveBack(b.id, unchanged(answers))
 		left = left[:0]
 		for k, a := range answers {
 			again, known := marked(&items[places[k]], &results[places[k]], &a)
@@ -72,8 +78,18 @@ func (b *Box) flagEach(ctx context.Context, items []cmtp.FlagItem, results []cmt
 	return nil
 }
 
+// unchanged counts what was not written.
+func unchanged(answers []spool.Marked) (n int) {
+	for i := range answers {
+		if !answers[i].Changed {
+			n++
+		}
+	}
+	return n
+}
+
 // marking returns the mark that an item asks for, made from what there is now; or nil, and the
-// result is known.
+// result is known, as of what is so already.
 func (b *Box) marking(i *cmtp.FlagItem, r *cmtp.FlagResult) (*spool.Marking, error) {
 	info, err := b.all.spool.GetStart(spool.ID(i.Number), 0)
 	switch {
@@ -99,6 +115,10 @@ func (b *Box) marking(i *cmtp.FlagItem, r *cmtp.FlagResult) (*spool.Marking, err
 	m.Mark.Flags = m.Mark.Flags&^spool.Flags(i.Mask) | spool.Flags(i.Flags)
 	if i.SetKeywords {
 		m.Mark.Keywords = i.Keywords
+	}
+	if m.Mark.Flags == info.Mark.Flags && bytes.Equal(m.Mark.Keywords, info.Mark.Keywords) {
+		*r = cmtp.FlagResult{Status: cmtp.StatusDone, Change: info.Change}
+		return nil, nil
 	}
 	return m, nil
 }

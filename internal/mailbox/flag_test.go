@@ -1,9 +1,12 @@
 package mailbox_test
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/durable/durabletest"
@@ -115,6 +118,75 @@ func TestBox_Flag_AtOnce(t *testing.T) {
 	all.Wait()
 	if won != 1 {
 		t.Errorf("%d clients had their way with keywords", won)
+	}
+}
+
+// What is changed more often than it may be is refused for now, item by item, and what is so already costs nothing.
+func TestBox_Flag_Rate(t *testing.T) {
+	w := newWorld(t)
+	now := time.Unix(1_800_000_000, 0)
+	c := config(key(t, 1).Public())
+	c.MarkRate, c.MarkBurst, c.Now = 60, 3, func() time.Time { return now }
+	w.Mailboxes = mailbox.New(c)
+	w.Use(w.spool)
+	a, b := w.Of(alice, ""), w.Of(bob, "")
+	var set, clear []cmtp.FlagItem
+	for range 5 {
+		n := w.put(alice, message(100+len(set)), "")
+		set, clear = append(set, cmtp.FlagItem{Number: n, Mask: 1, Flags: 1}), append(clear, cmtp.FlagItem{Number: n, Mask: 1})
+	}
+	others := cmtp.FlagItem{Number: w.put(bob, message(200), ""), Mask: 1, Flags: 1}
+	done := func(r []cmtp.FlagResult) (n int) {
+		for i := range r {
+			switch {
+			case r[i].Status == cmtp.StatusDone && n == i:
+				n++
+			case r[i].Status != cmtp.StatusTrouble || r[i].Change != 0:
+				t.Errorf("item %d of %+v", i, r)
+			}
+		}
+		return n
+	}
+	for i, step := range []struct {
+		later time.Duration
+		items []cmtp.FlagItem
+		want  int
+	}{
+		{0, clear, 5}, {0, set, 3}, {0, set, 3}, {time.Second, set, 4}, {0, set[4:], 0}, {time.Hour, clear[:4], 3}, {0, set[:3], 0}, {0, clear[:3], 3},
+	} {
+		now = now.Add(step.later)
+		if got := done(w.flag(a, step.items...)); got != step.want {
+			t.Errorf("step %d: %d changes were made, want %d", i, got, step.want)
+		}
+	}
+	if got := done(w.flag(b, others)); got != 1 {
+		t.Error("another user pays for it")
+	}
+}
+
+// A contested spool is one in which somebody else is quicker a few times.
+type contested struct {
+	*spool.Spool
+	lost int
+}
+
+func (s *contested) MarkAll(ctx context.Context, all []spool.Marking) ([]spool.Marked, error) {
+	if s.lost--; s.lost >= 0 {
+		return slices.Repeat([]spool.Marked{{Err: spool.ErrChanged}}, len(all)), spool.ErrChanged
+	}
+	return s.Spool.MarkAll(ctx, all)
+}
+
+// Nobody pays for a change that somebody else was quicker with.
+func TestBox_Flag_Rate_Contested(t *testing.T) {
+	w := newWorld(t)
+	c := config(key(t, 1).Public())
+	c.MarkRate, c.MarkBurst = 1, 1
+	w.Mailboxes = mailbox.New(c)
+	w.Use(&contested{w.spool, 5})
+	n := w.put(alice, message(100), "")
+	if r := w.flag(w.Of(alice, ""), cmtp.FlagItem{Number: n, Mask: 1, Flags: 1}); r[0].Status != cmtp.StatusDone {
+		t.Errorf("%+v", r)
 	}
 }
 

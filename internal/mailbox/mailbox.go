@@ -3,7 +3,7 @@
 //
 // It guarantees that a mailbox shows nothing of another one, that a message which is not as it
 // was stored never leaves whole, that flags which two clients set at once are both set, and that a
-// mailbox takes no more than it may. What it holds in memory is a few words for each mailbox
+// mailbox takes no more than it may, nor is changed more often. What it holds in memory is a few words for each mailbox
 // that was asked for, and for each client that waits.
 package mailbox
 
@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"time"
 
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
@@ -52,8 +53,11 @@ type Config struct {
 	Size            int64           // bytes in a mailbox
 	MaxWaits        int             // in all
 	MaxWaitsAccount int             // of one mailbox
+	MarkRate        int             // changes of flags and keywords in a minute, of one mailbox
+	MarkBurst       int             // of those at once
 	// Unlimited are mailboxes that take whatever comes.
 	Unlimited []spool.MailboxID
+	Now       func() time.Time // default time.Now
 	// Failed is told when the spool has stopped, and does not wait. It may be nil.
 	Failed func(error)
 }
@@ -63,6 +67,7 @@ type Mailboxes struct {
 	cfg   Config
 	spool Spool
 	news  *news
+	marks *budget
 
 	mu     sync.Mutex
 	counts map[spool.MailboxID]*count // under mu: of those that were asked for
@@ -71,7 +76,11 @@ type Mailboxes struct {
 // New returns Mailboxes of a spool that is still to be opened, with Changed as its hook: Use has to be
 // called before anything else is.
 func New(cfg Config) *Mailboxes {
-	return &Mailboxes{cfg: cfg, news: newNews(cfg.MaxWaits, cfg.MaxWaitsAccount), counts: make(map[spool.MailboxID]*count)}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Mailboxes{cfg: cfg, news: newNews(cfg.MaxWaits, cfg.MaxWaitsAccount), marks: newBudget(cfg.MarkRate, cfg.MarkBurst, cfg.Now),
+		counts: make(map[spool.MailboxID]*count)}
 }
 
 // Use says where the messages are.

@@ -302,7 +302,7 @@ func newMailboxes(tb testing.TB, waits int) *mailbox.Mailboxes {
 	if waits == 0 {
 		waits = 50
 	}
-	return mailbox.New(mailbox.Config{Key: spoolKey(tb).Public(), Size: 1 << 30, MaxWaits: 2 * waits, MaxWaitsAccount: waits})
+	return mailbox.New(mailbox.Config{Key: spoolKey(tb).Public(), Size: 1 << 30, MaxWaits: 2 * waits, MaxWaitsAccount: waits, MarkRate: 60, MarkBurst: 100_000})
 }
 
 // serve starts a server. At its end no goroutine of it may be left.
