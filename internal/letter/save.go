@@ -67,10 +67,14 @@ func cut(s string, n int) string {
 func isDevice(s string) bool {
 	base, _, _ := strings.Cut(strings.ToUpper(s), ".")
 	switch base = strings.TrimSpace(base); base {
-	case "CON", "PRN", "AUX", "NUL":
+	case "CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$":
 		return true
 	}
-	return len(base) == 4 && (base[:3] == "COM" || base[:3] == "LPT") && '0' <= base[3] && base[3] <= '9'
+	port, ok := strings.CutPrefix(base, "COM")
+	if !ok {
+		port, ok = strings.CutPrefix(base, "LPT")
+	}
+	return ok && utf8.RuneCountInString(port) == 1 && strings.Contains("0123456789¹²³", port) // superscripts are digits there, too
 }
 
 // Save writes an attachment into dir under its FileName, or that with a number
