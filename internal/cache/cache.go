@@ -62,6 +62,8 @@ type Options struct {
 	Now func() time.Time // default time.Now
 	// Note tells the user something; the default is to keep silent.
 	Note func(text string)
+	// Leave makes what cannot be used an error, and moves nothing aside: for who does not tell the user.
+	Leave bool
 }
 
 // Open opens the copy in the directory dir, or makes one. Keys are all that the account's keyring
@@ -76,13 +78,13 @@ func Open(ctx context.Context, dir string, keys []*crypt.PrivateKey, o Options) 
 		o.Note = func(string) {}
 	}
 	c := &Cache{dir: dir, now: o.Now}
-	if err := c.open(ctx, keys, o.Note); err != nil {
+	if err := c.open(ctx, keys, &o); err != nil {
 		return nil, fmt.Errorf("opening the local copy of the mailbox in %s: %w", dir, err)
 	}
 	return c, nil
 }
 
-func (c *Cache) open(ctx context.Context, keys []*crypt.PrivateKey, note func(string)) error {
+func (c *Cache) open(ctx context.Context, keys []*crypt.PrivateKey, o *Options) error {
 	if len(keys) == 0 {
 		return errors.New("there is no key for it")
 	}
@@ -98,11 +100,14 @@ func (c *Cache) open(ctx context.Context, keys []*crypt.PrivateKey, note func(st
 	if err != nil || why == "" {
 		return err
 	}
+	if o.Leave {
+		return errors.New(why)
+	}
 	aside := c.dir + "." + c.now().UTC().Format("20060102T150405.000Z")
 	if err := durable.Publish(durable.OS, c.dir, aside); err != nil {
 		return fmt.Errorf("moving it aside, since %s: %w", why, err)
 	}
-	note(fmt.Sprintf("The local copy of the mailbox was set aside, since %s. It is in %s, with drafts and unsent letters "+
+	o.Note(fmt.Sprintf("The local copy of the mailbox was set aside, since %s. It is in %s, with drafts and unsent letters "+
 		"that were in it; mail is fetched again.", why, aside))
 	if why, err = c.try(keys); err == nil && why != "" {
 		err = fmt.Errorf("a new one cannot be used: %s", why)

@@ -37,6 +37,9 @@ func TestOpen_Keys(t *testing.T) {
 		}
 		c.Close()
 	}
+	if _, err := cache.Open(t.Context(), dir, []*crypt.PrivateKey{other}, cache.Options{Leave: true}); err == nil || !strings.Contains(err.Error(), "none of the account's keys") {
+		t.Errorf("what no key opens, and is to be left: %v", err)
+	}
 	c, notes := openNoted(t, dir, other)
 	if d, err := c.Drafts(t.Context()); err != nil || len(d) != 0 || len(notes) != 1 || !strings.Contains(notes[0], "none of the account's keys") {
 		t.Errorf("%+v, %v, %q", d, err, notes)

@@ -329,7 +329,7 @@ func (r *run) completeNumbers(c *cobra.Command, args []string, _ string) ([]stri
 }
 
 func numbersOf(ctx context.Context, dir string, keys []*crypt.PrivateKey) (words []string) {
-	box, err := cache.Open(ctx, dir, keys, cache.Options{})
+	box, err := cache.Open(ctx, dir, keys, cache.Options{Leave: true})
 	if err != nil {
 		return nil
 	}
