@@ -1,9 +1,11 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -28,8 +30,10 @@ type addresses struct{ from, to string }
 // maxTries is how often a session may break off within a message until it is left alone.
 const maxTries = 5
 
-// keep puts what was fetched into the database.
+// keep puts what was fetched into the database, the oldest first: the index of words is written out
+// whenever an id follows a higher one.
 func (c *Cache) keep(ctx context.Context, all []catch) error {
+	slices.SortFunc(all, func(a, b catch) int { return cmp.Compare(a.id, b.id) })
 	return c.write(ctx, "keeping fetched messages", func(d *db) error {
 		for i := range all {
 			if err := d.keep(&all[i]); err != nil {
