@@ -81,9 +81,24 @@ func (s *site) aliceKey() (*crypt.PrivateKey, error) {
 	return ring.Keys[0].Key, nil
 }
 
-// proven goes inside the channel and proves to be alice. What is asked for first is not asked
-// for by the measurement: the answer may have to be fetched.
+// proven is prove. What is asked for first is not asked for by the measurement: the answer may
+// have to be fetched.
 func (s *site) proven(key *crypt.PrivateKey) (net.Conn, error) {
+	c, err := s.prove(key)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = c.Write(keyRequest); err == nil {
+		_, _, err = cmtp.ReadReply(c, foreignReply-replyHead)
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// prove goes inside the channel and proves to be alice.
+func (s *site) prove(key *crypt.PrivateKey) (net.Conn, error) {
 	alice, err := s.alice()
 	if err != nil {
 		return nil, err
@@ -97,13 +112,11 @@ func (s *site) proven(key *crypt.PrivateKey) (net.Conn, error) {
 	sig := proof.Sign(key)
 	auth := cmtp.Command{Verb: cmtp.Auth, Fixed: append(proof.Key[:], sig[:]...),
 		Params: [3][]byte{[]byte(alice.Account.String()), []byte(alice.Domain.String()), []byte(alice.Domain.String())}}
-	if _, err := c.Write(append(auth.Append(nil), keyRequest...)); err != nil {
-		return nil, errors.Join(err, c.Close())
+	if _, err = c.Write(auth.Append(nil)); err == nil {
+		_, _, err = cmtp.ReadReply(c, 32) // AUTH's digest
 	}
-	for _, size := range []uint64{32, foreignReply - replyHead} { // AUTH's digest, and the key
-		if _, _, err := cmtp.ReadReply(c, size); err != nil {
-			return nil, errors.Join(err, c.Close())
-		}
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }

@@ -23,6 +23,7 @@ type lab struct {
 	dir      string
 	rounds   int
 	messages int // of the large spool
+	mail     int // messages of the large mailbox
 	queued   int // of the long queue
 	procs    []*exec.Cmd
 	ends     []func() error
@@ -35,13 +36,13 @@ func (l *lab) atEnd(f func() error) { l.ends = append(l.ends, f) }
 // serial returns a number that no other caller gets.
 func (l *lab) serial() uint64 { return l.serials.Add(1) }
 
-func newLab(ctx context.Context, bin string, rounds, messages, queued int) (*lab, error) {
+func newLab(ctx context.Context, bin string, rounds, messages, mail, queued int) (*lab, error) {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return nil, err
 	}
 	dir, err := os.MkdirTemp("", "cmtpd-bench-")
-	return &lab{ctx: ctx, bin: bin, dir: dir, rounds: rounds, messages: messages, queued: queued}, err
+	return &lab{ctx: ctx, bin: bin, dir: dir, rounds: rounds, messages: messages, mail: mail, queued: queued}, err
 }
 
 func (l *lab) close() (err error) {

@@ -27,13 +27,14 @@ var roles = map[string]func(addr string) error{
 	"starttls":    serveStartTLS(len(noop), cmtp.AppendReply(nil, cmtp.StatusDone, []byte(bareVersion))),
 	"tlskeys":     serveStartTLS(len(keyRequest), cmtp.AppendReply(nil, cmtp.StatusDone, make([]byte, historyReply-replyHead))),
 	"foreignkeys": serveStartTLS(len(keyRequest), cmtp.AppendReply(nil, cmtp.StatusDone, make([]byte, foreignReply-replyHead))),
-	"flood":       floodSetUps, "hellos": floodHellos,
+	"flood":       floodSetUps, "hellos": floodHellos, "letters": serveFetch(smallFetch), "letter": serveFetch(largeFetch),
 }
 
 func main() {
 	bin := flag.String("bin", "bin", "the directory that holds cmtpd")
 	out := flag.String("out", "", "write the document to this `file`, not to standard output")
 	messages := flag.Int("messages", 1_000_000, "how many messages the large spool has")
+	mail := flag.Int("mail", 100_000, "how many messages the large mailbox has")
 	queued := flag.Int("queued", 200_000, "how many messages the long queue has")
 	rounds := flag.Int("rounds", 5, "interleaved rounds of every measurement")
 	only := flag.String("only", "", "run only the measurements whose name begins so")
@@ -45,7 +46,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	l, err := newLab(ctx, *bin, *rounds, *messages, *queued)
+	l, err := newLab(ctx, *bin, *rounds, *messages, *mail, *queued)
 	fail(err)
 	fail(run(l, *out, *only))
 }
@@ -77,6 +78,9 @@ func run(l *lab, out, only string) (err error) {
 		{"federation", federation},
 		{"foreign-keyrequest", foreignKeyRequests},
 		{"queue", longQueue},
+		{"mailbox-large", bigMailbox},
+		{"mailbox-fetch", mailboxFetch},
+		{"mailbox-wait", mailboxWait},
 		{"idle", idle},
 		{"durable", acceptances},
 		{"flushes", flushes},

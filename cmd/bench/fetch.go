@@ -1,0 +1,235 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"cmtpd/internal/client"
+	"cmtpd/internal/cmtp"
+	"cmtpd/internal/crypt"
+)
+
+// What is fetched: bytes of a message's body, and how many messages.
+const (
+	smallFetch = 2 << 10
+	largeFetch = 256 << 20
+	fetchMany  = 20_000
+	fetchAhead = 64 // requests that are sent before their answers have come
+)
+
+// fetchCommand is FETCH for all of a message.
+func fetchCommand(number uint64) []byte {
+	q := cmtp.FetchQuery{Number: number, Length: cmtp.MaxNumber}
+	return (&cmtp.Command{Verb: cmtp.Fetch, Fixed: q.Append(nil)}).Append(nil)
+}
+
+// fetchReply is how long the answer is for a message with a body of size bytes.
+func fetchReply(size int) int {
+	text, _ := sealedMail(0, size)
+	return replyHead + len(text) - len((&cmtp.Command{Verb: cmtp.Mail}).Append(nil))
+}
+
+// serveFetch returns a bare server that answers every FETCH with as many bytes as cmtpd does for a
+// message with a body of size bytes.
+func serveFetch(size int) func(addr string) error {
+	return func(addr string) error { // the answer is made only where it is needed
+		n := fetchReply(size)
+		reply := append(cmtp.AppendReplyHead(nil, cmtp.StatusDone, uint64(n-replyHead)), make([]byte, n-replyHead)...)
+		return serveStartTLS(len(fetchCommand(0)), reply)(addr)
+	}
+}
+
+// mailboxFetch compares fetching messages with reading as many bytes from a TLS server that has
+// them in memory.
+func mailboxFetch(l *lab) (_ *table, err error) {
+	f, err := l.fetcher()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.stop()) }()
+	t := &table{
+		title: "Fetching",
+		note: fmt.Sprintf("One connection inside the channel, at most %d requests ahead of their answers. The daemon reads each message from its spool and verifies it before its end\n"+
+			"leaves. The bare server is crypto/tls, and writes as many bytes from memory for each request. The client is the same for both, and only counts; beside it is internal/client's\n"+
+			"FetchAll, which takes the large message in ranges of 1 MiB, as internal/cache does.", fetchAhead),
+		header: []string{"load", "bare TLS, MB/s", "cmtpd, MB/s", "cmtpd ÷ bare TLS", "by FetchAll, MB/s"},
+	}
+	for _, ld := range []struct {
+		name string
+		load fetchLoad
+	}{
+		{fmt.Sprintf("%d messages of 2 KiB", fetchMany), f.small},
+		{"one message of 256 MiB", f.large},
+	} {
+		s, err := l.each(3, func(cell int) (float64, error) {
+			switch cell {
+			case 0:
+				return ld.load.from(func() (net.Conn, error) { return entered(ld.load.bare) })
+			case 1:
+				return ld.load.from(func() (net.Conn, error) { return f.prove(f.key) })
+			}
+			return f.fetchAll(&ld.load)
+		})
+		if err != nil {
+			return nil, err
+		}
+		t.add(ld.name, number(s[0].median()), number(s[1].median()), verdict(s[1].over(s[0]).median(), 0.7), number(s[2].median()))
+	}
+	return t, nil
+}
+
+// A fetcher has what is fetched.
+type fetcher struct {
+	*site
+	key          *crypt.PrivateKey
+	stop         func() error
+	small, large fetchLoad
+}
+
+// A fetchLoad is messages of one size.
+type fetchLoad struct {
+	bare    string // address of the server that they are compared with
+	numbers []uint64
+	size    int // bytes of each
+}
+
+func (l *lab) fetcher() (f *fetcher, err error) {
+	s, err := l.site(1024, "max_message_size = \"300MiB\"\n")
+	if err != nil {
+		return nil, err
+	}
+	cmd, err := s.serve()
+	if err != nil {
+		return nil, err
+	}
+	f = &fetcher{site: s, stop: func() error { return errors.Join(end(cmd, os.Kill), os.RemoveAll(filepath.Dir(s.conf))) }}
+	if f.key, err = s.aliceKey(); err != nil {
+		return nil, err
+	}
+	if _, err := inside.pipelined(64)(s.addr, l.serial(), smallFetch, fetchMany); err != nil {
+		return nil, err
+	}
+	if _, err := inside.sendMail(s.addr, l.serial(), largeFetch, 1); err != nil {
+		return nil, err
+	}
+	all, err := f.numbers()
+	if err != nil {
+		return nil, err
+	}
+	if len(all) != fetchMany+1 {
+		return nil, fmt.Errorf("the mailbox has %d messages", len(all))
+	}
+	f.small = fetchLoad{numbers: all[:fetchMany], size: fetchReply(smallFetch) - replyHead}
+	f.large = fetchLoad{numbers: all[fetchMany:], size: fetchReply(largeFetch) - replyHead}
+	if f.small.bare, err = l.self("letters"); err == nil {
+		f.large.bare, err = l.self("letter")
+	}
+	return f, err
+}
+
+// numbers returns those of all messages, ascending.
+func (f *fetcher) numbers() (all []uint64, err error) {
+	c, err := f.signIn(f.key)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	for last := uint64(0); ; last = all[len(all)-1] {
+		p, err := c.List(cmtp.ListQuery{Number: last, Count: cmtp.MaxEntries})
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range p.Entries {
+			all = append(all, e.Number)
+		}
+		if !p.More {
+			return all, nil
+		}
+	}
+}
+
+// from asks whoever is at the other end of a new connection for the messages, and returns MB/s.
+func (ld *fetchLoad) from(open func() (net.Conn, error)) (float64, error) {
+	c, err := open()
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(waitTime)); err != nil {
+		return 0, err
+	}
+	in, buf := bufio.NewReaderSize(c, 64<<10), make([]byte, 64<<10)
+	start := time.Now()
+	asked, answered := 0, 0
+	for answered < len(ld.numbers) {
+		if asked-answered <= fetchAhead/2 && asked < len(ld.numbers) {
+			some := ld.numbers[asked:min(len(ld.numbers), answered+fetchAhead)]
+			asked += len(some)
+			var b []byte
+			for _, n := range some {
+				b = append(b, fetchCommand(n)...)
+			}
+			if _, err := c.Write(b); err != nil {
+				return 0, err
+			}
+		}
+		n, err := readBody(in, buf)
+		if err == nil && n != ld.size {
+			err = fmt.Errorf("a message has %d bytes, not %d", n, ld.size)
+		}
+		if err != nil {
+			return 0, err
+		}
+		answered++
+	}
+	return ld.rate(start), nil
+}
+
+// rate is MB/s since start.
+func (ld *fetchLoad) rate(start time.Time) float64 {
+	return float64(len(ld.numbers)) * float64(ld.size) / 1e6 / time.Since(start).Seconds()
+}
+
+// readBody reads one answer, and returns how long it is.
+func readBody(in *bufio.Reader, buf []byte) (int, error) {
+	_, left, err := cmtp.ReadReplyHead(in, largeFetch*2)
+	size := int(left)
+	for err == nil && left > 0 {
+		var n int
+		n, err = in.Read(buf[:min(uint64(len(buf)), left)])
+		left -= uint64(n)
+	}
+	return size, err
+}
+
+// fetchAll fetches as our client does.
+func (f *fetcher) fetchAll(ld *fetchLoad) (float64, error) {
+	c, err := f.signIn(f.key)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	var queries []cmtp.FetchQuery
+	const most = 1 << 20
+	for _, n := range ld.numbers {
+		for at := 0; at < ld.size; at += most {
+			queries = append(queries, cmtp.FetchQuery{Number: n, Offset: uint64(at), Length: uint64(min(most, ld.size-at))})
+		}
+	}
+	start := time.Now()
+	err = c.FetchAll(slices.Values(queries), func(m client.Fetched) error {
+		if m.Err != nil {
+			return m.Err
+		}
+		_, err := io.Copy(io.Discard, m.Body)
+		return err
+	})
+	return ld.rate(start), err
+}
