@@ -37,7 +37,7 @@ func mailboxWait(l *lab) (*table, error) {
 		note: fmt.Sprintf("%d clients inside the channel, each of a proven user, wait (WAIT): all for one mailbox, or %d for each of %d. Memory is what is resident of the daemon, less what was before they\n"+
 			"came, by their number, %v after the last one began to wait; the kernel's is not in it. Then one message comes to each mailbox, all over one connection. The time is from before the first of\n"+
 			"them is sent until a client, of which all are one process on the same CPUs, has read its answer. limits.max_waits_account lets so many wait for one mailbox here. Of the\n"+
-			"memory, counted once by pprof, 9 KiB are a stack, which crypto/tls' Read keeps from being a smaller one, 10 are in use, of which crypto/tls' buffers are 4 and its ciphers 2, and most of the\n"+
+			"memory, counted once by pprof, 9 KiB are a stack, of which a session that waits uses 3, 10 are in use, of which crypto/tls' buffers are 4 and its ciphers 2, and most of the\n"+
 			"rest is what Go's collector lets lie until it runs again.",
 			waiters, waiters/waitBoxes, waitBoxes, waitQuiet),
 		header: []string{"", "of one mailbox", fmt.Sprintf("of %d mailboxes", waitBoxes), ""},
@@ -165,6 +165,7 @@ func (w *watch) enroll() (err error) {
 	if w.key, err = crypt.GenerateKey(); err != nil {
 		return err
 	}
+	control := w.control() // one for all, since each keeps a connection
 	ring := &xzibit.Keyring{Keys: []xzibit.KeyPair{{Key: w.key}}}
 	for i := range w.boxes {
 		at, err := w.user(i)
@@ -175,7 +176,7 @@ func (w *watch) enroll() (err error) {
 		if err != nil {
 			return err
 		}
-		if _, err := w.control().Add(account.NewRegistration(at, w.key, time.Now(), sealed)); err != nil {
+		if _, err := control.Add(account.NewRegistration(at, w.key, time.Now(), sealed)); err != nil {
 			return err
 		}
 	}
