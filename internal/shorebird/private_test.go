@@ -310,6 +310,12 @@ func TestRegister_Terminal(t *testing.T) {
 	}
 	wrong = 2
 	p.want(ok, "", []string{"register", alice}, "That is another word", "registered")
+	shown, _, _ := strings.Cut(p.err.String(), "1 ")
+	for line := range strings.Lines(shown) {
+		if len(strings.TrimSuffix(line, "\n")) > 79 {
+			t.Errorf("this is broken by a terminal: %q", line)
+		}
+	}
 }
 
 // Whose code is refused was asked for nothing, and was shown no words.

@@ -41,8 +41,8 @@ func (r *run) recoveryKey(ctx context.Context) (key *crypt.PrivateKey, words str
 }
 
 func (r *run) showWords(words string) {
-	fmt.Fprintln(r.Err, "\nThis is your recovery key. With these 12 words you get back at your mail when the\n"+
-		"password is forgotten, and so does everybody else who has them. Write them on paper:\nthey are not shown again.")
+	fmt.Fprintln(r.Err, "\nThis is your recovery key. With these 12 words you get back at your mail when\n"+
+		"the password is forgotten, and so does everybody else who has them. Write them\non paper: they are not shown again.")
 	for i, w := range strings.Fields(words) {
 		if i%4 == 0 {
 			fmt.Fprint(r.Err, "\n   ")
