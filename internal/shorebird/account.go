@@ -43,6 +43,26 @@ func (d *desk) reportAccount(a *answer, v AccountReport, done string) error {
 	})
 }
 
+// introduce says what to write into the configuration, so that an account that it does not name is found without
+// --account and --server. The file is the user's: it is never written here.
+func (d *desk) introduce(a address.Address, server string) {
+	s := d.network.settings
+	if _, named := s.Accounts[a.String()]; named || s.Account == a {
+		return
+	}
+	lines := fmt.Sprintf("\n    [accounts.%q]\n    server = %q", a, server)
+	if s.Account.IsZero() {
+		switch s.Server {
+		case "":
+			lines = fmt.Sprintf("\n    server = %q", server)
+		case server:
+			lines = ""
+		}
+		lines = fmt.Sprintf("\n    account = %q", a) + lines
+	}
+	d.note("\nSo that shorebird finds this account and its server by itself, write into\n%s\n%s", d.home.config, lines)
+}
+
 func (v *AccountReport) place() string {
 	s := fmt.Sprintf("%s, sealed under your password", v.Saved)
 	if v.Keyring {

@@ -176,6 +176,36 @@ func TestRegister(t *testing.T) {
 	q.want(ok, "", []string{"open", q.letterFor(v.Key)}, "Hello Alice")
 }
 
+// Who has no configuration is told what to write into it, and that is enough. Who has one is told of another account.
+func TestRegister_Introduced(t *testing.T) {
+	h := privateHouse(t, bob)
+	where := h.Start(t)
+	p := h.device(t, where)
+	p.configure("")
+	p.answers(nil)
+	p.want(usage, "", []string{"register", alice}, "no server is known")
+	p.passwordFile(secret + "\n")
+	p.want(ok, h.invites(alice), []string{"register", alice, "--code-stdin", "--server", where}, "config.toml")
+	_, lines, _ := strings.Cut(p.err.String(), "config.toml\n")
+	p.configure(lines)
+	p.want(ok, "Hello Bob", []string{"send", bob})
+
+	q := newPerson(t)
+	q.app.Params = cheap
+	q.configure(fmt.Sprintf("account = %q\nserver = \"127.0.0.1:1\"\n", "dora@example.net"))
+	q.passwordFile(secret + "\n")
+	q.want(ok, "", []string{"recover", alice, "--server", where}, "config.toml")
+	_, lines, _ = strings.Cut(q.err.String(), "config.toml\n")
+	if want := fmt.Sprintf("[accounts.%q] server = %q", alice, where); strings.Join(strings.Fields(lines), " ") != want {
+		t.Errorf("got %s, want %s", lines, want)
+	}
+	q.configure(lines)
+	q.want(ok, "", []string{"recover", alice})
+	if strings.Contains(q.err.String(), "config.toml") {
+		t.Errorf("an account that is named is introduced: %s", q.err.String())
+	}
+}
+
 // Sealing costs what it should unless a test says otherwise, on both sides.
 func TestRegister_Cost(t *testing.T) {
 	h := privateHouse(t)

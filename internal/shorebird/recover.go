@@ -56,13 +56,17 @@ func (r *run) recover(ctx context.Context, arg string, o recoverOptions) error {
 	if v.Moved != "" {
 		r.note("Other keys of %s were on this machine; they are kept in %s.", addr, v.Moved)
 	}
-	return r.report(v, func(out *bytes.Buffer) {
+	err = r.report(v, func(out *bytes.Buffer) {
 		table(out, [][2]string{
 			{"address", v.Address}, {"key", v.Key}, {"fingerprint", v.Fingerprint},
 			{"server", v.Server}, {"server fingerprint", v.ServerFingerprint}, {"trust", a.trust.words()},
 			{"saved", (&AccountReport{Saved: v.Saved, Keyring: v.Keyring}).place()},
 		})
 	})
+	if err == nil {
+		d.introduce(addr, a.where)
+	}
+	return err
 }
 
 // fetch opens, by the password, the keys of addr that the server has, and puts them on
@@ -194,7 +198,11 @@ func (d *desk) recoverByWords(ctx context.Context, addr address.Address, stdin b
 	if err != nil {
 		return err
 	}
-	return d.reportAccount(a, AccountReport{Moved: moved, Keyring: desktop}, "recovered")
+	if err := d.reportAccount(a, AccountReport{Moved: moved, Keyring: desktop}, "recovered"); err != nil {
+		return err
+	}
+	d.introduce(addr, a.where)
+	return nil
 }
 
 // openCopy fetches the recovery copy and returns the keyring in it, which has to be the

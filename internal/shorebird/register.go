@@ -26,15 +26,18 @@ func (r *run) register(ctx context.Context, arg string, o registerOptions) error
 	if err != nil {
 		return err
 	}
-	code, err := r.code(ctx, o.codeStdin)
-	if err != nil {
-		return err
-	}
 	n, h, err := r.network()
 	if err != nil {
 		return err
 	}
 	defer n.close()
+	if _, err := n.server(addr.Domain); err != nil {
+		return err // before a person types a code for nothing
+	}
+	code, err := r.code(ctx, o.codeStdin)
+	if err != nil {
+		return err
+	}
 	d := &desk{run: r, network: n, home: h}
 	defer d.release()
 	p, old, err := d.invited(ctx, addr, code)
@@ -67,7 +70,11 @@ func (r *run) register(ctx context.Context, arg string, o registerOptions) error
 		v.RecoveryWords = words
 	}
 	d.held = &holding{address: addr, ring: ring, password: password}
-	return d.worthless(d.enroll(ctx, code, v), !o.noRecovery)
+	if err := d.worthless(d.enroll(ctx, code, v), !o.noRecovery); err != nil {
+		return err
+	}
+	d.introduce(addr, p.where)
+	return nil
 }
 
 // tryCode asks the server whether it takes the code. What it evaluates is nobody's
