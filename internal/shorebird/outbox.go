@@ -241,7 +241,10 @@ func (o *office) sendWaiting(ctx context.Context, box *cache.Cache) {
 	for _, l := range letters {
 		sent += len(l.Sent)
 	}
-	if sent > 0 {
+	switch {
+	case sent == 1:
+		o.run.note("Of letters that waited in the outbox 1 copy was sent.")
+	case sent > 1:
 		o.run.note("Of letters that waited in the outbox %d copies were sent.", sent)
 	}
 	if err != nil {

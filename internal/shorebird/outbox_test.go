@@ -130,6 +130,10 @@ func TestOutbox_Offline(t *testing.T) {
 	if got := strings.Join(texts, " "); got != carol+":fourth "+bob+":first "+carol+":first" || len(p.outbox()) != 0 {
 		t.Errorf("came %q; %d wait", got, len(p.outbox()))
 	}
+	p.configure(fmt.Sprintf("account = %q\nserver = \"127.0.0.1:1\"\n", alice))
+	p.want(temporary, "fifth", []string{"send", bob})
+	p.configure(fmt.Sprintf("account = %q\nserver = %q\n", alice, where))
+	p.want(ok, "sixth", []string{"send", carol}, "1 copy was sent")
 }
 
 // One of three keys is not to be had: nothing is sent, and nothing is kept.
