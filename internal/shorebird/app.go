@@ -58,7 +58,7 @@ func (a *App) Run(ctx context.Context, args []string) int {
 	defer r.told.wipe()
 	root := r.command()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	c, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
@@ -68,6 +68,9 @@ func (a *App) Run(ctx context.Context, args []string) int {
 		err = usage(err)
 	}
 	d := diagnose(err)
+	if d.Hint == usageHint && c.HasParent() {
+		d.Hint = "see " + c.CommandPath() + " --help"
+	}
 	r.complain(d)
 	return d.Code
 }

@@ -103,6 +103,9 @@ type diagnosis struct {
 	Code    int    `json:"code"`
 }
 
+// usageHint is advice on a wrong call of nobody knows which command. Where it is known, App.Run names it.
+const usageHint = "see shorebird --help, or --help after a command"
+
 // causes are tried in this order: a refusal is temporary for a server, but a
 // person should know that it was one.
 var causes = []struct {
@@ -112,7 +115,7 @@ var causes = []struct {
 }{
 	{context.Canceled, exitInterrupted, ""},
 	{errConfig, exitFailure, `It may hold account = "you@example.org", server = "host:port", a table [servers] of "domain" = "host:port", and tables [accounts."you@example.com"] with server = "host:port".`},
-	{errUsage, exitUsage, "see shorebird --help, or --help after a command"},
+	{errUsage, exitUsage, usageHint},
 	{errTrust, exitTrust, ""},
 	{client.ErrSignature, exitTrust, "Somebody may be between you and the server. Nothing was sent; try another network, or ask the server's operator."},
 	{crypt.ErrPublicKey, exitTrust, "The server gave a key that nothing can be sealed to. Nothing was sent; tell its operator."},

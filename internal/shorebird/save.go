@@ -53,7 +53,6 @@ func (r *run) saveCommand() *cobra.Command {
 	c.Flags().StringVar(&o.to, "to", "", "the `DIR` to write attachments into; it is made where it is missing")
 	c.Flags().StringVar(&o.raw, "raw", "", "write the sealed message to `FILE` instead, which must not exist")
 	c.MarkFlagsMutuallyExclusive("to", "raw")
-	c.MarkFlagsOneRequired("to", "raw")
 	r.mailboxFlags(c, &o.mailboxOptions)
 	return c
 }
@@ -61,6 +60,9 @@ func (r *run) saveCommand() *cobra.Command {
 func (r *run) saveMessage(ctx context.Context, args []string, o saveOptions) error {
 	if o.raw != "" && len(args) > 1 {
 		return usage(errors.New("--raw writes the whole message: name no attachments"))
+	}
+	if o.raw == "" && o.to == "" {
+		return hint(usage(errors.New("where to?")), "Name a directory for the attachments, as in --to . for this one, or a file for the whole message with --raw FILE.")
 	}
 	m, err := r.openMailbox(ctx, o.mailboxOptions)
 	if err != nil {

@@ -181,6 +181,10 @@ func TestApp_Run_Usage(t *testing.T) {
 		"ForgetAndAsk":    {[]string{"keys", bob, "--forget", "example.org"}, "keys"},
 		"ForgetNoDomain":  {[]string{"keys", "--forget", "no domain"}, "domain"},
 		"TwoFromOneInput": {[]string{"open", "-", "--password-stdin"}, "standard input"},
+		"NamesCommand":    {[]string{"outbox", "drop"}, "see shorebird outbox drop --help"},
+		"NamesNoCommand":  {[]string{"frobnicate"}, "see shorebird --help, or"},
+		"BadNumber":       {[]string{"list", "-n", "0"}, "see shorebird list --help"},
+		"SaveNowhere":     {[]string{"save", "1"}, "--to ."},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
