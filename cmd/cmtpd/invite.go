@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"net"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -19,6 +21,10 @@ func userInvite() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		cfg, err := load(c)
+		if err != nil {
+			return err
+		}
 		made, err := u.Invite(a, reset, time.Duration(life))
 		if err != nil {
 			return err
@@ -29,7 +35,7 @@ func userInvite() *cobra.Command {
 		}
 		_, err = fmt.Fprintln(c.OutOrStdout(), v.Code)
 		fmt.Fprintf(c.ErrOrStderr(), "This code is shown only now, and works once, until %s. Give it to the user alone, who runs\n\n"+
-			"\tshorebird register %s\n\nand is asked for it. user uninvite ends it.\n", showTime(v.Expires), a)
+			"\tshorebird register %s --server %s\n\nand is asked for it. user uninvite ends it.\n", showTime(v.Expires), a, reachedAt(cfg))
 		if reset {
 			fmt.Fprintln(c.ErrOrStderr(), "It replaces the account's key. Whoever knows the old one is told; mail that is sealed to it opens only with the old keyring.")
 		}
@@ -39,6 +45,16 @@ func userInvite() *cobra.Command {
 	c.Flags().Var(&life, "life", "how long the code works, such as 7d or 12h, 1m at least (default: accounts.invitation_life)")
 	c.Flags().Bool(jsonFlag, false, "print JSON")
 	return c
+}
+
+// reachedAt is where users reach the server, as far as its configuration tells. Behind a load balancer that is the usual port.
+func reachedAt(cfg *config.Config) string {
+	all := slices.Concat(cfg.Listen.Addresses, cfg.Listen.CMTPOnly) // never empty
+	_, port, err := net.SplitHostPort(all[0])
+	if err != nil || len(cfg.Listen.ProxyFrom) > 0 {
+		port = "25"
+	}
+	return net.JoinHostPort(cfg.Hostname.String(), port)
 }
 
 // life is a duration above zero, as the configuration spells it.
