@@ -75,7 +75,7 @@ func TestSend_Composed(t *testing.T) {
 	plan := p.write(filepath.Join(p.dir, "plan.txt"), "the plan")
 	p.edits(
 		replace("To: \n", "To: bob, "+carol+"\n", "Subject: \n", "Subject: Hello\nAttach: "+plan+"\nAttach: "+p.dir+"/none\nColour: red\n\nDear Bob\n"),
-		replace("To: bob,", "To: "+bob+",", "Attach: "+p.dir+"/none\n", "", "Colour: red\n", "", "# NOT SENT: To: ", "#", "# NOT SENT: Attach: ", "#", "# NOT SENT: line 9", "#"),
+		replace("To: bob,", "To: "+bob+",", "Attach: "+p.dir+"/none\n", "", "Colour: red\n", "", "# NOT SENT: To: ", "#", "# NOT SENT: Attach: ", "#", "# NOT SENT: line 10", "#"),
 		replace("Dear Bob", "Dear both"),
 	)
 	p.app.ErrIsTerminal = true

@@ -15,9 +15,10 @@ import (
 // A letter that is composed is a file for an editor: header lines, of which those that begin with # are left
 // out, up to the first empty line; behind it the text.
 
-const composeHelp = `# The header ends at the first empty line, and the letter's text stands behind it.
-# To and Copies take addresses, with commas or on several lines; who is under Copies is named to
-# the others, and is sent nothing. Attach takes one file on each line. Lines with # are left out.
+const composeHelp = `# The header ends at the first empty line; the letter's text stands behind it.
+# To and Copies take addresses, with commas or on several lines; who is under
+# Copies is named to the others, and is sent nothing. Attach takes one file on
+# each line. Lines with # are left out.
 `
 
 // headerNames are those of the header's lines, as they are written.
