@@ -68,6 +68,27 @@ func (p *person) drafts() []shorebird.DraftReport {
 	return v.Drafts
 }
 
+// What was typed at the terminal, without an editor, is nowhere else: it is kept when it cannot be sent.
+func TestSend_TypedIsKept(t *testing.T) {
+	h := privateHouse(t, alice, bob)
+	p := h.recovered(t, h.Start(t))
+	p.app.InIsTerminal = true
+	p.want(refused, "Dear nobody", []string{"send", nobody}, "kept as draft")
+	if d := p.drafts(); len(d) != 1 || d[0].To[0] != nobody {
+		t.Errorf("kept %+v", d)
+	}
+	p.want(ok, "Dear Bob", []string{"send", bob}, "sent to "+bob)
+	p.want(refused, "", []string{"send", nobody})
+	if d := p.drafts(); len(d) != 1 {
+		t.Errorf("kept %+v", d)
+	}
+	p.app.InIsTerminal = false
+	p.want(refused, "Dear nobody", []string{"send", nobody})
+	if d := p.drafts(); len(d) != 1 {
+		t.Errorf("a script's letter is kept: %+v", d)
+	}
+}
+
 // A letter is composed, with what is wrong said in the file, and sent.
 func TestSend_Composed(t *testing.T) {
 	h := privateHouse(t, alice, bob, carol)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -94,7 +95,27 @@ func (r *run) send(ctx context.Context, args []string, o sendOptions) error {
 	if d.Text, err = r.text(ctx, o.text); err != nil {
 		return err
 	}
+	if r.types(&o) {
+		return p.deliverTyped(ctx, d)
+	}
 	return p.deliver(ctx, d)
+}
+
+// types reports whether a letter's text is typed at the terminal. Nobody else has it then.
+func (r *run) types(o *sendOptions) bool {
+	return (o.text == "" || o.text == "-") && r.InIsTerminal && !r.json
+}
+
+// deliverTyped sends a letter that was typed. What is not sent is kept as a draft, where the account can keep one.
+func (o *office) deliverTyped(ctx context.Context, d *cache.Draft) error {
+	box, err := o.boxOf(ctx, d)
+	if box != nil && err == nil && strings.TrimSpace(d.Text) != "" {
+		err = box.SaveDraft(ctx, d)
+	}
+	if err != nil {
+		o.run.note("The letter is not kept as a draft: %v", err)
+	}
+	return o.deliverDraft(ctx, d)
 }
 
 // A sender sends letters from one address.

@@ -15,7 +15,7 @@ func (r *run) sendCommand() *cobra.Command {
 			"wants to see proven who you are, by your keys, before it takes your letter.\n\n" +
 			"The text comes from standard input, or from the file that --text names. At a terminal it\n" +
 			"is written in $VISUAL or $EDITOR, with the header above it, and what you do not send is\n" +
-			"kept as a draft; without an editor, it is typed.\n\n" +
+			"kept as a draft; without an editor, it is typed, and so kept too.\n\n" +
 			"Where your keys are on this machine, each sealed copy is kept in the outbox before any\n" +
 			"is sent, and is sent again, unchanged, until its server has taken it: so it arrives\n" +
 			"once. What cannot be sent for now stays there (exit status 75), and goes with the next\n" +
