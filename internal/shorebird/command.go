@@ -2,6 +2,7 @@ package shorebird
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -55,6 +56,20 @@ func (r *run) command() *cobra.Command {
 		r.devicesCommand(), r.accountsCommand(), r.manCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit statuses mean", Long: exitCodes})
 	return root
+}
+
+// group makes a command of others. A word that none of them has is a wrong call: a script that slips must not be told
+// that all is well.
+func group(c *cobra.Command, commands ...*cobra.Command) *cobra.Command {
+	c.Args, c.DisableFlagsInUseLine = cobra.ArbitraryArgs, true
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		return fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath())
+	}
+	c.AddCommand(commands...)
+	return c
 }
 
 // action is a command's work, told from the reading of its arguments.

@@ -60,11 +60,10 @@ func (r *run) draftsCommand() *cobra.Command {
 		Long: "A letter that was composed and not sent is kept as a draft, in the encrypted copy of your\n" +
 			"mailbox on this machine. The files that it attaches stay where they are until it is sent.",
 	}
-	c.AddCommand(r.draftCommand("list", "List the drafts", cobra.NoArgs, r.listDrafts),
+	return group(c, r.draftCommand("list", "List the drafts", cobra.NoArgs, r.listDrafts),
 		r.draftCommand("edit N", "Go on with draft N in your editor, and send it", cobra.ExactArgs(1), r.editDraft),
 		r.draftCommand("send N", "Send draft N as it is", cobra.ExactArgs(1), r.sendDraft),
 		r.draftCommand("delete N...", "Delete drafts", cobra.MinimumNArgs(1), r.deleteDrafts))
-	return c
 }
 
 type draftWork func(context.Context, *office, *cache.Cache, address.Address, []string) error

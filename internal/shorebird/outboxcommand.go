@@ -58,8 +58,7 @@ func (r *run) outboxCommand() *cobra.Command {
 			"waiting to be sealed, once every key can be had; or sealed, and sent again as it is,\n" +
 			"so that it arrives once. What a server has refused stays, too, so that nothing is lost.",
 	}
-	c.AddCommand(r.outboxListCommand(), r.outboxSendCommand(), r.outboxDropCommand())
-	return c
+	return group(c, r.outboxListCommand(), r.outboxSendCommand(), r.outboxDropCommand())
 }
 
 func (r *run) accountFlag(c *cobra.Command, account *string) {

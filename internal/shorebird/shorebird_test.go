@@ -183,6 +183,9 @@ func TestApp_Run_Usage(t *testing.T) {
 		"TwoFromOneInput": {[]string{"open", "-", "--password-stdin"}, "standard input"},
 		"NamesCommand":    {[]string{"outbox", "drop"}, "see shorebird outbox drop --help"},
 		"NamesNoCommand":  {[]string{"frobnicate"}, "see shorebird --help, or"},
+		"UnknownOutbox":   {[]string{"outbox", "sned"}, "sned"},
+		"UnknownTrust":    {[]string{"--json", "trust", "lsit"}, "lsit"},
+		"UnknownDrafts":   {[]string{"drafts", "--json", "edti", "2"}, "edti"},
 		"BadNumber":       {[]string{"list", "-n", "0"}, "see shorebird list --help"},
 		"SaveNowhere":     {[]string{"save", "1"}, "--to ."},
 	}

@@ -123,8 +123,7 @@ func (r *run) trustCommand() *cobra.Command {
 		c.Flags().StringVar(&o.account, "account", "", "your own `ADDRESS`, instead of the configuration's account")
 		r.passwordFlag(c)
 	}
-	c.AddCommand(list, show, accept)
-	return c
+	return group(c, list, show, accept)
 }
 
 // remembers returns all that is remembered of contacts and servers.
