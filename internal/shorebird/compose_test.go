@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"cmtpd/internal/client/clienttest"
@@ -193,14 +194,16 @@ func TestSend_Unqueued(t *testing.T) {
 	h := privateHouse(t, alice, bob)
 	var file string
 	var p *person
+	var writing atomic.Bool // the two above are there
 	h.Answer = func(_ *clienttest.Conn, cmd cmtp.Command) (bool, error) {
-		if file != "" && cmd.Verb == cmtp.KeyRequest && string(cmd.User()) == "bob" {
+		if writing.Load() && cmd.Verb == cmtp.KeyRequest && string(cmd.User()) == "bob" {
 			p.write(file, "another one")
 		}
 		return false, nil
 	}
 	p = h.recovered(t, h.Start(t))
 	file = p.write(filepath.Join(p.dir, "plan"), "plan")
+	writing.Store(true)
 	p.want(failure, "x", []string{"send", bob, "-a", file}, "was changed since it was attached")
 	if n, m := len(p.outbox()), len(p.drafts()); n+m > 0 {
 		t.Errorf("%d letters and %d drafts are kept", n, m)
