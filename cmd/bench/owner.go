@@ -89,8 +89,8 @@ func (o *owner) syncer(c *cache.Cache) *cache.Syncer {
 			}
 			return &cache.Opened{Written: l.Time, Subject: l.Subject, Writer: letter.Claim(l.Header), Text: string(l.Text)}, nil
 		},
-		OpenWords: func(sealed []byte) ([]string, bool) { return nil, len(sealed) == 0 },
-		SealWords: func([]string) ([]byte, error) { return nil, errors.New("nobody changes keywords here") },
+		OpenWords: func(_ cache.Digest, sealed []byte) ([]string, bool) { return nil, len(sealed) == 0 },
+		SealWords: func(cache.Digest, []string) ([]byte, error) { return nil, errors.New("nobody changes keywords here") },
 	}
 }
 

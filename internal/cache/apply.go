@@ -90,8 +90,8 @@ func (c *Cache) reset(ctx context.Context, at *position) error {
 	})
 }
 
-// A words function opens keywords; false where they do not open.
-type wordsFunc func(keywords []byte) ([]string, bool)
+// A words function opens a message's keywords; false where they do not open.
+type wordsFunc func(message Digest, keywords []byte) ([]string, bool)
 
 // applyList applies an answer to a LIST downwards from at. It wraps errMoved.
 func (c *Cache) applyList(ctx context.Context, at *position, page *cmtp.Page, words wordsFunc) error {
@@ -177,7 +177,7 @@ func (d *db) apply(e *cmtp.Entry, words wordsFunc) error {
 		return err
 	}
 	var open any
-	if w, ok := words(e.Keywords); ok {
+	if w, ok := words(e.SHA256, e.Keywords); ok {
 		open = joinWords(w)
 	}
 	err = d.exec(`INSERT INTO entry (number, change, came, standing, flags, keywords, words, content, attached, shown, labels, gone)

@@ -25,6 +25,7 @@ type intent struct {
 	gone    bool     // the message is to be deleted
 	words   []string // the server's
 	sealed  bool     // the server's keywords do not open
+	sha     Digest   // the message's, to seal its keywords
 }
 
 const intentColumns = `i.content, i.version, i.mask, i.flags, i.plus, i.minus, i.gone, i.force`
@@ -189,11 +190,13 @@ func union(words, more []string) []string {
 // intents returns at most limit intents behind the message after whose numbers are known.
 func (c *Cache) intents(ctx context.Context, after int64, limit int) (all []intent, err error) {
 	err = c.read(ctx, "reading what was changed here", func(d *db) error {
-		return d.each(`SELECT `+intentColumns+`, e.number, e.change, e.words IS NULL, e.words FROM intent i JOIN entry e ON e.content = i.content
+		return d.each(`SELECT `+intentColumns+`, e.number, e.change, e.words IS NULL, e.words, c.sha
+			FROM intent i JOIN entry e ON e.content = i.content JOIN content c ON c.id = i.content
 			WHERE i.content > ?1 AND e.number = (SELECT max(number) FROM entry WHERE content = i.content) ORDER BY i.content LIMIT ?2`, []any{after, limit}, func(s *sqlite3.Stmt) error {
 			i := scanIntent(s)
 			i.number, i.change = uint64(s.ColumnInt64(8)), uint64(s.ColumnInt64(9))
 			i.sealed, i.words = s.ColumnBool(10), splitWords(s.ColumnText(11))
+			copy(i.sha[:], s.ColumnRawBlob(12))
 			all = append(all, i)
 			return nil
 		})

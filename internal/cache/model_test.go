@@ -342,7 +342,7 @@ func (w *world) settle(t *rapid.T) {
 func (w *world) server() map[uint64]string {
 	all := map[uint64]string{}
 	for n, m := range w.box.mail {
-		words, _ := openWords(m.entry.Keywords)
+		words, _ := openWords(m.entry.SHA256, m.entry.Keywords)
 		all[n] = line(m.entry.SHA256, m.entry.Change, m.entry.Flags, words)
 	}
 	return all
@@ -389,7 +389,7 @@ func (w *world) wished(t *rapid.T) {
 		if l.many || !ok {
 			continue
 		}
-		words, _ := openWords(e.Keywords)
+		words, _ := openWords(k.sha, e.Keywords)
 		has := slices.Contains(words, k.what)
 		var bit uint32
 		if n, _ := fmt.Sscanf(k.what, "flag %d", &bit); n == 1 {

@@ -339,23 +339,33 @@ func openText(_ context.Context, m *cache.Message, sealed []byte, missing int) (
 	return o, nil
 }
 
-// sealWords and openWords are for keywords; who is part of what makes two seals differ.
-func sealWords(words []string) ([]byte, error) {
-	b := []byte("k" + strings.Join(words, ","))
+// sealWords and openWords are for keywords, which they bind to their message.
+func sealWords(message cache.Digest, words []string) ([]byte, error) {
+	b := append(message[:4:4], strings.Join(words, ",")...)
 	if len(b) > 88 {
 		return nil, errors.New("too many")
 	}
 	return b, nil
 }
 
-func openWords(b []byte) ([]string, bool) {
+func openWords(message cache.Digest, b []byte) ([]string, bool) {
 	if len(b) == 0 {
 		return nil, true
 	}
-	if b[0] != 'k' {
+	words, ok := bytes.CutPrefix(b, message[:4])
+	if !ok {
 		return nil, false
 	}
-	return strings.Split(string(b[1:]), ","), true
+	return strings.Split(string(words), ","), true
+}
+
+// keywords are words sealed by another client.
+func (b *fakeBox) keywords(number uint64, words ...string) []byte {
+	sealed, err := sealWords(b.mail[number].entry.SHA256, words)
+	if err != nil {
+		panic(err)
+	}
+	return sealed
 }
 
 func syncer(c *cache.Cache) *cache.Syncer {

@@ -23,9 +23,9 @@ type Syncer struct {
 	// kept as one that does not open. Writer, Proof, Core and Text of Opened are for
 	// Open to fill in.
 	Open func(ctx context.Context, m *Message, sealed []byte, missing int) (*Opened, error)
-	// OpenWords and SealWords are for keywords (section 29.3).
-	OpenWords func(keywords []byte) (words []string, ok bool)
-	SealWords func(words []string) ([]byte, error)
+	// OpenWords and SealWords are for the keywords of the message with that SHA-256 (section 29.3).
+	OpenWords func(message Digest, keywords []byte) (words []string, ok bool)
+	SealWords func(message Digest, words []string) ([]byte, error)
 	// MaxKept is how many bytes of a message are kept, so that it can be read and saved without
 	// a connection; default 1 MiB. Of longer ones the text is.
 	MaxKept int64

@@ -304,13 +304,13 @@ func TestCache_Change(t *testing.T) {
 		}
 	}
 	check("before the sync")
-	b.flag(cmtp.FlagItem{Number: one, Mask: cmtp.FlagAnswered, Flags: 0, SetKeywords: true, Keywords: []byte("ktax")}) // another client
+	b.flag(cmtp.FlagItem{Number: one, Mask: cmtp.FlagAnswered, Flags: 0, SetKeywords: true, Keywords: b.keywords(one, "tax")}) // another client
 	r := run(t, c, b)
 	if len(r.GivenUp) > 0 || r.Told != 3 { // the message's flags, its words after the server's were known, the deletion
 		t.Errorf("%+v", r)
 	}
 	check("after the sync")
-	if b.mail[two] != nil || string(b.mail[one].entry.Keywords) != "kwork,home" || b.mail[one].entry.Flags != cmtp.FlagSeen {
+	if b.mail[two] != nil || !bytes.Equal(b.mail[one].entry.Keywords, b.keywords(one, "work", "home")) || b.mail[one].entry.Flags != cmtp.FlagSeen {
 		t.Errorf("the server has %+v", b.mail)
 	}
 	if n, _ := c.Counts(ctx); n.Pending != 0 {
@@ -353,7 +353,7 @@ func TestCache_Change_Sealed(t *testing.T) {
 	if err := c.Change(ctx, []int64{id}, cache.Note{Add: []string{"mine"}, Force: true}); err != nil {
 		t.Fatal(err)
 	}
-	if r := run(t, c, b); len(r.GivenUp) > 0 || string(b.mail[n].entry.Keywords) != "kmine" {
+	if r := run(t, c, b); len(r.GivenUp) > 0 || !bytes.Equal(b.mail[n].entry.Keywords, b.keywords(n, "mine")) {
 		t.Errorf("%+v, %q", r, b.mail[n].entry.Keywords)
 	}
 	long := strings.Repeat("x", 100)
@@ -405,6 +405,19 @@ func TestSyncer_Run_Epoch(t *testing.T) {
 				t.Errorf("message %d is found: %v, %v", last, found, err)
 			}
 		})
+	}
+}
+
+// Keywords that a server gives to another message do not open there.
+func TestSyncer_Run_MovedKeywords(t *testing.T) {
+	c, b := newCache(t), newBox()
+	one := b.arrive(text("ben@b.example", "anna@a.example", "one"))
+	two := b.arrive(text("ben@b.example", "anna@a.example", "two"))
+	b.flag(cmtp.FlagItem{Number: one, SetKeywords: true, Keywords: b.keywords(one, "paid")})
+	b.flag(cmtp.FlagItem{Number: two, SetKeywords: true, Keywords: b.keywords(one, "paid")})
+	run(t, c, b)
+	if all := list(t, c, cache.Filter{}); !all[0].SealedWords || len(all[0].Words) > 0 || !slices.Equal(all[1].Words, []string{"paid"}) {
+		t.Errorf("%+v", all)
 	}
 }
 

@@ -107,7 +107,7 @@ func (r *run) words(i *intent) (item cmtp.FlagItem, labels []string, err error) 
 	labels = i.upon(i.words)
 	sealed := []byte{}
 	if len(labels) > 0 {
-		if sealed, err = r.SealWords(labels); err != nil {
+		if sealed, err = r.SealWords(i.sha, labels); err != nil {
 			return item, nil, fmt.Errorf("%w: %w", ErrWords, err)
 		}
 	}

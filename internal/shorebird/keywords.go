@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/crypto/nacl/secretbox"
 
+	"cmtpd/internal/cache"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 )
@@ -23,10 +24,11 @@ const keywordNonce = 24 // bytes
 
 var errWordsTooLong = errors.New("the words of one message are too long together")
 
-func keywordKey(k *crypt.PrivateKey) (key [32]byte, err error) {
+// keywordKey is the key of one message's keywords: those of another message do not open with it.
+func keywordKey(k *crypt.PrivateKey, message cache.Digest) (key [32]byte, err error) {
 	secret := k.Bytes()
 	defer clear(secret)
-	b, err := hkdf.Key(sha256.New, secret[:crypt.SeedSize], nil, keywordInfo, len(key))
+	b, err := hkdf.Key(sha256.New, secret[:crypt.SeedSize], message[:], keywordInfo, len(key))
 	if err != nil {
 		return key, fmt.Errorf("deriving the key of keywords: %w", err)
 	}
@@ -46,12 +48,12 @@ func plainWords(words []string) (plain []byte, err error) {
 }
 
 // sealWords seals the keywords of a message with the newest of the keys, which stands first.
-func sealWords(words []string, keys []*crypt.PrivateKey) ([]byte, error) {
+func sealWords(message cache.Digest, words []string, keys []*crypt.PrivateKey) ([]byte, error) {
 	plain, err := plainWords(words)
 	if err != nil {
 		return nil, err
 	}
-	key, err := keywordKey(keys[0])
+	key, err := keywordKey(keys[0], message)
 	if err != nil {
 		return nil, err
 	}
@@ -63,8 +65,8 @@ func sealWords(words []string, keys []*crypt.PrivateKey) ([]byte, error) {
 	return secretbox.Seal(nonce[:], plain, &nonce, &key), nil
 }
 
-// openWords opens keywords with whichever of the keys fits; none is no words.
-func openWords(sealed []byte, keys []*crypt.PrivateKey) (words []string, ok bool) {
+// openWords opens the keywords of a message with whichever of the keys fits; none is no words.
+func openWords(message cache.Digest, sealed []byte, keys []*crypt.PrivateKey) (words []string, ok bool) {
 	if len(sealed) == 0 {
 		return nil, true
 	}
@@ -72,7 +74,7 @@ func openWords(sealed []byte, keys []*crypt.PrivateKey) (words []string, ok bool
 		return nil, false
 	}
 	for _, k := range keys {
-		key, err := keywordKey(k)
+		key, err := keywordKey(k, message)
 		if err != nil {
 			return nil, false
 		}

@@ -200,8 +200,8 @@ func (m *mailbox) since(ctx context.Context, why string) error {
 func (m *mailbox) syncer() *cache.Syncer {
 	return &cache.Syncer{
 		Cache: m.copy, Open: m.opened, Listed: m.listed, Fetched: m.fetched,
-		OpenWords: func(b []byte) ([]string, bool) { return openWords(b, keys(m.held.ring)) },
-		SealWords: func(w []string) ([]byte, error) { return sealWords(w, keys(m.held.ring)) },
+		OpenWords: func(of cache.Digest, b []byte) ([]string, bool) { return openWords(of, b, keys(m.held.ring)) },
+		SealWords: func(of cache.Digest, w []string) ([]byte, error) { return sealWords(of, w, keys(m.held.ring)) },
 	}
 }
 
