@@ -1,5 +1,15 @@
 package shorebird
 
+import (
+	"cmtpd/internal/address"
+	"cmtpd/internal/cache"
+)
+
+// ReadBy is what a user of the domain home reads of a message of which nothing is proven here.
+func ReadBy(m *cache.Message, home address.Domain) *ReadReport {
+	return newReadReport(m, 1, &proof{}, home)
+}
+
 // For tests of what is shown, and of what is agreed upon with other programs.
 var (
 	SafetyWords = safetyWords
@@ -9,6 +19,7 @@ var (
 	Clip        = clip
 	Wrap        = wrap
 	Query       = query
+	ServerSays  = serverSays
 )
 
 // For the form in which a letter is edited.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"time"
 
+	"cmtpd/internal/address"
 	"cmtpd/internal/cache"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/letter"
@@ -23,9 +24,21 @@ const (
 	False    Standing = "FALSE"    // what came with the message is not true
 )
 
-// standing returns the word for a message. What was signed, and verified here, says more than
-// the word of the user's own server.
-func standing(m *cache.Message) Standing {
+// believed is the standing of a message for a user of the domain home. Who submits what there, a server
+// can know of its own users alone: of another domain's it proves nothing (docs/protocol.md section 26.3).
+func believed(m *cache.Message, home address.Domain) cmtp.Standing {
+	if m.Standing != cmtp.StandingSubmitted {
+		return m.Standing
+	}
+	if d, err := address.ParseDomain(m.Header.SourceDomain); err != nil || d != home {
+		return cmtp.StandingClaimed
+	}
+	return m.Standing
+}
+
+// standing returns the word for a message to a user of the domain home. What was signed, and verified here,
+// says more than the word of the user's own server.
+func standing(m *cache.Message, home address.Domain) Standing {
 	if m.Opened != nil {
 		switch parseProof(m.Opened.Proof).Kind {
 		case provenance.BySender:
@@ -36,7 +49,7 @@ func standing(m *cache.Message) Standing {
 			return False
 		}
 	}
-	switch m.Standing {
+	switch believed(m, home) {
 	case cmtp.StandingVouched, cmtp.StandingSubmitted:
 		return Vouched
 	case cmtp.StandingServer:
@@ -103,10 +116,10 @@ type AttachmentReport struct {
 // stateNames are by cache.State.
 var stateNames = []string{"wanted", "kept", "partial", "unopenable", "unreadable"}
 
-func newMessageReport(m *cache.Message, number int64) MessageReport {
+func newMessageReport(m *cache.Message, number int64, home address.Domain) MessageReport {
 	v := MessageReport{
 		Number: number, MailboxNumber: m.Number, SHA256: hex.EncodeToString(m.SHA256[:]), Came: m.Came.UTC(), Size: m.Size,
-		Source: standing(m), From: source(&m.Header), To: m.Header.DestinationAccount + "@" + m.Header.DestinationDomain,
+		Source: standing(m, home), From: source(&m.Header), To: m.Header.DestinationAccount + "@" + m.Header.DestinationDomain,
 		Sealed: m.Header.System != cmtp.SystemPlain, Seen: m.Flags&cmtp.FlagSeen != 0, Answered: m.Flags&cmtp.FlagAnswered != 0,
 		Flagged: m.Flags&cmtp.FlagFlagged != 0, Tags: append([]string{}, m.Words...), State: stateNames[m.State], Reason: m.Reason,
 		CC: []string{}, Attachments: []AttachmentReport{},
@@ -128,7 +141,7 @@ func (m *mailbox) reports(ctx context.Context, all []cache.Message) ([]MessageRe
 	}
 	list := []MessageReport{}
 	for i := range all {
-		list = append(list, newMessageReport(&all[i], short[all[i].ID]))
+		list = append(list, newMessageReport(&all[i], short[all[i].ID], m.held.address.Domain))
 	}
 	return list, nil
 }
@@ -136,7 +149,7 @@ func (m *mailbox) reports(ctx context.Context, all []cache.Message) ([]MessageRe
 // subjectOf returns what stands for a message in a list; in brackets, which are the
 // program's, where that is no subject.
 func subjectOf(m *cache.Message) string {
-	v := newMessageReport(m, 0)
+	v := newMessageReport(m, 0, address.Domain{}) // whose subject is the same for everybody
 	return v.title()
 }
 

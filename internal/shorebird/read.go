@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cmtpd/internal/address"
 	"cmtpd/internal/cache"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
@@ -64,7 +65,7 @@ func (r *run) read(ctx context.Context, arg string, o readOptions) error {
 	if err != nil {
 		return err
 	}
-	v := newReadReport(msg, number, p)
+	v := newReadReport(msg, number, p, m.held.address.Domain)
 	if err := r.report(v, func(out *bytes.Buffer) { r.showMessage(out, v, p.rows(o.check)) }); err != nil {
 		return err
 	}
@@ -129,9 +130,9 @@ func (m *mailbox) proofOf(ctx context.Context, msg *cache.Message, check bool) (
 	return p, err
 }
 
-func newReadReport(msg *cache.Message, number int64, p *proof) *ReadReport {
-	v := &ReadReport{MessageReport: newMessageReport(msg, number), Proof: string(p.Kind), ProofText: p.Text,
-		ServerSays: serverSays(msg.Standing), Text: msg.Opened.Text}
+func newReadReport(msg *cache.Message, number int64, p *proof, home address.Domain) *ReadReport {
+	v := &ReadReport{MessageReport: newMessageReport(msg, number, home), Proof: string(p.Kind), ProofText: p.Text,
+		ServerSays: serverSays(believed(msg, home)), Text: msg.Opened.Text}
 	if p.Key != (crypt.PublicKey{}) {
 		v.ProofKey = p.Key.String()
 	}

@@ -185,9 +185,9 @@ func (m *mailbox) warning(ctx context.Context, msg *cache.Message, to address.Ad
 	}
 	named := oneLine(source(&msg.Header))
 	switch asked := oneLine(msg.Opened.ReplyTo); {
-	case standing(msg) == False:
+	case standing(msg, m.held.address.Domain) == False:
 		return fmt.Sprintf("what came with the letter to prove that it is from %s is FALSE; the answer goes to %s", named, to), nil
-	case standing(msg) == Unproven:
+	case standing(msg, m.held.address.Domain) == Unproven:
 		return fmt.Sprintf("nothing proves that the letter is from %s; the answer goes to %s, whoever wrote it", named, to), nil
 	case asked != "" && asked != to.String():
 		return fmt.Sprintf("the letter asks for answers to %s, and this one goes to %s: see --to-reply-to", asked, to), nil
