@@ -366,7 +366,7 @@ func (r *run) take(ctx context.Context, w *want, f client.Fetched) (*catch, erro
 		return nil, f.Err
 	}
 	if f.Size != f.Length {
-		return nil, fmt.Errorf("%w: %d bytes of message %d, where %d were asked for", errAnswer, f.Size, w.number, f.Length)
+		return r.unreadable(m, fmt.Sprintf("the server gave %d bytes of it, where %d were asked for", f.Size, f.Length)), nil
 	}
 	b := make([]byte, f.Size)
 	if _, err := io.ReadFull(f.Body, b); err != nil { // so ends what is damaged, too (section 27.3)

@@ -213,6 +213,27 @@ func TestSyncer_Run_Unreadable(t *testing.T) {
 	}
 }
 
+// A message that is shorter than its entry says keeps no other one away.
+func TestSyncer_Run_Short(t *testing.T) {
+	c, b := newCache(t), newBox()
+	for _, more := range []uint64{1, 4 << 20} { // of the second one the text alone is wanted
+		b.arrive(text("ben@b.example", "anna@a.example", fmt.Sprint("good ", more)))
+		e := &b.mail[b.arrive(text("ben@b.example", "anna@a.example", fmt.Sprint("short ", more)))].entry
+		e.Length += more
+		e.Header.BodyLength++
+	}
+	if r := run(t, c, b); r.Fetched != 2 || r.Unreadable != 2 {
+		t.Errorf("%+v", r)
+	}
+	if m := list(t, c, cache.Filter{})[0]; m.State != cache.Unreadable || !strings.Contains(m.Reason, "were asked for") {
+		t.Errorf("%+v", m)
+	}
+	s := b.session()
+	if _, err := syncer(c).Run(t.Context(), s); err != nil || s.calls["FETCH"] != 0 {
+		t.Errorf("asked for again: %d, %v", s.calls["FETCH"], err)
+	}
+}
+
 // A liar says of a message what it likes, and announces as many bytes as were asked for.
 type liar struct {
 	*session
