@@ -22,6 +22,9 @@ const (
 	// After trouble the first and the longest pause, before chance makes it up to half as long again.
 	firstPause = time.Second
 	longPause  = 5 * time.Minute
+	// leastWait is for how long a wait without a message takes at least: a server that answers at once though
+	// nothing has come is asked no more often. Changes of flags that come together are one by then.
+	leastWait = time.Second
 )
 
 func (r *run) watchCommand() *cobra.Command {
@@ -117,13 +120,28 @@ func (w *watch) follow(ctx context.Context) error {
 				return err
 			}
 		}
-		if report, err = syncer.Wait(ctx, p.channel, watchWait); err != nil {
+		if report, err = w.wait(ctx, syncer, p.channel); err != nil {
 			return err
 		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+	}
+}
+
+// wait waits for news.
+func (w *watch) wait(ctx context.Context, s *cache.Syncer, srv cache.Server) (*cache.Report, error) {
+	began := w.Now()
+	report, err := s.Wait(ctx, srv, watchWait)
+	if err != nil {
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if report == nil || report.Fetched+report.Unopenable+report.Unreadable == 0 {
+		if rest := leastWait - w.Now().Sub(began); rest > 0 {
+			return report, sleep(ctx, min(rest, leastWait))
 		}
 	}
+	return report, nil
 }
 
 // newest returns the highest number. It is not always the first of the list, which goes by the
