@@ -178,7 +178,11 @@ func TestRead_Hostile(t *testing.T) {
 			t.Errorf("at %d columns:\n%s", columns, list)
 		}
 		shown := r.at(columns, []string{"TERM=xterm"}, "read", "1", "--keep-unseen", "--offline")
-		head, text, _ := strings.Cut(shown, "\n\n")
+		shown, ended := strings.CutSuffix(shown, "\n\x1b[2m-- end of message 1 --\x1b[0m\n")
+		if !ended {
+			t.Errorf("the end is not told:\n%s", shown)
+		}
+		head, text, _ := strings.Cut(shown+"\n", "\n\n")
 		harmless(t, head, "\n", columns)
 		harmless(t, text, "\n", 0)
 		if n := len(regexp.MustCompile(`(?m)^(From|Proof) `).FindAllString(head, -1)); n != 2 || !strings.Contains(head, "mallory@other.example") || !strings.Contains(text, "\nthe text\n") {
@@ -187,6 +191,9 @@ func TestRead_Hostile(t *testing.T) {
 	}
 	// A file gets no colour, whole lines, and nothing that steers either.
 	out := r.must("read", "1", "--keep-unseen", "--offline")
+	if !strings.HasSuffix(out, "\nthe text\n-- end of message 1 --\n") {
+		t.Errorf("it ends otherwise: %q", out)
+	}
 	harmless(t, strings.ReplaceAll(out, "\n", ""), "", 0)
 	harmless(t, strings.ReplaceAll(r.must("list", "--json"), "\n", ""), "", 0)
 	save := filepath.Join(t.TempDir(), "saved")

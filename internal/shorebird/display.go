@@ -116,6 +116,7 @@ const (
 	red    colour = "\x1b[1;31m"
 	green  colour = "\x1b[32m"
 	yellow colour = "\x1b[33m"
+	dim    colour = "\x1b[2m"
 	reset         = "\x1b[0m"
 )
 

@@ -20,6 +20,7 @@ var (
 	Wrap        = wrap
 	Query       = query
 	ServerSays  = serverSays
+	Attachments = attachmentRows
 )
 
 // For the form in which a letter is edited.

@@ -1,6 +1,7 @@
 package shorebird_test
 
 import (
+	"fmt"
 	"testing"
 
 	"cmtpd/internal/address"
@@ -32,6 +33,19 @@ func TestMessageReport_Standing(t *testing.T) {
 		v := shorebird.ReadBy(m, home)
 		if v.Source != tt.want || v.ServerSays != shorebird.ServerSays(tt.says) {
 			t.Errorf("%d of %q: %s, %q", tt.standing, tt.domain, v.Source, v.ServerSays)
+		}
+	}
+}
+
+func TestReadReport_Attachments(t *testing.T) {
+	for n, last := range map[int]string{0: "", 50: "50. x, text/plain, 1 bytes", 51: "and 1 more: --json shows all", 5000: "and 4950 more: --json shows all"} {
+		var all []shorebird.AttachmentReport
+		for i := range n {
+			all = append(all, shorebird.AttachmentReport{Number: i + 1, Name: "x", Type: "text/plain", Size: 1})
+		}
+		rows := shorebird.Attachments(all)
+		if len(rows) != min(n, 51) || n > 0 && rows[len(rows)-1][1] != last {
+			t.Errorf("%d: %s", n, fmt.Sprint(rows))
 		}
 	}
 }

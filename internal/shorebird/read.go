@@ -41,7 +41,9 @@ func (r *run) readCommand() *cobra.Command {
 			"It says whether the message was submitted with a key that is remembered of its source, or\n" +
 			"vouched for by the server of its domain; who wrote what is sealed in it, nothing proves.\n" +
 			"With --check the source's keys are asked for first, as keys does. That domain's server\n" +
-			"can see then that somebody reads the message.",
+			"can see then that somebody reads the message.\n\n" +
+			"What stands between the first empty line and the last line is the writer's, whatever it\n" +
+			"looks like; the last line says that the message ends there.",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: r.completeNumbers,
 		RunE: r.action(func(ctx context.Context, args []string) error { return r.read(ctx, args[0], o) }),
 	}
@@ -142,8 +144,23 @@ func newReadReport(msg *cache.Message, number int64, p *proof, home address.Doma
 	return v
 }
 
-// showMessage prints a message for a person. As in show, all that the program says stands above
-// the text.
+// maxAttachmentRows is how many attachments a person is shown: thousands, which cost their sender nothing, would
+// push what stands above them out of sight.
+const maxAttachmentRows = 50
+
+// attachmentRows tell a person of attachments.
+func attachmentRows(all []AttachmentReport) (rows [][2]string) {
+	for _, a := range all[:min(len(all), maxAttachmentRows)] {
+		rows = append(rows, [2]string{"Attachment", fmt.Sprintf("%d. %s, %s, %d bytes", a.Number, clip(a.Name, 200), a.Type, a.Size)})
+	}
+	if n := len(all) - len(rows); n > 0 {
+		rows = append(rows, [2]string{"Attachments", fmt.Sprintf("and %d more: --json shows all", n)})
+	}
+	return rows
+}
+
+// showMessage prints a message for a person. As in show, what the program says stands above the text,
+// but for the last line: whatever of that kind comes before it is the writer's.
 func (r *run) showMessage(out *bytes.Buffer, v *ReadReport, proof [][2]string) {
 	rows := append([][2]string{{"From", v.from()}, {"Source", string(v.Source)}}, proof...)
 	if v.Proof != string(provenance.BySender) && v.Proof != string(provenance.False) {
@@ -159,9 +176,7 @@ func (r *run) showMessage(out *bytes.Buffer, v *ReadReport, proof [][2]string) {
 	if !v.Sealed {
 		rows = append(rows, [2]string{"Warning", "this letter came unencrypted: others may have read or changed it"})
 	}
-	for _, a := range v.Attachments {
-		rows = append(rows, [2]string{"Attachment", fmt.Sprintf("%d. %s, %s, %d bytes", a.Number, clip(a.Name, 200), a.Type, a.Size)})
-	}
+	rows = append(rows, attachmentRows(v.Attachments)...)
 	if v.Missing > 0 {
 		rows = append(rows, [2]string{"Attachments", fmt.Sprintf("%d, with your server: shorebird save %d --to DIR fetches them", v.Missing, v.Number)})
 	}
@@ -171,4 +186,5 @@ func (r *run) showMessage(out *bytes.Buffer, v *ReadReport, proof [][2]string) {
 	if v.Text != "" && !strings.HasSuffix(v.Text, "\n") {
 		out.WriteString("\n")
 	}
+	fmt.Fprintln(out, r.paint(dim, fmt.Sprintf("-- end of message %d --", v.Number)))
 }
