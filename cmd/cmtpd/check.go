@@ -21,24 +21,27 @@ type checkView struct {
 func checkCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "check", Short: "Look whether everything is right, beside a running daemon or without one", Args: args(cobra.NoArgs),
-		Long: "Look at the configuration, the data and its keys, the disk, the daemon and its spool, which domains are held, the users, and what is published in DNS, and change nothing.\n" +
-			"It prints one line for each finding, with what to do. The exit status is 0 when nothing is wrong, and 3 when something is.",
+		Long: "Look at the configuration, the data and its keys, the disk, the clock, the daemon and its spool, which domains are held, the users, the ports, the mail server\n" +
+			"behind, and what DNS says, and change nothing. It prints one line for each finding, with what to do: WRONG where something is to be done, note where it may be.\n" +
+			"The exit status is 0 when nothing is wrong, and 3 when something is.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			path, err := c.Flags().GetString("config")
 			if err != nil {
 				return err
 			}
-			found := admin.Check(c.Context(), path)
-			wrong := 0
-			for _, f := range found {
+			wrong, found := 0, []admin.Finding{}
+			for f := range admin.Check(c.Context(), path) {
 				if !f.Note {
 					wrong++
 				}
+				if found = append(found, f); !asJSON(c) {
+					showFinding(c, f)
+				}
 			}
 			if asJSON(c) {
-				err = printJSON(c, checkView{wrong == 0, append([]admin.Finding{}, found...)})
-			} else {
-				showFindings(c, found, wrong)
+				err = printJSON(c, checkView{wrong == 0, found})
+			} else if wrong == 0 {
+				fmt.Fprintln(c.OutOrStdout(), "nothing is wrong")
 			}
 			if err == nil && wrong > 0 {
 				err = fmt.Errorf("%w (%d)", errFindings, wrong)
@@ -50,12 +53,11 @@ func checkCommand() *cobra.Command {
 	return c
 }
 
-func showFindings(c *cobra.Command, found []admin.Finding, wrong int) {
-	out := c.OutOrStdout()
-	for _, f := range found {
-		fmt.Fprintln(out, f)
+// showFinding prints a line as soon as it is known: the last ones wait for DNS.
+func showFinding(c *cobra.Command, f admin.Finding) {
+	weight := "WRONG"
+	if f.Note {
+		weight = "note "
 	}
-	if wrong == 0 {
-		fmt.Fprintln(out, "nothing is wrong")
-	}
+	fmt.Fprintln(c.OutOrStdout(), weight, f)
 }

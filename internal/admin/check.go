@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"syscall"
 
@@ -39,43 +40,88 @@ func note(text string) []Finding            { return []Finding{{Note: true, Text
 // A checkup looks at one server. Nothing is changed by it, and what one check has learnt is there
 // for those that come after.
 type checkup struct {
+	path    string // of the configuration
 	cfg     *config.Config
 	running *control.SpoolState // what the daemon says; nil where none runs
 }
 
+// A check is one of those that a checkup consists of.
+type check struct {
+	name string
+	look func(context.Context) []Finding
+}
+
 // Check looks at the server that the configuration at path describes, beside its daemon
-// or without one, and returns what there is to say of it.
-func Check(ctx context.Context, path string) []Finding {
-	cfg, err := config.Load(path)
-	if err != nil {
-		return configFindings(err)
+// or without one, and yields what there is to say of it, each thing when it is known.
+func Check(ctx context.Context, path string) iter.Seq[Finding] {
+	return func(yield func(Finding) bool) {
+		cfg, err := config.Load(path)
+		if err != nil {
+			each(configFindings(err), "config", yield)
+			return
+		}
+		c := &checkup{path: path, cfg: cfg}
+		here := []check{{"config", c.file}, {"data", c.data}, {"keys", c.keys}, {"disk", c.disk}, {"clock", c.clock}, {"daemon", c.daemon}, {"spool", c.spool},
+			{"trust", c.trust}, {"users", c.users}}
+		for _, k := range here {
+			if !each(k.look(ctx), k.name, yield) {
+				return
+			}
+		}
+		c.abroad(ctx, yield)
 	}
-	c := &checkup{cfg: cfg}
-	var found []Finding
-	for _, check := range []struct {
-		name string
-		look func(context.Context) []Finding
-	}{
-		{"data", c.data}, {"keys", c.keys}, {"disk", c.disk}, {"daemon", c.daemon}, {"spool", c.spool}, {"trust", c.trust}, {"users", c.users}, {"dns", c.records},
-	} {
-		for _, f := range check.look(ctx) {
-			f.Check = check.name
-			found = append(found, f)
+}
+
+// abroad makes the checks that wait for others, at the same time.
+func (c *checkup) abroad(ctx context.Context, yield func(Finding) bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	checks := []check{{"ports", c.ports}, {"backend", c.backend}, {"dns", c.records}}
+	found := make([]chan []Finding, len(checks))
+	for i, k := range checks {
+		found[i] = make(chan []Finding, 1)
+		go func() { found[i] <- k.look(ctx) }()
+	}
+	for i, k := range checks {
+		if !each(<-found[i], k.name, yield) {
+			return
 		}
 	}
-	return found
+}
+
+// each yields findings as those of one check, and reports whether more are wanted.
+func each(found []Finding, name string, yield func(Finding) bool) bool {
+	for _, f := range found {
+		f.Check = name
+		if !yield(f) {
+			return false
+		}
+	}
+	return true
 }
 
 func configFindings(err error) (found []Finding) {
 	const remedy = "cmtpd does not start with it: correct it (configs/cmtpd.toml shows every key)"
 	var all *config.Error
 	if !errors.As(err, &all) {
-		return []Finding{{Check: "config", Text: err.Error(), Remedy: "name the right file with --config"}}
+		return problem(err.Error(), "name the right file with --config")
 	}
 	for _, p := range all.Problems {
-		found = append(found, Finding{Check: "config", Text: p.String(), Remedy: remedy})
+		found = append(found, Finding{Text: p.String(), Remedy: remedy})
 	}
 	return found
+}
+
+// file looks at who may change the configuration: whoever can decides where the mail goes.
+func (c *checkup) file(context.Context) []Finding {
+	info, err := os.Stat(c.path)
+	if err != nil {
+		return problem(err.Error(), "")
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return problem(fmt.Sprintf("%s may be changed by others than its owner (%v)", c.path, mode), "run: chmod go-w "+c.path)
+	}
+	return nil
 }
 
 // data looks at who may get at the data directory.

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,24 +17,35 @@ import (
 	"cmtpd/internal/trust"
 )
 
-// records compares what the local domains publish with the keys that are here, and puts a
-// resolver that is declared trusted to the test.
+// records compares what DNS says of the local domains with what is here: where their mail goes, and which keys
+// they publish. It puts the resolver to the test too.
 func (c *checkup) records(ctx context.Context) (found []Finding) {
-	s, err := readKeys(c.cfg)
-	if err != nil {
-		return nil // said already
-	}
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	finder := discovery.New(c.cfg, discovery.Options{})
-	var validation []Finding
-	var test sync.WaitGroup
-	if c.cfg.DNS.Trusted {
-		test.Go(func() { validation = validationFindings(finder.CheckValidation(ctx)) })
+	var validation, routes []Finding
+	var silent, unknown error
+	var asked sync.WaitGroup
+	asked.Go(func() { validation = c.validationFindings(finder.CheckValidation(ctx)) })
+	asked.Go(func() { routes, silent = c.routes(ctx, finder) })
+	if s, err := readKeys(c.cfg); err == nil { // else it was said already
+		found, unknown = c.published(ctx, finder, s)
 	}
+	asked.Wait()
+	found, silent = append(routes, found...), cmp.Or(silent, unknown)
+	if silent != nil {
+		found = append(found, note(fmt.Sprintf("what is published was not looked at, since DNS does not answer: %v", silent))...)
+		if !c.cfg.DNS.Trusted {
+			return found // whether it validates is not the question now
+		}
+	}
+	return append(found, validation...)
+}
+
+// published compares the _cmtp records with the keys. silent is why some are not known.
+func (c *checkup) published(ctx context.Context, finder *discovery.Finder, s *keyState) (found []Finding, silent error) {
 	sights := look(ctx, c.cfg, finder)
-	test.Wait()
-	bare, silent := []string{}, error(nil)
+	bare := []string{}
 	for i := range sights {
 		for _, f := range s.faults(&sights[i]) {
 			switch f.flaw {
@@ -49,11 +61,7 @@ func (c *checkup) records(ctx context.Context) (found []Finding) {
 	if len(bare) > 0 {
 		found = append(found, note(fmt.Sprintf("no _cmtp record is published for %s: nobody can tell its server's key from another at first contact; cmtpd key show has the records", some(bare)))...)
 	}
-	if silent != nil {
-		found = append(found, note(fmt.Sprintf("what is published was not looked at, since DNS does not answer: %v", silent))...)
-	}
-	found = append(found, c.unheard(sights)...)
-	return append(found, validation...)
+	return append(found, c.unheard(sights)...), silent
 }
 
 // unheard notes of which domains others come to a port on which this server does not listen. That may be meant, where
@@ -129,10 +137,18 @@ func (s *keyState) recordFinding(f fault) Finding {
 	return Finding{Note: true, Text: f.text, Remedy: publish}
 }
 
-func validationFindings(err error) []Finding {
+// validationFindings says what a test of the resolver has come to.
+func (c *checkup) validationFindings(err error) []Finding {
+	const own = "run an unbound or knot-resolver on this machine, name its address in dns.resolver, and set dns.trusted"
+	trusted := c.cfg.DNS.Trusted
 	switch {
-	case err == nil:
+	case err == nil && trusted:
 		return nil
+	case err == nil:
+		return []Finding{{Note: true, Text: "the resolver validates DNSSEC, and is not believed: dns.trusted is not set",
+			Remedy: "if nobody else can write on the way to it (it is on this machine), name its address in dns.resolver and set dns.trusted; else " + own}}
+	case !trusted && errors.Is(err, discovery.ErrNotValidating):
+		return []Finding{{Note: true, Text: "the resolver does not validate DNSSEC: nothing vouches for the key of another domain at first contact", Remedy: own}}
 	case errors.Is(err, discovery.ErrNotValidating):
 		return problem(err.Error(), "unset dns.trusted, or name a resolver that validates: whoever can write on the way to it is believed as if DNSSEC had vouched for it")
 	}

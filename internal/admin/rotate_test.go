@@ -42,7 +42,7 @@ func (s *rotating) rotation(dns bool) *admin.Rotation {
 // publish makes what was said to be published the whole of DNS, but for domains that are left out.
 func (s *rotating) publish(all []admin.DomainView, without ...string) {
 	s.t.Helper()
-	zone := "example.org. SOA a. b. 1 1 1 1 60\nsecond.example. SOA a. b. 1 1 1 1 60\n"
+	zone := "example.org. SOA a. b. 1 1 1 1 60\nsecond.example. SOA a. b. 1 1 1 1 60\n" + route
 	for _, d := range all {
 		if !strings.Contains(strings.Join(without, " "), d.Domain) {
 			zone += d.Zone + "\n"
