@@ -27,7 +27,7 @@ var roles = map[string]func(addr string) error{
 	"starttls":    serveStartTLS(len(noop), cmtp.AppendReply(nil, cmtp.StatusDone, []byte(bareVersion))),
 	"tlskeys":     serveStartTLS(len(keyRequest), cmtp.AppendReply(nil, cmtp.StatusDone, make([]byte, historyReply-replyHead))),
 	"foreignkeys": serveStartTLS(len(keyRequest), cmtp.AppendReply(nil, cmtp.StatusDone, make([]byte, foreignReply-replyHead))),
-	"flood":       floodSetUps, "hellos": floodHellos, "letters": serveFetch(smallFetch), "letter": serveFetch(largeFetch),
+	"knock":       knock, "rush": rush, "churn": churn, "door": serveDoor, "flood": floodSetUps, "hellos": floodHellos, "letters": serveFetch(smallFetch), "letter": serveFetch(largeFetch),
 }
 
 func main() {
@@ -82,6 +82,7 @@ func run(l *lab, out, only string) (err error) {
 		{"mailbox-fetch", mailboxFetch},
 		{"mailbox-wait", mailboxWait},
 		{"idle", idle},
+		{"siege", siege},
 		{"durable", acceptances},
 		{"flushes", flushes},
 		{"filesystems", fileSystems},

@@ -61,6 +61,7 @@ type setUps struct {
 	request []byte                // what is asked inside
 	answer  func(io.Reader) error // reads what answers it
 	hello   []byte                // sent in place of all that TLS is, until it is answered; nil for TLS
+	from    []net.IP              // at most one, to come from
 }
 
 // starts is the load for a server that agrees on TLS first.
@@ -124,7 +125,7 @@ func (s setUps) rate(ctx context.Context) (float64, error) {
 // once sets one connection up. It resets it at its end: a port that waits for late
 // packets cannot be used for the next.
 func (s setUps) once() error {
-	c, err := net.DialTimeout("tcp", s.addr, 10*time.Second)
+	c, err := dial(s.addr, s.from...)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,8 @@ func publish(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: publish FILE [DOMAIN...]")
 	}
-	zone := "example.org. SOA a. b. 1 1 1 1 60\nexample.com. SOA a. b. 1 1 1 1 60\n"
+	zone := "example.org. SOA a. b. 1 1 1 1 60\nexample.com. SOA a. b. 1 1 1 1 60\n" +
+		"example.org. MX 10 mx.example.org.\nexample.com. MX 10 mx.example.org.\nmx.example.org. A 127.0.0.1\n"
 	for line := range strings.Lines(ts.ReadFile(args[0])) {
 		name, _, _ := strings.Cut(line, ". ")
 		if domain, ok := strings.CutPrefix(name, "_cmtp."); ok && (len(args) == 1 || slices.Contains(args[1:], domain)) {

@@ -154,6 +154,8 @@ type Limits struct {
 	MaxMessageSize           ByteSize      `toml:"max_message_size"`
 	MaxConnections           int           `toml:"max_connections"`
 	MaxConnectionsPerAddress int           `toml:"max_connections_per_address"` // IPv6: per /64
+	ConnectionRate           int           `toml:"connection_rate"`             // per minute and address
+	ConnectionBurst          int           `toml:"connection_burst"`
 	CommandTimeout           time.Duration `toml:"command_timeout"`
 	SessionTimeout           time.Duration `toml:"session_timeout"`
 	MinRate                  ByteSize      `toml:"min_rate"`       // per second
@@ -272,6 +274,8 @@ func Default() *Config {
 			MarkBurst:                100_000,
 			LoginRate:                10,
 			LoginBurst:               20,
+			ConnectionRate:           600,
+			ConnectionBurst:          1200,
 			StartTLSRate:             120,
 			StartTLSBurst:            240,
 			HandshakeTimeout:         10 * time.Second,

@@ -270,6 +270,8 @@ func (v *validator) limits() {
 	v.size("limits.min_free_space", l.MinFreeSpace, 1, maxMessageSize)
 	v.between("limits.login_rate", l.LoginRate, 1, maxLoginRate)
 	v.between("limits.login_burst", l.LoginBurst, 1, maxLoginRate)
+	v.between("limits.connection_rate", l.ConnectionRate, 1, maxLoginRate)
+	v.between("limits.connection_burst", l.ConnectionBurst, 1, maxLoginRate)
 	v.between("limits.starttls_rate", l.StartTLSRate, 1, maxLoginRate)
 	v.between("limits.starttls_burst", l.StartTLSBurst, 1, maxLoginRate)
 	v.between("limits.max_handshakes", l.MaxHandshakes, 1, maxHandshakes)

@@ -190,7 +190,7 @@ func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
 	}
 	d.front = front.New(front.Config{
 		Hostname: d.cfg.Hostname.String(), MaxConnections: d.cfg.Limits.MaxConnections,
-		MaxPerAddress: d.cfg.Limits.MaxConnectionsPerAddress, FirstCommandTimeout: d.cfg.Limits.CommandTimeout,
+		MaxPerAddress: d.cfg.Limits.MaxConnectionsPerAddress, Rate: d.cfg.Limits.ConnectionRate, Burst: d.cfg.Limits.ConnectionBurst, FirstCommandTimeout: d.cfg.Limits.CommandTimeout,
 		ProxyFrom: d.cfg.Listen.ProxyFrom, IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) }, Log: d.log,
 	}, smtp, cmtpHandler)
 	d.metrics.watch(d.front, d.spool, d.cfg.SpoolDir())

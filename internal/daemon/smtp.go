@@ -15,8 +15,8 @@ import (
 )
 
 // filesBeside is how many files the daemon opens besides client connections and
-// their backends: listeners, logs, spool segments, large messages on their way.
-const filesBeside = 512
+// their backends: listeners, logs, spool segments, large messages on their way, refused connections.
+const filesBeside = 768
 
 // checkFiles refuses to start when the open-file limit is too low for the
 // connections that the configuration promises: running out of files in the

@@ -3,6 +3,7 @@ package front
 import (
 	"net"
 	"net/netip"
+	"time"
 
 	"cmtpd/internal/netbuf"
 )
@@ -24,3 +25,13 @@ func ReadProxy(b []byte) (left []byte, client netip.AddrPort, err error) {
 	client, _, err = readProxy(in)
 	return in.Buffered(), client, err
 }
+
+const DoorstepRoom = doorstepRoom
+
+// A Doorstep is what lets refused connections wait.
+type Doorstep struct{ doorstep }
+
+func NewDoorstep(delay time.Duration) *Doorstep { return &Doorstep{doorstep{delay: delay}} }
+
+func (d *Doorstep) Keep(c net.Conn, tell func()) { d.keep(c, tell) }
+func (d *Doorstep) Close()                       { d.close() }

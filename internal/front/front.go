@@ -36,6 +36,10 @@ type Config struct {
 	// IPv6 /64.
 	MaxConnections int
 	MaxPerAddress  int
+	// Rate is how many new connections a minute one client may make, Burst how
+	// many before the rate applies.
+	Rate  int
+	Burst int
 	// ProxyTimeout bounds the wait for a PROXY header, FirstCommandTimeout
 	// that for the end of the first command.
 	ProxyTimeout        time.Duration
@@ -69,6 +73,7 @@ type Stats struct {
 	Accepted       uint64 // connections, refused ones included
 	RefusedTotal   uint64 // by MaxConnections
 	RefusedAddress uint64 // by MaxPerAddress
+	RefusedRate    uint64 // by Rate
 	BadProxy       uint64 // no valid PROXY header from where one is required
 	SMTP           uint64 // sessions by protocol
 	CMTP           uint64
@@ -84,6 +89,8 @@ type Server struct {
 	ctx        context.Context // of all sessions
 	cut        context.CancelFunc
 	sessions   sync.WaitGroup
+	rate       *limit.Rate
+	steps      doorstep
 
 	mu         sync.Mutex // guards all below
 	stopping   bool
@@ -99,6 +106,8 @@ func New(cfg Config, smtp, cmtp Handler) *Server {
 	limits := config.Default().Limits
 	setDefault(&cfg.MaxConnections, limits.MaxConnections)
 	setDefault(&cfg.MaxPerAddress, limits.MaxConnectionsPerAddress)
+	setDefault(&cfg.Rate, limits.ConnectionRate)
+	setDefault(&cfg.Burst, limits.ConnectionBurst)
 	setDefault(&cfg.ProxyTimeout, defaultProxyTimeout)
 	setDefault(&cfg.FirstCommandTimeout, limits.CommandTimeout)
 	if cfg.Log == nil {
@@ -113,6 +122,8 @@ func New(cfg Config, smtp, cmtp Handler) *Server {
 		listeners:  make(map[net.Listener]struct{}),
 		conns:      make(map[*Conn]netip.Prefix),
 		perAddress: make(map[netip.Prefix]int),
+		rate:       limit.NewRate(cfg.Rate, cfg.Burst, time.Now),
+		steps:      doorstep{delay: refusalDelay},
 	}
 	s.ctx, s.cut = context.WithCancel(context.Background())
 	return s
@@ -159,6 +170,7 @@ func (s *Server) countBadProxy() {
 // waits for their handlers and returns ctx's error.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop()
+	s.steps.close()
 	done := make(chan struct{})
 	go func() {
 		s.sessions.Wait()
@@ -210,9 +222,9 @@ func (s *Server) admit(c *Conn) refusal {
 		s.stats.RefusedTotal++
 		return tooMany
 	}
-	key, ok := s.countAddress(c)
-	if !ok {
-		return tooManyFromAddress
+	key, why := s.countAddress(c)
+	if why != admitted {
+		return why
 	}
 	s.conns[c] = key
 	s.sessions.Add(1)
@@ -220,26 +232,30 @@ func (s *Server) admit(c *Conn) refusal {
 }
 
 // admitClient is the part of admit that had to wait for a PROXY header.
-func (s *Server) admitClient(c *Conn) (ok bool) {
+func (s *Server) admitClient(c *Conn) (why refusal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.conns[c], ok = s.countAddress(c)
-	return ok
+	s.conns[c], why = s.countAddress(c)
+	return why
 }
 
 // countAddress counts c for its client's address, unless that has as many
-// connections as it may. What has no IP address has no cap of its own.
-func (s *Server) countAddress(c *Conn) (key netip.Prefix, ok bool) {
+// connections as it may, or has had too many lately. What has no IP address has no caps of its own.
+func (s *Server) countAddress(c *Conn) (key netip.Prefix, why refusal) {
 	key = limit.Prefix(c.Client.Addr())
 	if !key.IsValid() {
-		return key, true
+		return key, admitted
 	}
 	if s.perAddress[key] >= s.cfg.MaxPerAddress {
 		s.stats.RefusedAddress++
-		return netip.Prefix{}, false
+		return netip.Prefix{}, tooManyFromAddress
+	}
+	if !s.rate.Allow(c.Client.Addr()) {
+		s.stats.RefusedRate++
+		return netip.Prefix{}, tooFast
 	}
 	s.perAddress[key]++
-	return key, true
+	return key, admitted
 }
 
 // leave takes back what admit and countAddress did.

@@ -301,6 +301,32 @@ func TestServer_MaxPerAddress(t *testing.T) {
 }
 
 // proxyV2 is a version 2 header in hex, after its signature.
+// TestServer_Rate: as many connections as come at once may, one after the other; one more is refused,
+// and other addresses are not.
+func TestServer_Rate(t *testing.T) {
+	s, addr := start(t, front.Config{Rate: 1, Burst: 3}, echo("SMTP"), echo("CMTP"), false)
+	try := func(local, want string) {
+		t.Helper()
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}, Timeout: 10 * time.Second}
+		c, err := d.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if line := readLine(t, bufio.NewReader(c)); !strings.HasPrefix(line, want) {
+			t.Errorf("from %s: %q", local, line)
+		}
+	}
+	for range 3 {
+		try("127.0.0.2", "220 ")
+	}
+	try("127.0.0.2", "421 4.7.0 mail.example has had too many connections from your address lately")
+	try("127.0.0.3", "220 ")
+	if st := s.Stats(); st.RefusedRate != 1 || st.RefusedAddress != 0 || st.RefusedTotal != 0 {
+		t.Errorf("counted %+v", st)
+	}
+}
+
 func proxyV2(rest string) string {
 	b, err := hex.DecodeString(strings.ReplaceAll(rest, " ", ""))
 	if err != nil {

@@ -100,8 +100,8 @@ func (s *Server) pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// accept starts a session on nc, or refuses it right here: a flood beyond the
-// caps costs neither a goroutine nor a wait.
+// accept starts a session on nc, or leaves it on the doorstep: a flood beyond the
+// caps costs no goroutine, and waits.
 func (s *Server) accept(nc net.Conn, cmtpOnly bool) {
 	c := &Conn{Conn: nc, ID: newID(), Client: addrPort(nc.RemoteAddr()), Local: addrPort(nc.LocalAddr())}
 	proxied := s.believes(c.Client.Addr())
@@ -114,10 +114,11 @@ func (s *Server) accept(nc net.Conn, cmtpOnly bool) {
 		go s.serve(c, proxied, cmtpOnly)
 		return
 	}
-	if !cmtpOnly {
-		s.refuse(nc, why)
+	if cmtpOnly {
+		s.steps.keep(nc, nil)
+	} else {
+		s.steps.keep(nc, func() { s.refuse(nc, why) })
 	}
-	nc.Close()
 }
 
 // believes reports whether a PROXY header of a is believed, and so required.
@@ -137,6 +138,7 @@ const (
 	admitted refusal = iota
 	tooMany
 	tooManyFromAddress
+	tooFast
 	shuttingDown
 	timedOut
 )
@@ -145,6 +147,7 @@ const (
 var refusalText = map[refusal]string{
 	tooMany:            "4.7.0 %s has too many connections, try again later",
 	tooManyFromAddress: "4.7.0 %s has too many connections from your address, try again later",
+	tooFast:            "4.7.0 %s has had too many connections from your address lately, try again later",
 	shuttingDown:       "4.3.2 %s is shutting down, try again later",
 	timedOut:           "4.4.2 %s has waited too long for a command",
 }
@@ -201,9 +204,9 @@ func (s *Server) readClient(c *Conn, cmtpOnly bool) bool {
 		client, local = addrPort(c.RemoteAddr()), c.Local
 	}
 	c.Client, c.Local = client, local
-	if !s.admitClient(c) {
+	if why := s.admitClient(c); why != admitted {
 		if !cmtpOnly {
-			s.refuse(c, tooManyFromAddress)
+			s.refuse(c, why)
 		}
 		return false
 	}
