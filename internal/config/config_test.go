@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -197,6 +198,17 @@ func TestParse_FileSize(t *testing.T) {
 	// The deepest nesting that fits must not exhaust the stack.
 	_, err = config.Parse("c.toml", []byte("a="+strings.Repeat("[", config.MaxFileSize-2)))
 	problems(t, err)
+}
+
+// What cannot be read is told from what is wrong, and is both times named.
+func TestLoad_Unreadable(t *testing.T) {
+	dir := t.TempDir()
+	for path, want := range map[string]error{filepath.Join(dir, "none.toml"): os.ErrNotExist, dir: syscall.EISDIR} {
+		_, err := config.Load(path)
+		if !errors.Is(err, config.ErrRead) || !errors.Is(err, want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v, want %v", path, err, want)
+		}
+	}
 }
 
 func TestLoad(t *testing.T) {

@@ -172,7 +172,7 @@ func (d *decoder) table(at toml.Key, t table, dst reflect.Value) {
 		d.seen[key.String()] = t[name]
 		i, ok := fields[name]
 		if !ok {
-			d.add(key.String(), unknownKey(key))
+			d.add(key.String(), unknownKey(key, d.subtable(t[name]) != nil))
 			continue
 		}
 		d.field(key, t[name], dst.Field(i))
@@ -278,26 +278,6 @@ func Keys() []string {
 	}
 	slices.Sort(keys)
 	return keys
-}
-
-func unknownKey(key toml.Key) string {
-	known := Keys()
-	var tables, siblings []string
-	for _, k := range known {
-		if t, _, ok := strings.Cut(k, "."); ok {
-			tables = append(tables, t)
-		}
-		if len(key) == 2 && strings.HasPrefix(k, key[0]+".") {
-			siblings = append(siblings, strings.TrimPrefix(k, key[0]+"."))
-		}
-	}
-	if n := nearest(key.String(), append(known, slices.Compact(tables)...)); n != "" {
-		return "unknown key; the nearest known one is " + n
-	}
-	if siblings != nil {
-		return fmt.Sprintf("unknown key; [%s] has %s", key[0], strings.Join(siblings, ", "))
-	}
-	return "unknown key, and no known one is near"
 }
 
 func sortedKeys(t table) []string {
