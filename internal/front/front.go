@@ -15,9 +15,9 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"cmtpd/internal/config"
 	"cmtpd/internal/limit"
 	"cmtpd/internal/netbuf"
 )
@@ -83,7 +83,9 @@ type Stats struct {
 
 // A Server accepts connections on any number of listeners.
 type Server struct {
-	cfg        Config
+	cfg        Config                 // what may change of it is in limits
+	limits     atomic.Pointer[Limits] // as they are now
+	made       time.Time
 	smtp, cmtp Handler
 	greeting   []byte
 	ctx        context.Context // of all sessions
@@ -95,7 +97,7 @@ type Server struct {
 	mu         sync.Mutex // guards all below
 	stopping   bool
 	stopped    chan struct{} // closed when stopping becomes true
-	listeners  map[net.Listener]struct{}
+	listeners  map[net.Listener]*turn
 	conns      map[*Conn]netip.Prefix // with the key in perAddress, if counted there
 	perAddress map[netip.Prefix]int   // by limit.Prefix
 	stats      Stats
@@ -103,28 +105,24 @@ type Server struct {
 
 // New returns a Server that hands sessions to the two handlers.
 func New(cfg Config, smtp, cmtp Handler) *Server {
-	limits := config.Default().Limits
-	setDefault(&cfg.MaxConnections, limits.MaxConnections)
-	setDefault(&cfg.MaxPerAddress, limits.MaxConnectionsPerAddress)
-	setDefault(&cfg.Rate, limits.ConnectionRate)
-	setDefault(&cfg.Burst, limits.ConnectionBurst)
 	setDefault(&cfg.ProxyTimeout, defaultProxyTimeout)
-	setDefault(&cfg.FirstCommandTimeout, limits.CommandTimeout)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
 		cfg:        cfg,
+		made:       time.Now(),
 		smtp:       smtp,
 		cmtp:       cmtp,
 		greeting:   []byte("220 " + cfg.Hostname + " ESMTP CMTP ready\r\n"),
 		stopped:    make(chan struct{}),
-		listeners:  make(map[net.Listener]struct{}),
+		listeners:  make(map[net.Listener]*turn),
 		conns:      make(map[*Conn]netip.Prefix),
 		perAddress: make(map[netip.Prefix]int),
-		rate:       limit.NewRate(cfg.Rate, cfg.Burst, time.Now),
+		rate:       limit.NewRate(1, 1, time.Now), // until SetLimits
 		steps:      doorstep{delay: refusalDelay},
 	}
+	s.SetLimits(Limits{cfg.MaxConnections, cfg.MaxPerAddress, cfg.Rate, cfg.Burst, cfg.FirstCommandTimeout, cfg.ProxyFrom})
 	s.ctx, s.cut = context.WithCancel(context.Background())
 	return s
 }
@@ -218,7 +216,7 @@ func (s *Server) admit(c *Conn) refusal {
 	if s.stopping {
 		return shuttingDown
 	}
-	if len(s.conns) >= s.cfg.MaxConnections {
+	if len(s.conns) >= s.limits.Load().MaxConnections {
 		s.stats.RefusedTotal++
 		return tooMany
 	}
@@ -246,7 +244,7 @@ func (s *Server) countAddress(c *Conn) (key netip.Prefix, why refusal) {
 	if !key.IsValid() {
 		return key, admitted
 	}
-	if s.perAddress[key] >= s.cfg.MaxPerAddress {
+	if s.perAddress[key] >= s.limits.Load().MaxPerAddress {
 		s.stats.RefusedAddress++
 		return netip.Prefix{}, tooManyFromAddress
 	}

@@ -32,7 +32,8 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 func (s *Server) Serve(ctx context.Context, l net.Listener, cmtpOnly bool) error {
 	defer l.Close()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
-	if !s.addListener(l) {
+	busy, ok := s.addListener(l)
+	if !ok {
 		return nil
 	}
 	defer s.removeListener(l)
@@ -42,7 +43,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, cmtpOnly bool) error
 		switch {
 		case err == nil:
 			delay = 0
+			busy.begin(s.made)
 			s.accept(nc, cmtpOnly)
+			busy.end()
 		case ctx.Err() != nil || s.isStopping():
 			return nil
 		case isTemporary(err):
@@ -55,14 +58,36 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, cmtpOnly bool) error
 	}
 }
 
-func (s *Server) addListener(l net.Listener) bool {
+// Adopt makes what Listen returns of a TCP listener that somebody else has opened.
+func Adopt(l net.Listener) (net.Listener, error) {
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
+		return nil, fmt.Errorf("front: %s is no TCP socket", l.Addr())
+	}
+	return adopted{tcp}, nil
+}
+
+// An adopted listener asks for no keep-alive probes either, which Go would do for it.
+type adopted struct{ *net.TCPListener }
+
+// Accept implements net.Listener.
+func (l adopted) Accept() (net.Conn, error) {
+	c, err := l.AcceptTCP()
+	if err != nil {
+		return nil, err
+	}
+	c.SetKeepAlive(false) // fails only for a connection that is gone, which its session will see
+	return c, nil
+}
+
+func (s *Server) addListener(l net.Listener) (*turn, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopping {
-		return false
+		return nil, false
 	}
-	s.listeners[l] = struct{}{}
-	return true
+	s.listeners[l] = new(turn)
+	return s.listeners[l], true
 }
 
 func (s *Server) removeListener(l net.Listener) {
@@ -123,7 +148,7 @@ func (s *Server) accept(nc net.Conn, cmtpOnly bool) {
 
 // believes reports whether a PROXY header of a is believed, and so required.
 func (s *Server) believes(a netip.Addr) bool {
-	for _, p := range s.cfg.ProxyFrom {
+	for _, p := range s.limits.Load().ProxyFrom {
 		if p.Contains(a) {
 			return true
 		}
@@ -216,7 +241,7 @@ func (s *Server) readClient(c *Conn, cmtpOnly bool) bool {
 // firstCommand greets and reads until the protocol is certain. It returns
 // Undecided when the client is gone or silent for too long.
 func (s *Server) firstCommand(c *Conn) Verdict {
-	defer s.await(c, s.cfg.FirstCommandTimeout)()
+	defer s.await(c, s.limits.Load().FirstCommandTimeout)()
 	if _, err := c.Write(s.greeting); err != nil {
 		return Undecided
 	}

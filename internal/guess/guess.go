@@ -44,6 +44,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -81,7 +82,7 @@ type Budget struct {
 	fs       durable.FS
 	log      *slog.Logger
 	clock    func() time.Time
-	rate     rate
+	rate     atomic.Pointer[rate]
 	networks *networks
 
 	locks [64]sync.Mutex // by the account ID's first byte; held through a change, its flush included
@@ -111,7 +112,8 @@ func Open(dir string, o Options) (*Budget, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	b := &Budget{dir: dir, fs: o.FS, log: o.Log, clock: o.Now, rate: newRate(o.Rate, o.Burst), networks: newNetworks(newRate(o.NetworkRate, o.NetworkBurst))}
+	b := &Budget{dir: dir, fs: o.FS, log: o.Log, clock: o.Now, networks: newNetworks()}
+	b.SetRates(o.Rate, o.Burst, o.NetworkRate, o.NetworkBurst)
 	if err := durable.MkdirAll(b.fs, dir, 0o700); err != nil {
 		return nil, fmt.Errorf("opening the budgets of guesses: %w", err)
 	}
@@ -133,6 +135,16 @@ func Open(dir string, o Options) (*Budget, error) {
 // is written has to mean something after a restart.
 func (b *Budget) now() int64 { return max(b.clock().UnixNano(), 0) }
 
+// SetRates has other rates, with the meaning of Options, count from now on. What was
+// used stays used, as far as the new ones can owe it.
+func (b *Budget) SetRates(perHour, burst, networkPerHour, networkBurst int) {
+	r := newRate(perHour, burst)
+	b.rate.Store(&r)
+	b.networks.mu.Lock()
+	defer b.networks.mu.Unlock()
+	b.networks.rate = newRate(networkPerHour, networkBurst)
+}
+
 // Charge takes one attempt on an account from a client's address: from the network's
 // allowance, and from the account's, or from the one that a network has of its own
 // from which the account's user was proven. Where either has none left it takes
@@ -152,7 +164,7 @@ func (b *Budget) Charge(account [16]byte, from netip.Addr) error {
 		return fmt.Errorf("charging an attempt: %w", err)
 	}
 	slot, proven := a.slot(network)
-	next, wait := b.rate.take(*slot, now)
+	next, wait := b.rate.Load().take(*slot, now)
 	if wait = max(wait, b.networks.take(network, now, proven, wait == 0)); wait > 0 {
 		if changed {
 			// A time that was brought nearer has to stay so, or it never comes.
@@ -198,7 +210,7 @@ func (b *Budget) Refund(account [16]byte, from netip.Addr, n int) error {
 	}
 	if n > 0 {
 		slot, _ := a.slot(network)
-		*slot = b.rate.giveBack(*slot, now, n)
+		*slot = b.rate.Load().giveBack(*slot, now, n)
 		b.networks.giveBack(network, now, n)
 		b.schedule()
 		changed = true
@@ -260,9 +272,9 @@ func (b *Budget) load(account [16]byte, now int64) (a *allowances, changed bool,
 	}
 	if err != nil {
 		b.log.Warn("the file of an account's guesses is damaged: its attempts count as used up, and come back with time", "file", path, "error", err)
-		return &allowances{common: b.rate.empty(now)}, true, nil
+		return &allowances{common: b.rate.Load().empty(now)}, true, nil
 	}
-	return a, a.bound(b.rate, now), nil
+	return a, a.bound(*b.rate.Load(), now), nil
 }
 
 // isPassing reports whether a file could not be read for want of something that other

@@ -27,9 +27,8 @@ const (
 // forgets up to a minute of what networks were charged, but nothing of what accounts were; and
 // those are what bounds the guesses at one user.
 type networks struct {
-	rate rate
-
 	mu      sync.Mutex
+	rate    rate                   // under mu
 	whole   map[netip.Prefix]int64 // under mu; the invalid Prefix for all that there was no room for, a site's for all beyond maxOfSite
 	sites   map[netip.Prefix]int   // under mu: how many networks of a site are in whole
 	others  int64                  // under mu: the time of those that are not in whole
@@ -37,8 +36,9 @@ type networks struct {
 	changed bool                   // under mu: since the last snapshot
 }
 
-func newNetworks(r rate) *networks {
-	return &networks{rate: r, whole: make(map[netip.Prefix]int64), sites: make(map[netip.Prefix]int)}
+// newNetworks returns networks whose rate is still to be set.
+func newNetworks() *networks {
+	return &networks{whole: make(map[netip.Prefix]int64), sites: make(map[netip.Prefix]int)}
 }
 
 // siteOf returns the site that a network is one of many in, or the invalid Prefix.

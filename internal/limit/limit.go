@@ -34,19 +34,28 @@ const maxKeys = 1 << 16
 // evenly. It is the generic cell rate algorithm: one time a network, and a
 // network whose time lies in the past needs none.
 type Rate struct {
-	every time.Duration // between two events at the steady rate
-	burst time.Duration // how far a network may run ahead
-	now   func() time.Time
+	now func() time.Time
 
 	mu    sync.Mutex
+	every time.Duration              // under mu: between two events at the steady rate
+	burst time.Duration              // under mu: how far a network may run ahead
 	next  map[netip.Prefix]time.Time // under mu: when the network will have paid for all it had
 	swept time.Time                  // under mu
 }
 
 // NewRate allows burst events at once and perMinute a minute after that.
 func NewRate(perMinute, burst int, now func() time.Time) *Rate {
-	every := time.Minute / time.Duration(perMinute)
-	return &Rate{every: every, burst: every * time.Duration(burst), now: now, next: make(map[netip.Prefix]time.Time)}
+	r := &Rate{now: now, next: make(map[netip.Prefix]time.Time)}
+	r.Set(perMinute, burst)
+	return r
+}
+
+// Set changes the rate from now on. What a network has used stays used.
+func (r *Rate) Set(perMinute, burst int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.every = time.Minute / time.Duration(perMinute)
+	r.burst = r.every * time.Duration(burst)
 }
 
 // Allow reports whether an event from a is within the rate, and counts it if so.

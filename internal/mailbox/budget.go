@@ -10,17 +10,26 @@ import (
 // A budget bounds how much each mailbox is changed by its user: what is noted of a message stays in the spool for
 // good, also when it is noted otherwise (docs/spool.md, Mark). It is the generic cell rate algorithm, with one time for each mailbox.
 type budget struct {
-	every time.Duration // between two changes at the steady rate
-	burst time.Duration // how far a mailbox may run ahead
-	now   func() time.Time
+	now func() time.Time
 
-	mu   sync.Mutex
-	paid map[spool.MailboxID]time.Time // under mu: when a mailbox will have paid for all that it had
+	mu    sync.Mutex
+	every time.Duration                 // under mu: between two changes at the steady rate
+	burst time.Duration                 // under mu: how far a mailbox may run ahead
+	paid  map[spool.MailboxID]time.Time // under mu: when a mailbox will have paid for all that it had
 }
 
 func newBudget(perMinute, burst int, now func() time.Time) *budget {
-	every := time.Minute / time.Duration(perMinute)
-	return &budget{every: every, burst: every * time.Duration(burst), now: now, paid: make(map[spool.MailboxID]time.Time)}
+	b := &budget{now: now, paid: make(map[spool.MailboxID]time.Time)}
+	b.set(perMinute, burst)
+	return b
+}
+
+// set changes the rate. What mailboxes have used stays used.
+func (b *budget) set(perMinute, burst int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.every = time.Minute / time.Duration(perMinute)
+	b.burst = b.every * time.Duration(burst)
 }
 
 // take returns how many of n changes a mailbox may make now, and counts them.

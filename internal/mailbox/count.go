@@ -104,8 +104,8 @@ func (m *Mailboxes) Reserve(id spool.MailboxID, n int64) (release func(), err er
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if free := m.cfg.Size - c.bytes - c.reserved; n > free {
-		return nil, fmt.Errorf("%w: it has %d bytes, and may have %d (limits.mailbox_size)", ErrFull, c.bytes, m.cfg.Size)
+	if size := m.size.Load(); n > size-c.bytes-c.reserved {
+		return nil, fmt.Errorf("%w: it has %d bytes, and may have %d (limits.mailbox_size)", ErrFull, c.bytes, size)
 	}
 	c.reserved += n
 	return func() {

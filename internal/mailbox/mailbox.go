@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cmtpd/internal/cmtp"
@@ -47,7 +48,7 @@ type Spool interface {
 	RemoveAll(ctx context.Context, ids []spool.ID, by string) (int, error)
 }
 
-// Config says how mailboxes are served. All limits must be positive.
+// Config says how mailboxes are served. All limits must be positive; SetLimits changes them.
 type Config struct {
 	Key             crypt.PublicKey // the spool's, to derive epochs from
 	Size            int64           // bytes in a mailbox
@@ -69,6 +70,8 @@ type Mailboxes struct {
 	news  *news
 	marks *budget
 
+	size atomic.Int64 // bytes in a mailbox
+
 	mu     sync.Mutex
 	counts map[spool.MailboxID]*count // under mu: of those that were asked for
 }
@@ -79,8 +82,10 @@ func New(cfg Config) *Mailboxes {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Mailboxes{cfg: cfg, news: newNews(cfg.MaxWaits, cfg.MaxWaitsAccount), marks: newBudget(cfg.MarkRate, cfg.MarkBurst, cfg.Now),
+	m := &Mailboxes{cfg: cfg, news: newNews(cfg.MaxWaits, cfg.MaxWaitsAccount), marks: newBudget(cfg.MarkRate, cfg.MarkBurst, cfg.Now),
 		counts: make(map[spool.MailboxID]*count)}
+	m.size.Store(cfg.Size)
+	return m
 }
 
 // Use says where the messages are.
@@ -119,7 +124,7 @@ func (b *Box) Epoch() cmtp.Epoch {
 
 // State returns what MAILBOX answers.
 func (b *Box) State() (cmtp.MailboxState, error) {
-	s := cmtp.MailboxState{Epoch: b.Epoch(), Change: b.all.spool.Head().LastChange(), Quota: uint64(b.all.cfg.Size)}
+	s := cmtp.MailboxState{Epoch: b.Epoch(), Change: b.all.spool.Head().LastChange(), Quota: uint64(b.all.size.Load())}
 	c, err := b.all.count(b.id)
 	if err != nil {
 		return s, fmt.Errorf("counting a mailbox: %w", err)

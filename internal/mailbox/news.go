@@ -10,9 +10,9 @@ import (
 // news wakes who waits. Nobody has a goroutine for it: whoever waits is blocked in something that
 // their wake ends.
 type news struct {
-	max, maxEach int
-
 	mu      sync.Mutex
+	max     int // under mu: waits in all
+	maxEach int // under mu: of one mailbox
 	waits   map[spool.MailboxID][]*Wait
 	total   int
 	fresh   map[spool.MailboxID]struct{} // who has news that are not told yet
