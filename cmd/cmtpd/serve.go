@@ -3,6 +3,8 @@ package main
 import (
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +16,9 @@ func serveCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "serve",
 		Short: "Run the server until it is told to stop",
-		Args:  args(cobra.NoArgs),
+		Long: "Run the server until it is told to stop, by SIGTERM or SIGINT. SIGHUP has it read the\n" +
+			"configuration anew: the log says of each setting whether it counts now or waits for a restart.",
+		Args: args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := load(c)
 			if err != nil {
@@ -22,13 +26,20 @@ func serveCommand() *cobra.Command {
 			}
 			ctx, stop := untilSignal(c)
 			defer stop()
-			return daemon.Run(ctx, cfg, logger(cfg), nil)
+			reload := make(chan os.Signal, 1) // one that waits is as good as many
+			signal.Notify(reload, syscall.SIGHUP)
+			defer signal.Stop(reload)
+			level := new(slog.LevelVar)
+			level.Set(cfg.Log.Level.Level())
+			return daemon.Run(ctx, cfg, logger(cfg, level), daemon.Options{
+				Load: func() (*config.Config, error) { return load(c) }, Reload: reload, Level: level,
+			})
 		},
 	}
 }
 
-func logger(cfg *config.Config) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: cfg.Log.Level}
+func logger(cfg *config.Config, level slog.Leveler) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: level}
 	if cfg.Log.Format == config.LogJSON {
 		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
 	}

@@ -21,7 +21,8 @@ import (
 )
 
 // A Config is the whole configuration. The toml tags are the keys of the file;
-// configs/cmtpd.toml gives each key's unit and reason.
+// configs/cmtpd.toml gives each key's unit and reason. What a running daemon can
+// change has the tag reload:"live"; see Changes.
 type Config struct {
 	// Hostname is the name that greetings show. Parse takes the machine's own
 	// when it is not set; Default leaves it empty.
@@ -35,9 +36,9 @@ type Config struct {
 	// Postmaster gets the mail to postmaster. The zero address: such mail stays
 	// in the operator's mailbox, sealed to the server, as mail to the empty
 	// account always does.
-	Postmaster address.Address `toml:"postmaster,omitempty"`
+	Postmaster address.Address `toml:"postmaster,omitempty" reload:"live"`
 	// ShutdownGrace is how long running sessions may finish after SIGTERM.
-	ShutdownGrace time.Duration `toml:"shutdown_grace"`
+	ShutdownGrace time.Duration `toml:"shutdown_grace" reload:"live"`
 
 	Listen   Listen   `toml:"listen"`
 	SMTP     SMTP     `toml:"smtp"`
@@ -51,26 +52,26 @@ type Config struct {
 
 	// Aliases maps local addresses to local addresses, at most MaxAliasDepth in
 	// a row and never in a circle.
-	Aliases map[address.Address]address.Address `toml:"aliases,omitempty"`
+	Aliases map[address.Address]address.Address `toml:"aliases,omitempty" reload:"live"`
 }
 
 // Listen says where connections are taken. Addresses are host:port; an empty
 // host means every address, port 0 any free port.
 type Listen struct {
-	Addresses []string       `toml:"addresses"`  // CMTP and SMTP on one port
-	CMTPOnly  []string       `toml:"cmtp_only"`  // no greeting, no SMTP
-	ProxyFrom []netip.Prefix `toml:"proxy_from"` // whose PROXY header is required and believed
+	Addresses []string       `toml:"addresses"`                // CMTP and SMTP on one port
+	CMTPOnly  []string       `toml:"cmtp_only"`                // no greeting, no SMTP
+	ProxyFrom []netip.Prefix `toml:"proxy_from" reload:"live"` // whose PROXY header is required and believed
 }
 
 // SMTP says what becomes of SMTP sessions.
 type SMTP struct {
-	Mode           SMTPMode      `toml:"mode"`
-	Backend        string        `toml:"backend"` // host:port; set when Mode is Relay
-	ProxyProtocol  ProxyProtocol `toml:"proxy_protocol"`
-	RelayCheck     RelayCheck    `toml:"relay_check"`
-	ConnectTimeout time.Duration `toml:"connect_timeout"`
-	IdleTimeout    time.Duration `toml:"idle_timeout"`
-	SessionTimeout time.Duration `toml:"session_timeout"`
+	Mode           SMTPMode      `toml:"mode" reload:"live"`
+	Backend        string        `toml:"backend" reload:"live"` // host:port; set when Mode is Relay
+	ProxyProtocol  ProxyProtocol `toml:"proxy_protocol" reload:"live"`
+	RelayCheck     RelayCheck    `toml:"relay_check" reload:"live"`
+	ConnectTimeout time.Duration `toml:"connect_timeout" reload:"live"`
+	IdleTimeout    time.Duration `toml:"idle_timeout" reload:"live"`
+	SessionTimeout time.Duration `toml:"session_timeout" reload:"live"`
 }
 
 // SMTPMode is the value of smtp.mode.
@@ -144,47 +145,47 @@ type Spool struct {
 
 // Accounts says how users come to their keys.
 type Accounts struct {
-	InvitationLife time.Duration `toml:"invitation_life"`
-	PlainLogin     bool          `toml:"plain_login"` // LOGIN for whoever asks, where a password alone opens the xzibit
+	InvitationLife time.Duration `toml:"invitation_life" reload:"live"`
+	PlainLogin     bool          `toml:"plain_login" reload:"live"` // LOGIN for whoever asks, where a password alone opens the xzibit
 }
 
 // Limits are what one client, and all of them, may take. None can be switched
 // off.
 type Limits struct {
-	MaxMessageSize           ByteSize      `toml:"max_message_size"`
-	MaxConnections           int           `toml:"max_connections"`
-	MaxConnectionsPerAddress int           `toml:"max_connections_per_address"` // IPv6: per /64
-	ConnectionRate           int           `toml:"connection_rate"`             // per minute and address
-	ConnectionBurst          int           `toml:"connection_burst"`
-	CommandTimeout           time.Duration `toml:"command_timeout"`
-	SessionTimeout           time.Duration `toml:"session_timeout"`
-	MinRate                  ByteSize      `toml:"min_rate"`       // per second
-	MessageGrace             time.Duration `toml:"message_grace"`  // before MinRate is asked
-	MessageMemory            ByteSize      `toml:"message_memory"` // of all sessions together
+	MaxMessageSize           ByteSize      `toml:"max_message_size" reload:"live"`
+	MaxConnections           int           `toml:"max_connections" reload:"live"`
+	MaxConnectionsPerAddress int           `toml:"max_connections_per_address" reload:"live"` // IPv6: per /64
+	ConnectionRate           int           `toml:"connection_rate" reload:"live"`             // per minute and address
+	ConnectionBurst          int           `toml:"connection_burst" reload:"live"`
+	CommandTimeout           time.Duration `toml:"command_timeout" reload:"live"`
+	SessionTimeout           time.Duration `toml:"session_timeout" reload:"live"`
+	MinRate                  ByteSize      `toml:"min_rate" reload:"live"`      // per second
+	MessageGrace             time.Duration `toml:"message_grace" reload:"live"` // before MinRate is asked
+	MessageMemory            ByteSize      `toml:"message_memory"`              // of all sessions together
 	LargeMessage             ByteSize      `toml:"large_message"`
-	MinFreeSpace             ByteSize      `toml:"min_free_space"`
-	MailboxSize              ByteSize      `toml:"mailbox_size"`
-	MaxWaits                 int           `toml:"max_waits"` // clients that wait for news
-	MaxWaitsAccount          int           `toml:"max_waits_account"`
-	MarkRate                 int           `toml:"mark_rate"` // per minute and account
-	MarkBurst                int           `toml:"mark_burst"`
-	LoginRate                int           `toml:"login_rate"` // per minute and address
-	LoginBurst               int           `toml:"login_burst"`
-	GuessRate                int           `toml:"guess_rate"` // per hour and account
-	GuessBurst               int           `toml:"guess_burst"`
-	GuessNetworkRate         int           `toml:"guess_network_rate"` // per hour and address
-	GuessNetworkBurst        int           `toml:"guess_network_burst"`
-	StartTLSRate             int           `toml:"starttls_rate"` // per minute and address
-	StartTLSBurst            int           `toml:"starttls_burst"`
-	HandshakeTimeout         time.Duration `toml:"handshake_timeout"`
-	MaxHandshakes            int           `toml:"max_handshakes"`         // computed at once
-	AcceptPlaintext          bool          `toml:"accept_plaintext"`       // crypto system 0
-	AcceptUnprovenSource     bool          `toml:"accept_unproven_source"` // outside of CMTP 1
+	MinFreeSpace             ByteSize      `toml:"min_free_space" reload:"live"`
+	MailboxSize              ByteSize      `toml:"mailbox_size" reload:"live"`
+	MaxWaits                 int           `toml:"max_waits" reload:"live"` // clients that wait for news
+	MaxWaitsAccount          int           `toml:"max_waits_account" reload:"live"`
+	MarkRate                 int           `toml:"mark_rate" reload:"live"` // per minute and account
+	MarkBurst                int           `toml:"mark_burst" reload:"live"`
+	LoginRate                int           `toml:"login_rate" reload:"live"` // per minute and address
+	LoginBurst               int           `toml:"login_burst" reload:"live"`
+	GuessRate                int           `toml:"guess_rate" reload:"live"` // per hour and account
+	GuessBurst               int           `toml:"guess_burst" reload:"live"`
+	GuessNetworkRate         int           `toml:"guess_network_rate" reload:"live"` // per hour and address
+	GuessNetworkBurst        int           `toml:"guess_network_burst" reload:"live"`
+	StartTLSRate             int           `toml:"starttls_rate" reload:"live"` // per minute and address
+	StartTLSBurst            int           `toml:"starttls_burst" reload:"live"`
+	HandshakeTimeout         time.Duration `toml:"handshake_timeout" reload:"live"`
+	MaxHandshakes            int           `toml:"max_handshakes" reload:"live"`         // computed at once
+	AcceptPlaintext          bool          `toml:"accept_plaintext" reload:"live"`       // crypto system 0
+	AcceptUnprovenSource     bool          `toml:"accept_unproven_source" reload:"live"` // outside of CMTP 1
 }
 
 // Log says what is logged and how.
 type Log struct {
-	Level  LogLevel  `toml:"level"`
+	Level  LogLevel  `toml:"level" reload:"live"`
 	Format LogFormat `toml:"format"`
 }
 

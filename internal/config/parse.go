@@ -263,20 +263,10 @@ func keysOf(t reflect.Type) map[string]int {
 
 // Keys returns every key that a file may have, dotted and sorted. That of a
 // table with keys of the operator's choice stands for all of them.
-func Keys() []string {
-	var keys []string
-	t := reflect.TypeFor[Config]()
-	for name, i := range keysOf(t) {
-		f := t.Field(i).Type
-		if f.Kind() != reflect.Struct || f.PkgPath() != t.PkgPath() {
-			keys = append(keys, name)
-			continue
-		}
-		for sub := range keysOf(f) {
-			keys = append(keys, name+"."+sub)
-		}
+func Keys() (keys []string) {
+	for _, f := range fields() {
+		keys = append(keys, f.key)
 	}
-	slices.Sort(keys)
 	return keys
 }
 

@@ -87,6 +87,38 @@ func TestSample_Defaults(t *testing.T) {
 	}
 }
 
+// TestSample_Restart: the file names exactly the keys that a running daemon cannot change.
+func TestSample_Restart(t *testing.T) {
+	_, after, _ := strings.Cut(readSample(t), "These keys wait for a restart: ")
+	list, _, ok := strings.Cut(after, ".\n")
+	if !ok {
+		t.Fatal("there is no list of them")
+	}
+	single, tables, _ := strings.Cut(strings.ReplaceAll(list, "\n# ", " "), ", and all in ")
+	shown := strings.Split(single, ", ")
+	for _, key := range config.Keys() {
+		if table, _, ok := strings.Cut(key, "."); ok && strings.Contains(tables, "["+table+"]") {
+			shown = append(shown, key)
+		}
+	}
+	slices.Sort(shown)
+	if !slices.Equal(shown, config.RestartKeys()) {
+		t.Errorf("the file says\n%q\nthe program\n%q", shown, config.RestartKeys())
+	}
+}
+
+// No setting is a secret: who may read the file, and the log of a reload, is nobody's concern.
+func TestKeys_NoSecrets(t *testing.T) {
+	for _, key := range config.Keys() {
+		_, name, _ := strings.Cut("."+key, ".")
+		for _, word := range []string{"password", "passphrase", "secret", "token", "credential", "private", "auth"} {
+			if strings.Contains(name, word) {
+				t.Errorf("%s looks like a secret, which belongs into a file of its own", key)
+			}
+		}
+	}
+}
+
 // field returns the field of c that a dotted key names.
 func field(t *testing.T, c *config.Config, key string) reflect.Value {
 	t.Helper()

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -42,9 +43,12 @@ const wireVersion = "CMTP/0.01 CMTP/1 cmtpd/" + version.Number
 
 // A daemon is the running server.
 type daemon struct {
-	cfg       *config.Config
+	cfg       *config.Config                // as it started
+	now       atomic.Pointer[config.Config] // what of it is in force
+	options   Options
 	log       *slog.Logger
 	identity  *crypt.PrivateKey
+	formers   []*crypt.PrivateKey // that it had before
 	lock      interface{ Close() error }
 	guesses   *guess.Budget
 	accounts  *account.Store
@@ -52,6 +56,12 @@ type daemon struct {
 	spool     *spool.Spool
 	boxes     *mailbox.Mailboxes
 	elsewhere *elsewhere
+	names     names
+	channels  *channel.Server
+	logins    *limit.Rate // LOGINs of a network
+	starts    *limit.Rate // STARTTLS of one
+	smtp      handler
+	cmtp      handler
 	metrics   *metrics
 	front     *front.Server
 	broken    chan error // the spool has stopped; one is enough
@@ -59,10 +69,23 @@ type daemon struct {
 	serving   []func(context.Context) error // what runs until it is stopped
 }
 
-// Run serves until ctx ends, and then shuts down in order. ready is called, if
-// not nil, once everything listens, with the addresses of the shared port.
-func Run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func([]net.Addr)) error {
-	d := &daemon{cfg: cfg, log: log, metrics: newMetrics(version.Number), broken: make(chan error, 1)}
+// Options are what a daemon can do without.
+type Options struct {
+	// Ready is called, if not nil, once everything listens, with the addresses of the
+	// shared port.
+	Ready func([]net.Addr)
+	// Load reads the configuration anew, for each value of Reload. They are both nil or
+	// both not.
+	Load   func() (*config.Config, error)
+	Reload <-chan os.Signal
+	// Level is set to what the configuration says, if not nil: the log's.
+	Level *slog.LevelVar
+}
+
+// Run serves until ctx ends, and then shuts down in order.
+func Run(ctx context.Context, cfg *config.Config, log *slog.Logger, o Options) error {
+	d := &daemon{cfg: cfg, options: o, log: log, metrics: newMetrics(version.Number), broken: make(chan error, 1)}
+	d.now.Store(cfg)
 	defer d.close()
 	if err := d.open(); err != nil {
 		return err
@@ -73,8 +96,8 @@ func Run(ctx context.Context, cfg *config.Config, log *slog.Logger, ready func([
 	}
 	log.Info("serving", "hostname", cfg.Hostname.String(), "addresses", addrs, "smtp", string(cfg.SMTP.Mode),
 		"key", d.identity.Public().String(), "spool_head", d.spool.Head().Number)
-	if ready != nil {
-		ready(addrs)
+	if o.Ready != nil {
+		o.Ready(addrs)
 	}
 	return d.serve(ctx)
 }
@@ -94,6 +117,9 @@ func (d *daemon) open() (err error) {
 		return err
 	}
 	if d.identity, err = d.key(d.cfg.KeyFile(), "identity"); err != nil {
+		return err
+	}
+	if d.formers, err = keyfile.Former(d.cfg.KeyFile()); err != nil {
 		return err
 	}
 	spoolKey, err := d.key(d.cfg.SpoolKeyFile(), "spool")
@@ -146,6 +172,7 @@ func (d *daemon) openAccounts() (err error) {
 	d.accounts, err = account.Open(account.Options{Dir: d.cfg.AccountsDir(), Invitations: d.cfg.InvitationsDir(), FS: durable.OS,
 		Signer: d.identity, Now: time.Now, OnRemove: forget,
 		OnChange: func(id account.ID) { d.boxes.Tell(spool.MailboxID(id)) }})
+	d.names.set(d.accounts, d.cfg)
 	return err
 }
 
@@ -177,22 +204,17 @@ func (d *daemon) former(key crypt.PublicKey) (*crypt.PrivateKey, error) {
 
 // listen opens every listener, so that serve cannot fail for a port in use.
 func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
-	if err := d.checkFiles(); err != nil {
-		return nil, err
-	}
-	smtp, err := d.smtpHandler(ctx)
-	if err != nil {
-		return nil, err
-	}
-	cmtpHandler, err := d.cmtpHandler()
-	if err != nil {
+	limits := d.cfg.Limits
+	d.logins = limit.NewRate(limits.LoginRate, limits.LoginBurst, time.Now)
+	d.starts = limit.NewRate(limits.StartTLSRate, limits.StartTLSBurst, time.Now)
+	if err := d.put(ctx, d.cfg); err != nil {
 		return nil, err
 	}
 	d.front = front.New(front.Config{
-		Hostname: d.cfg.Hostname.String(), MaxConnections: d.cfg.Limits.MaxConnections,
-		MaxPerAddress: d.cfg.Limits.MaxConnectionsPerAddress, Rate: d.cfg.Limits.ConnectionRate, Burst: d.cfg.Limits.ConnectionBurst, FirstCommandTimeout: d.cfg.Limits.CommandTimeout,
-		ProxyFrom: d.cfg.Listen.ProxyFrom, IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) }, Log: d.log,
-	}, smtp, cmtpHandler)
+		Hostname: d.cfg.Hostname.String(), IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) }, Log: d.log,
+	}, &d.smtp, &d.cmtp)
+	d.front.SetLimits(frontLimits(d.cfg))
+	d.serving = append(d.serving, d.reloads)
 	d.metrics.watch(d.front, d.spool, d.cfg.SpoolDir())
 	d.serving = append(d.serving, func(ctx context.Context) error { return d.spool.Scrub(ctx, d.cfg.Spool.ScrubEvery) })
 	addrs, err := d.listenMail(ctx)
@@ -237,8 +259,7 @@ func (d *daemon) listenControl() error {
 		return err
 	}
 	d.listens = append(d.listens, l)
-	directory := d.directory()
-	srv := control.NewServer(localUsers{d.accounts, directory}, d.spool)
+	srv := control.NewServer(localUsers{d.accounts, &d.names}, d.spool)
 	control.HandleTrust(srv, decisions{d.trust, d.elsewhere.Queue, d.log})
 	control.HandleQueue(srv, d.elsewhere.Queue)
 	control.Audit(srv, d.log)
@@ -246,36 +267,22 @@ func (d *daemon) listenControl() error {
 	return nil
 }
 
-func (d *daemon) directory() *account.Directory {
-	return &account.Directory{Store: d.accounts, Domains: d.cfg.Domains, Aliases: d.cfg.Aliases, Postmaster: d.cfg.Postmaster}
-}
-
-// cmtpHandler returns what serves CMTP sessions.
-func (d *daemon) cmtpHandler() (front.Handler, error) {
-	limits := d.cfg.Limits
-	former, err := keyfile.Former(d.cfg.KeyFile())
-	if err != nil {
-		return nil, err
-	}
-	channels, err := channel.NewServer(channel.Config{
-		Key: d.identity, Timeout: limits.HandshakeTimeout, MaxHandshakes: limits.MaxHandshakes, Observer: d.metrics,
-	})
-	if err != nil {
-		return nil, err
-	}
+// cmtpHandler returns what serves CMTP sessions as c says.
+func (d *daemon) cmtpHandler(c *config.Config) *session.Server {
+	limits := c.Limits
 	return session.New(session.Config{
 		Version: wireVersion, MaxMessage: uint64(limits.MaxMessageSize), AcceptPlaintext: limits.AcceptPlaintext,
-		AcceptUnproven: limits.AcceptUnprovenSource, PlainLogin: d.cfg.Accounts.PlainLogin,
+		AcceptUnproven: limits.AcceptUnprovenSource, PlainLogin: c.Accounts.PlainLogin,
 		CommandTimeout: limits.CommandTimeout, SessionTimeout: limits.SessionTimeout,
 		MinRate: int64(limits.MinRate), MessageGrace: limits.MessageGrace,
-		Key: d.identity, Former: former, Domains: d.cfg.Domains, Channel: channels,
-		Directory: d.directory(), Accounts: d.accounts, Guesses: d.guesses, Elsewhere: d.elsewhere,
-		Store:      &store{d.spool, newRoom(d.cfg.SpoolDir(), uint64(limits.MinFreeSpace)), d.boxes, d.broken},
+		Key: d.identity, Former: d.formers, Domains: c.Domains, Channel: d.channels,
+		Directory: &d.names, Accounts: d.accounts, Guesses: d.guesses, Elsewhere: d.elsewhere,
+		Store:      &store{d.spool, newRoom(c.SpoolDir(), uint64(limits.MinFreeSpace)), d.boxes, d.broken},
 		Mailboxes:  d.boxes,
-		AllowLogin: limit.NewRate(limits.LoginRate, limits.LoginBurst, time.Now).Allow,
-		AllowTLS:   limit.NewRate(limits.StartTLSRate, limits.StartTLSBurst, time.Now).Allow,
+		AllowLogin: d.logins.Allow,
+		AllowTLS:   d.starts.Allow,
 		Observer:   d.metrics, Log: d.log, Now: time.Now,
-	}), nil
+	})
 }
 
 // serve runs everything that listens until ctx ends or one of them fails, and
@@ -291,7 +298,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	waiting := len(d.serving)
 	select {
 	case <-ctx.Done():
-		d.log.Info("stopping", "grace", d.cfg.ShutdownGrace)
+		d.log.Info("stopping", "grace", d.config().ShutdownGrace)
 	case err = <-d.broken:
 		err = fmt.Errorf("the spool cannot be written, and what is on disk is known only after a restart: %w", err)
 	case err = <-failed:
@@ -300,7 +307,7 @@ func (d *daemon) serve(ctx context.Context) error {
 			err = errors.New("a listener ended")
 		}
 	}
-	grace, stop := context.WithTimeout(context.Background(), d.cfg.ShutdownGrace)
+	grace, stop := context.WithTimeout(context.Background(), d.config().ShutdownGrace)
 	defer stop()
 	if cut := d.front.Shutdown(grace); cut != nil {
 		d.log.Warn("sessions were cut off at the end of the grace", "err", cut)

@@ -45,7 +45,7 @@ func run(t *testing.T, cfg *config.Config, log *slog.Logger) (addrs []net.Addr, 
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, ended := make(chan []net.Addr, 1), make(chan error, 1)
-	go func() { ended <- daemon.Run(ctx, cfg, log, func(a []net.Addr) { ready <- a }) }()
+	go func() { ended <- daemon.Run(ctx, cfg, log, daemon.Options{Ready: func(a []net.Addr) { ready <- a }}) }()
 	select {
 	case addrs = <-ready:
 	case err := <-ended:
@@ -134,7 +134,7 @@ func TestRun_PortTaken(t *testing.T) {
 			} else {
 				cfg.Listen.Addresses = append(cfg.Listen.Addresses, taken.Addr().String())
 			}
-			err := daemon.Run(t.Context(), &cfg, slog.New(slog.DiscardHandler), func([]net.Addr) { t.Error("ready") })
+			err := daemon.Run(t.Context(), &cfg, slog.New(slog.DiscardHandler), daemon.Options{Ready: func([]net.Addr) { t.Error("ready") }})
 			if !errors.Is(err, syscall.EADDRINUSE) {
 				t.Fatalf("got %v", err)
 			}

@@ -29,6 +29,8 @@ type metrics struct {
 	fetched  prometheus.Counter
 	shakes   *prometheus.HistogramVec
 	commits  *commits
+	reload   prometheus.Gauge   // 1: the last one failed
+	restart  prometheus.Gauge   // settings that wait for one
 	keyOK    prometheus.Counter // commands{KEYREQUEST,ok}: asked for too often to be looked up
 }
 
@@ -44,9 +46,12 @@ func newMetrics(version string) *metrics {
 	m.fetched = prometheus.NewCounter(prometheus.CounterOpts{Name: "cmtpd_fetched_bytes_total", Help: "Bytes of messages that were sent to their readers."})
 	m.shakes = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "cmtpd_handshake_seconds", Help: "Set-ups of CMTP 1's channel, by outcome.",
 		Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .5, 1, 10}}, []string{"outcome"})
+	m.reload = prometheus.NewGauge(prometheus.GaugeOpts{Name: "cmtpd_config_reload_failed", Help: "1 when the configuration could not be reloaded the last time that it was tried: an older one is in force."})
+	m.restart = prometheus.NewGauge(prometheus.GaugeOpts{Name: "cmtpd_config_restart_needed", Help: "Settings that have changed in the file and wait for a restart."})
 	m.keyOK = m.commands.WithLabelValues(cmtp.KeyRequest.String(), "ok")
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "cmtpd_build_info", Help: "1, labelled with the version."}, []string{"version"})
 	build.WithLabelValues(version).Set(1)
+	m.registry.MustRegister(m.reload, m.restart)
 	m.registry.MustRegister(m.commands, m.messages, m.bytes, m.guesses, m.fetched, m.shakes, m.commits.records, m.commits.seconds, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -77,6 +82,16 @@ func (m *metrics) Guess(result session.Guess, n int) {
 
 // Fetched implements session.Observer.
 func (m *metrics) Fetched(bytes int64) { m.fetched.Add(float64(bytes)) }
+
+// reloaded notes what became of a reload, and how many settings wait for a restart.
+func (m *metrics) reloaded(ok bool, waiting int) {
+	if !ok {
+		m.reload.Set(1)
+		return
+	}
+	m.reload.Set(0)
+	m.restart.Set(float64(waiting))
+}
 
 // watchWaits adds how many clients wait for news.
 func (m *metrics) watchWaits(boxes *mailbox.Mailboxes) {

@@ -9,7 +9,6 @@ import (
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/discovery"
 	"cmtpd/internal/federation"
-	"cmtpd/internal/keyfile"
 	"cmtpd/internal/queue"
 	"cmtpd/internal/spool"
 	"cmtpd/internal/trust"
@@ -27,22 +26,18 @@ type elsewhere struct {
 // dialled before the daemon serves.
 func (d *daemon) openQueue() error {
 	c, counts := d.cfg.Delivery, newQueueCollector()
-	former, err := keyfile.Former(d.cfg.KeyFile())
-	if err != nil {
-		return err
-	}
 	finder := discovery.New(d.cfg, discovery.Options{})
 	tested := newTested()
 	d.metrics.registry.MustRegister(tested)
 	peers := federation.New(federation.Config{
-		Domains: d.cfg.Domains, Key: d.identity, Former: publicKeys(former), Finder: finder, Aside: finder.Aside(), Trust: d.trust,
+		Domains: d.cfg.Domains, Key: d.identity, Former: publicKeys(d.formers), Finder: finder, Aside: finder.Aside(), Trust: d.trust,
 		Tested: tested.Inc, Log: d.log,
 	})
 	keys := federation.NewKeys(federation.KeysConfig{Peers: peers, Size: c.KeyCache, Life: c.KeyCacheTime})
 	q, err := queue.New(queue.Config{
 		Store: queue.Spool{Spool: d.spool}, Mailbox: spool.MailboxID(account.Outgoing), Log: d.log,
 		Deliverer:  federation.NewDeliverer(peers, d.spool, d.cfg.Hostname.String()),
-		Reporter:   federation.NewReports(peers, d.spool, d.directory()),
+		Reporter:   federation.NewReports(peers, d.spool, &d.names),
 		Observer:   counts,
 		Forget:     forget(finder, keys),
 		FirstRetry: c.RetryMin, LastRetry: c.RetryMax, MaxAge: c.MaxAge, DelayNotice: c.DelayNotice,

@@ -144,12 +144,12 @@ func (r *room) take(n uint64) error {
 // localUsers are the accounts of this daemon's domains.
 type localUsers struct {
 	*account.Store
-	directory *account.Directory
+	names *names
 }
 
 // Add refuses what the Store cannot know: a command line with another configuration may ask.
 func (u localUsers) Add(r account.Registration) (*account.Account, error) {
-	if err := u.directory.CheckNew(r.Address); err != nil {
+	if err := u.names.now.Load().CheckNew(r.Address); err != nil {
 		return nil, fmt.Errorf("adding %s: %w", r.Address, err)
 	}
 	return u.Store.Add(r)
@@ -157,7 +157,7 @@ func (u localUsers) Add(r account.Registration) (*account.Account, error) {
 
 // Invite refuses what Add does.
 func (u localUsers) Invite(addr address.Address, reset bool, life time.Duration) (*account.Invited, error) {
-	if err := u.directory.CheckNew(addr); err != nil {
+	if err := u.names.now.Load().CheckNew(addr); err != nil {
 		return nil, fmt.Errorf("inviting %s: %w", addr, err)
 	}
 	return u.Store.Invite(addr, reset, life)

@@ -1,0 +1,166 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"cmtpd/internal/account"
+	"cmtpd/internal/address"
+	"cmtpd/internal/channel"
+	"cmtpd/internal/config"
+	"cmtpd/internal/front"
+	"cmtpd/internal/mailbox"
+	"cmtpd/internal/netbuf"
+)
+
+// A handler serves each session with what is in force when it begins.
+type handler struct{ now atomic.Pointer[front.Handler] }
+
+// Serve implements front.Handler.
+func (h *handler) Serve(ctx context.Context, c *netbuf.Conn) { (*h.now.Load()).Serve(ctx, c) }
+
+// names are the account.Directory that is in force. They implement session.Directory
+// and federation.Users.
+type names struct {
+	now atomic.Pointer[account.Directory]
+}
+
+func (n *names) set(accounts *account.Store, c *config.Config) {
+	n.now.Store(&account.Directory{Store: accounts, Domains: c.Domains, Aliases: c.Aliases, Postmaster: c.Postmaster})
+}
+
+// Domain implements session.Directory.
+func (n *names) Domain(name string) (address.Domain, error) { return n.now.Load().Domain(name) }
+
+// Resolve implements session.Directory.
+func (n *names) Resolve(name, domain string) (*account.Account, error) {
+	return n.now.Load().Resolve(name, domain)
+}
+
+// Login implements session.Directory.
+func (n *names) Login(user string) (*account.Account, error) { return n.now.Load().Login(user) }
+
+// Account implements session.Directory.
+func (n *names) Account(at address.Address) (*account.Account, error) {
+	return n.now.Load().Account(at)
+}
+
+// config returns the configuration that is in force.
+func (d *daemon) config() *config.Config { return d.now.Load() }
+
+// put takes c into force, for all that begins from then on. What can fail is made before
+// anything is changed.
+func (d *daemon) put(ctx context.Context, c *config.Config) error {
+	if err := checkFiles(c); err != nil {
+		return err
+	}
+	smtp, err := d.smtpHandler(ctx, c)
+	if err != nil {
+		return err
+	}
+	channels, err := d.channelServer(c)
+	if err != nil {
+		return err
+	}
+	l := c.Limits
+	d.channels = channels
+	d.names.set(d.accounts, c)
+	d.guesses.SetRates(l.GuessRate, l.GuessBurst, l.GuessNetworkRate, l.GuessNetworkBurst)
+	d.boxes.SetLimits(mailbox.Limits{Size: int64(l.MailboxSize), MaxWaits: l.MaxWaits, MaxWaitsAccount: l.MaxWaitsAccount,
+		MarkRate: l.MarkRate, MarkBurst: l.MarkBurst})
+	d.logins.Set(l.LoginRate, l.LoginBurst)
+	d.starts.Set(l.StartTLSRate, l.StartTLSBurst)
+	cmtp := front.Handler(d.cmtpHandler(c))
+	d.smtp.now.Store(&smtp)
+	d.cmtp.now.Store(&cmtp)
+	if d.options.Level != nil {
+		d.options.Level.Set(c.Log.Level.Level())
+	}
+	d.now.Store(c)
+	return nil
+}
+
+// channelServer returns what sets up private channels: the one that there is, as long as
+// it is as c says, since its slots bound what all sessions compute together.
+func (d *daemon) channelServer(c *config.Config) (*channel.Server, error) {
+	if d.channels != nil && c.Limits.HandshakeTimeout == d.config().Limits.HandshakeTimeout && c.Limits.MaxHandshakes == d.config().Limits.MaxHandshakes {
+		return d.channels, nil
+	}
+	return channel.NewServer(channel.Config{
+		Key: d.identity, Timeout: c.Limits.HandshakeTimeout, MaxHandshakes: c.Limits.MaxHandshakes, Observer: d.metrics,
+	})
+}
+
+// frontLimits returns what of the front can change.
+func frontLimits(c *config.Config) front.Limits {
+	return front.Limits{MaxConnections: c.Limits.MaxConnections, MaxPerAddress: c.Limits.MaxConnectionsPerAddress,
+		Rate: c.Limits.ConnectionRate, Burst: c.Limits.ConnectionBurst, FirstCommandTimeout: c.Limits.CommandTimeout, ProxyFrom: c.Listen.ProxyFrom}
+}
+
+// reloads reloads the configuration each time that it is asked to.
+func (d *daemon) reloads(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.options.Reload:
+		}
+		d.reload(ctx)
+	}
+}
+
+// reload reads the configuration anew, takes into force what can change, and tells
+// the log of each key. One with an error changes nothing.
+func (d *daemon) reload(ctx context.Context) {
+	next, err := d.options.Load()
+	var changes []config.Change
+	if err == nil {
+		changes = d.config().Changes(next)
+		err = d.take(ctx, next)
+	}
+	if err != nil {
+		d.metrics.reloaded(false, 0)
+		for _, text := range problemsOf(err) {
+			d.log.Error("the configuration is wrong", "problem", text)
+		}
+		d.log.Error("the configuration was not reloaded: what was in force stays in force")
+		return
+	}
+	waiting := 0
+	for _, c := range changes {
+		if c.Live {
+			d.log.Info("a setting has changed", "key", c.Key, "old", c.Old, "new", c.New)
+			continue
+		}
+		waiting++
+		d.log.Warn("a setting has changed in the file, and waits for a restart", "key", c.Key, "old", c.Old, "new", c.New)
+	}
+	d.metrics.reloaded(true, waiting)
+	d.log.Info("the configuration was reloaded", "changed", len(changes)-waiting, "waiting_for_restart", waiting)
+}
+
+// take takes of next what can change. Together with what cannot, it may be wrong.
+func (d *daemon) take(ctx context.Context, next *config.Config) error {
+	merged := d.config().Reloaded(next)
+	if err := merged.Validate(); err != nil {
+		return fmt.Errorf("as long as only a restart takes the rest of the file into force: %w", err)
+	}
+	if err := d.put(ctx, merged); err != nil {
+		return err
+	}
+	d.front.SetLimits(frontLimits(merged))
+	return nil
+}
+
+// problemsOf returns a line for each thing that is wrong.
+func problemsOf(err error) (lines []string) {
+	list, ok := err.(*config.Error) // and nothing around it
+	if !ok {
+		return []string{err.Error()}
+	}
+	for _, p := range list.Problems {
+		lines = append(lines, p.String())
+	}
+	return lines
+}
