@@ -14,6 +14,7 @@ import (
 
 	"cmtpd/internal/config"
 	"cmtpd/internal/keyfile"
+	"cmtpd/internal/service"
 	"cmtpd/internal/version"
 )
 
@@ -43,7 +44,7 @@ func main() {
 func status(err error) int {
 	var problems *config.Error
 	switch {
-	case errors.As(err, &problems), errors.Is(err, config.ErrRead):
+	case errors.As(err, &problems), errors.Is(err, config.ErrRead), errors.Is(err, service.ErrSockets):
 		return exitConfig
 	case errors.Is(err, errUsage):
 		return exitUsage

@@ -10,6 +10,7 @@ import (
 
 	"cmtpd/internal/config"
 	"cmtpd/internal/daemon"
+	"cmtpd/internal/service"
 )
 
 func serveCommand() *cobra.Command {
@@ -24,15 +25,20 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			level := new(slog.LevelVar)
+			level.Set(cfg.Log.Level.Level())
+			log := logger(cfg, level)
+			manager, err := service.FromEnvironment(log, daemon.SharedSockets, daemon.CMTPOnlySockets)
+			if err != nil {
+				return err
+			}
 			ctx, stop := untilSignal(c)
 			defer stop()
 			reload := make(chan os.Signal, 1) // one that waits is as good as many
 			signal.Notify(reload, syscall.SIGHUP)
 			defer signal.Stop(reload)
-			level := new(slog.LevelVar)
-			level.Set(cfg.Log.Level.Level())
-			return daemon.Run(ctx, cfg, logger(cfg, level), daemon.Options{
-				Load: func() (*config.Config, error) { return load(c) }, Reload: reload, Level: level,
+			return daemon.Run(ctx, cfg, log, daemon.Options{
+				Load: func() (*config.Config, error) { return load(c) }, Reload: reload, Level: level, Manager: manager,
 			})
 		},
 	}

@@ -28,7 +28,12 @@ type Daemon struct {
 // an error that shows its log when it ended before. Its log must be of level info
 // or debug.
 func Launch(ctx context.Context, program, config string) (*Daemon, error) {
-	d := &Daemon{cmd: exec.Command(program, "serve", "--config", config), ended: make(chan struct{})}
+	return LaunchCommand(ctx, exec.Command(program, "serve", "--config", config))
+}
+
+// LaunchCommand is Launch for a command that becomes such a process.
+func LaunchCommand(ctx context.Context, cmd *exec.Cmd) (*Daemon, error) {
+	d := &Daemon{cmd: cmd, ended: make(chan struct{})}
 	d.log.more = make(chan struct{})
 	d.cmd.Stderr = &d.log
 	if err := d.cmd.Start(); err != nil {

@@ -8,6 +8,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,8 +16,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"cmtpd/internal/account"
@@ -32,6 +33,7 @@ import (
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/limit"
 	"cmtpd/internal/mailbox"
+	"cmtpd/internal/service"
 	"cmtpd/internal/session"
 	"cmtpd/internal/spool"
 	"cmtpd/internal/trust"
@@ -41,9 +43,17 @@ import (
 // wireVersion is what OHAI answers (docs/protocol.md, Version string).
 const wireVersion = "CMTP/0.01 CMTP/1 cmtpd/" + version.Number
 
+const (
+	// acceptPatience is how long a connection may take to be handed on, which waits for
+	// nobody, before the loop that does so counts as stuck.
+	acceptPatience = 10 * time.Second
+	// afterGrace is how long a stop may take beside the grace of the sessions.
+	afterGrace = 15 * time.Second
+)
+
 // A daemon is the running server.
 type daemon struct {
-	cfg       *config.Config                // as it started
+	cfg       *config.Config                // as it started, with the sockets that there are
 	now       atomic.Pointer[config.Config] // what of it is in force
 	options   Options
 	log       *slog.Logger
@@ -80,13 +90,22 @@ type Options struct {
 	Reload <-chan os.Signal
 	// Level is set to what the configuration says, if not nil: the log's.
 	Level *slog.LevelVar
+	// Manager is who has started the daemon; nil is nobody.
+	Manager *service.Manager
+	// FS is what the spool is on; nil is durable.OS.
+	FS durable.FS
 }
 
 // Run serves until ctx ends, and then shuts down in order.
 func Run(ctx context.Context, cfg *config.Config, log *slog.Logger, o Options) error {
-	d := &daemon{cfg: cfg, options: o, log: log, metrics: newMetrics(version.Number), broken: make(chan error, 1)}
-	d.now.Store(cfg)
+	d := &daemon{cfg: withSockets(cfg, o.Manager), options: o, log: log, metrics: newMetrics(version.Number), broken: make(chan error, 1)}
+	d.now.Store(d.cfg)
 	defer d.close()
+	if err := d.cfg.Validate(); err != nil {
+		return fmt.Errorf("with the service manager's sockets: %w", err)
+	}
+	d.tellSockets(cfg)
+	o.Manager.Status("reading the spool")
 	if err := d.open(); err != nil {
 		return err
 	}
@@ -96,10 +115,23 @@ func Run(ctx context.Context, cfg *config.Config, log *slog.Logger, o Options) e
 	}
 	log.Info("serving", "hostname", cfg.Hostname.String(), "addresses", addrs, "smtp", string(cfg.SMTP.Mode),
 		"key", d.identity.Public().String(), "spool_head", d.spool.Head().Number)
+	o.Manager.Ready(d.status())
 	if o.Ready != nil {
 		o.Ready(addrs)
 	}
 	return d.serve(ctx)
+}
+
+// status says in a few words what the daemon does while it serves.
+func (d *daemon) status() string {
+	return fmt.Sprintf("serving %s at %s, SMTP: %s", d.cfg.Domains[0], strings.Join(d.cfg.Listen.Addresses, ", "), d.config().SMTP.Mode)
+}
+
+// watch feeds the service manager's watchdog.
+func (d *daemon) watch(ctx context.Context) error {
+	return d.options.Manager.Watch(ctx,
+		service.Probe{What: "taking connections", Ask: func(context.Context) error { return d.front.Alive(acceptPatience) }},
+		service.Probe{What: "storing messages", Ask: d.spool.Probe})
 }
 
 // open opens the data: the lock before all, so that nothing is touched that
@@ -135,7 +167,7 @@ func (d *daemon) open() (err error) {
 	}
 	d.metrics.registry.MustRegister(newTrustCollector(d.trust))
 	d.spool, err = spool.Open(d.cfg.SpoolDir(), spool.Options{
-		FS: durable.OS, Key: spoolKey, Identity: d.identity, Former: d.former, Now: time.Now, Log: d.log,
+		FS: cmp.Or(d.options.FS, durable.OS), Key: spoolKey, Identity: d.identity, Former: d.former, Now: time.Now, Log: d.log,
 		LargeThreshold: int64(d.cfg.Limits.LargeMessage), MemoryBudget: int64(d.cfg.Limits.MessageMemory),
 		Flushed: d.metrics.commits.flushed, Changed: d.boxes.Changed,
 	})
@@ -214,7 +246,7 @@ func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
 		Hostname: d.cfg.Hostname.String(), IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) }, Log: d.log,
 	}, &d.smtp, &d.cmtp)
 	d.front.SetLimits(frontLimits(d.cfg))
-	d.serving = append(d.serving, d.reloads)
+	d.serving = append(d.serving, d.reloads, d.watch)
 	d.metrics.watch(d.front, d.spool, d.cfg.SpoolDir())
 	d.serving = append(d.serving, func(ctx context.Context) error { return d.spool.Scrub(ctx, d.cfg.Spool.ScrubEvery) })
 	addrs, err := d.listenMail(ctx)
@@ -222,35 +254,6 @@ func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
 		return nil, err
 	}
 	return addrs, errors.Join(d.listenControl(), d.listenMetrics(ctx))
-}
-
-func (d *daemon) listenMail(ctx context.Context) (addrs []net.Addr, err error) {
-	open := func(address string, cmtpOnly bool) error {
-		l, err := front.Listen(ctx, address)
-		if errors.Is(err, syscall.EACCES) {
-			return fmt.Errorf("%w; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE", err)
-		}
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return fmt.Errorf("%w; if it is the mail server's, move that to another one (smtp.backend)", err)
-		}
-		if err != nil {
-			return err
-		}
-		d.listens = append(d.listens, l)
-		if !cmtpOnly {
-			addrs = append(addrs, l.Addr())
-		}
-		d.log.Info("listening", "address", l.Addr().String(), "cmtp_only", cmtpOnly)
-		d.serving = append(d.serving, func(ctx context.Context) error { return d.front.Serve(ctx, l, cmtpOnly) })
-		return nil
-	}
-	for _, a := range d.cfg.Listen.Addresses {
-		err = errors.Join(err, open(a, false))
-	}
-	for _, a := range d.cfg.Listen.CMTPOnly {
-		err = errors.Join(err, open(a, true))
-	}
-	return addrs, err
 }
 
 func (d *daemon) listenControl() error {
@@ -307,11 +310,13 @@ func (d *daemon) serve(ctx context.Context) error {
 			err = errors.New("a listener ended")
 		}
 	}
+	d.options.Manager.Stopping(d.config().ShutdownGrace+afterGrace, "waiting for sessions to finish their message, for "+d.config().ShutdownGrace.String()+" at most")
 	grace, stop := context.WithTimeout(context.Background(), d.config().ShutdownGrace)
 	defer stop()
 	if cut := d.front.Shutdown(grace); cut != nil {
 		d.log.Warn("sessions were cut off at the end of the grace", "err", cut)
 	}
+	d.options.Manager.Status("closing the spool")
 	cancel()
 	for range waiting {
 		err = errors.Join(err, <-failed)
@@ -323,6 +328,11 @@ func (d *daemon) serve(ctx context.Context) error {
 func (d *daemon) close() {
 	for _, l := range d.listens {
 		l.Close() // it is closed already, unless the start has failed
+	}
+	if m := d.options.Manager; m != nil {
+		for _, s := range m.Sockets {
+			s.Close() // and so is this
+		}
 	}
 	if d.spool != nil {
 		head := d.spool.Head()

@@ -113,9 +113,11 @@ func (d *daemon) reloads(ctx context.Context) error {
 // reload reads the configuration anew, takes into force what can change, and tells
 // the log of each key. One with an error changes nothing.
 func (d *daemon) reload(ctx context.Context) {
+	d.options.Manager.Reloading()
 	next, err := d.options.Load()
 	var changes []config.Change
 	if err == nil {
+		next = withSockets(next, d.options.Manager)
 		changes = d.config().Changes(next)
 		err = d.take(ctx, next)
 	}
@@ -125,6 +127,7 @@ func (d *daemon) reload(ctx context.Context) {
 			d.log.Error("the configuration is wrong", "problem", text)
 		}
 		d.log.Error("the configuration was not reloaded: what was in force stays in force")
+		d.options.Manager.Ready(d.status() + "; the last reload was refused, see the log")
 		return
 	}
 	waiting := 0
@@ -138,6 +141,11 @@ func (d *daemon) reload(ctx context.Context) {
 	}
 	d.metrics.reloaded(true, waiting)
 	d.log.Info("the configuration was reloaded", "changed", len(changes)-waiting, "waiting_for_restart", waiting)
+	status := d.status()
+	if waiting > 0 {
+		status += fmt.Sprintf("; %d changed settings wait for a restart", waiting)
+	}
+	d.options.Manager.Ready(status)
 }
 
 // take takes of next what can change. Together with what cannot, it may be wrong.

@@ -23,6 +23,7 @@ import (
 	"cmtpd/internal/control"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/daemon"
+	"cmtpd/internal/service"
 	"cmtpd/internal/xzibit"
 )
 
@@ -74,6 +75,19 @@ func hasAll(line string, words []string) bool {
 	return true
 }
 
+func (j *journal) all() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
+// grown returns what is closed when there is another line.
+func (j *journal) grown() <-chan struct{} {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.more
+}
+
 func (j *journal) length() int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -95,12 +109,18 @@ type reloaded struct {
 
 func newReloaded(t *testing.T, cfg *config.Config) *reloaded {
 	t.Helper()
+	return newReloadedBy(t, cfg, nil)
+}
+
+// newReloadedBy is newReloaded under a service manager.
+func newReloadedBy(t *testing.T, cfg *config.Config, m *service.Manager) *reloaded {
+	t.Helper()
 	r := &reloaded{journal: newJournal(), level: new(slog.LevelVar), hup: make(chan os.Signal), next: cfg}
 	ready, ended := make(chan []net.Addr, 1), make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	log := slog.New(slog.NewTextHandler(r.journal, &slog.HandlerOptions{Level: r.level}))
 	go func() {
-		ended <- daemon.Run(ctx, cfg, log, daemon.Options{Ready: func(a []net.Addr) { ready <- a }, Load: r.load, Reload: r.hup, Level: r.level})
+		ended <- daemon.Run(ctx, cfg, log, daemon.Options{Ready: func(a []net.Addr) { ready <- a }, Load: r.load, Reload: r.hup, Level: r.level, Manager: m})
 	}()
 	select {
 	case addrs := <-ready:

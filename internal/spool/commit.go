@@ -10,13 +10,15 @@ import (
 	"time"
 )
 
-// request is a message, a removal or a mark that waits for its commit.
+// request is a message, a removal or a mark that waits for its commit, or a probe that
+// waits for its turn.
 type request struct {
 	writer  *Writer
 	message message
 	crc     uint32   // of the message, unless it is large
 	removal *removal // nil for a message
 	marking *marking // nil for a message
+	probe   bool     // asks for nothing
 	answer  chan answer
 }
 
@@ -155,7 +157,9 @@ func (s *Spool) committer() {
 		if len(requests) == 0 {
 			return
 		}
-		s.commit(b, requests)
+		if requests = s.answerProbes(requests); len(requests) > 0 {
+			s.commit(b, requests)
+		}
 		clear(requests)
 	}
 }
