@@ -200,7 +200,7 @@ func (c *Cache) begin() (why string, err error) {
 		return "", err
 	}
 	if have == version {
-		return "", nil
+		return "", c.db.extend()
 	}
 	if tables, err := c.db.integer("SELECT count(*) FROM sqlite_schema"); err != nil {
 		return "", err

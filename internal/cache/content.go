@@ -54,14 +54,14 @@ func (d *db) keep(m *catch) error {
 			m.id, maxTries, uint8(Unreadable), m.reason)
 	}
 	var head []byte
-	text := ""
+	text, sent := "", false
 	if m.opened != nil {
 		if head, err = packJSON(m.opened); err != nil {
 			return err
 		}
-		text = m.opened.Text
+		text, sent = m.opened.Text, len(m.opened.SentTo) > 0
 	}
-	if err := d.exec(`UPDATE content SET state = ?2, reason = ?3, head = ?4 WHERE id = ?1`, m.id, uint8(m.state), m.reason, head); err != nil {
+	if err := d.exec(`UPDATE content SET state = ?2, reason = ?3, head = ?4, sent = ?5 WHERE id = ?1`, m.id, uint8(m.state), m.reason, head, sent); err != nil {
 		return err
 	}
 	var sealed any
@@ -71,7 +71,10 @@ func (d *db) keep(m *catch) error {
 	if err := d.exec(`INSERT OR REPLACE INTO body (id, text, sealed) VALUES (?1, ?2, ?3)`, m.id, pack([]byte(text)), sealed); err != nil {
 		return err
 	}
-	return d.index(m)
+	if err := d.index(m); err != nil || !sent {
+		return err
+	}
+	return d.show(m.id)
 }
 
 // Limits of what is found of a message, in bytes of its text, and of each other part. All words of a message are in memory at once
@@ -94,7 +97,7 @@ func (d *db) index(m *catch) error {
 	return d.exec(`INSERT INTO texts (rowid, subject, text, names, sender, receiver) VALUES (?1, ?2, ?3, ?4, ?5, ?6)`, m.id,
 		fold(start(o.Subject, maxNames)), fold(start(o.Text, maxIndexed)), fold(start(strings.Join(names, "\n"), maxNames)),
 		fold(m.header.from, start(o.Writer, maxNames), start(o.ReplyTo, maxNames)),
-		fold(m.header.to, start(strings.Join(o.CC, "\n"), maxNames)))
+		fold(m.header.to, start(strings.Join(append(o.SentTo[:len(o.SentTo):len(o.SentTo)], o.CC...), "\n"), maxNames)))
 }
 
 // start returns at most n bytes of s, and no half character.

@@ -19,7 +19,8 @@ type Draft struct {
 	Subject    string    `json:"subject"`
 	Text       string    `json:"text"`
 	Files      []File    `json:"files"`
-	Direct     bool      `json:"direct,omitempty"` // to be sent to the recipients' servers, not by the user's own
+	Direct     bool      `json:"direct,omitempty"`  // to be sent to the recipients' servers, not by the user's own
+	NoCopy     bool      `json:"no_copy,omitempty"` // the sender keeps no copy of it
 	// InReplyTo is the SHA-256 of the message here that it answers; zero for none.
 	InReplyTo Digest `json:"in_reply_to"`
 	Forwards  Digest `json:"forwards"` // likewise

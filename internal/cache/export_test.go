@@ -17,3 +17,6 @@ func RunUnlocked(ctx context.Context, s *Syncer, srv Server) error {
 
 // ErrMoved is what RunUnlocked gives up with when others are always faster.
 var ErrMoved = errMoved
+
+// Age makes the database one of before there were copies of what was sent.
+func Age(c *Cache) error { return c.db.conn.Exec("ALTER TABLE content DROP COLUMN sent") }

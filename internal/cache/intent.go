@@ -135,7 +135,8 @@ func (d *db) intend(i *intent) error {
 	return d.show(i.content)
 }
 
-// show makes what the user sees of a message: what the server says, with the intent upon it.
+// show makes what the user sees of a message: what the server says, with the intent upon it. A content's sent is 1 for a copy of
+// what was sent, which is the flag of what was seen.
 func (d *db) show(id int64) error {
 	var i intent
 	found, err := d.one(`SELECT `+intentColumns+` FROM intent i WHERE content = ?1`, []any{id}, func(s *sqlite3.Stmt) error {
@@ -146,7 +147,7 @@ func (d *db) show(id int64) error {
 		return err
 	}
 	if !found || len(i.plus)+len(i.minus) == 0 {
-		return d.exec(`UPDATE entry SET shown = flags & ~?2 | ?3, labels = coalesce(words, ''), gone = ?4 WHERE content = ?1`, id, i.mask, i.flags, i.gone)
+		return d.exec(`UPDATE entry SET shown = flags & ~?2 | ?3 | (SELECT sent FROM content WHERE id = ?1), labels = coalesce(words, ''), gone = ?4 WHERE content = ?1`, id, i.mask, i.flags, i.gone)
 	}
 	type row struct {
 		number int64
@@ -159,7 +160,7 @@ func (d *db) show(id int64) error {
 	})
 	for _, r := range rows {
 		if err == nil {
-			err = d.exec(`UPDATE entry SET shown = flags & ~?2 | ?3, labels = ?4, gone = ?5 WHERE number = ?1`,
+			err = d.exec(`UPDATE entry SET shown = flags & ~?2 | ?3 | (SELECT sent FROM content WHERE id = entry.content), labels = ?4, gone = ?5 WHERE number = ?1`,
 				r.number, i.mask, i.flags, joinWords(i.upon(r.words)), i.gone)
 		}
 	}

@@ -57,6 +57,8 @@ type Opened struct {
 	// Writer and Proof are the caller's: who wrote it, and what vouches for that.
 	Writer string `json:"writer"`
 	Proof  string `json:"proof"`
+	// SentTo says to whom the user has sent the letter of which this is the copy; none of any other message.
+	SentTo []string `json:"sent_to,omitempty"`
 	// Core is the core digest (section 6.4), where all of it was read.
 	Core Digest `json:"core"`
 	Text string `json:"-"`
@@ -76,7 +78,21 @@ type Filter struct {
 	// Mask and Flags choose those whose flags under Mask are Flags.
 	Mask, Flags uint32
 	Word        string // that the message has among its keywords
+	Way         Way
 }
+
+// A Way is which way messages went.
+type Way uint8
+
+// The ways.
+const (
+	EitherWay Way = iota
+	Came          // all but copies of what the user sent
+	Went          // those copies
+)
+
+// way is a condition, in which ?6 is Filter.Way.
+const way = `(?6 = 0 OR c.sent = ?6 - 1)`
 
 // defaultLimit is how many messages a list has.
 const defaultLimit = 50
@@ -87,9 +103,13 @@ const columns = `c.id, e.number, e.change, e.came, c.size, c.sha, e.standing, c.
 // List returns messages, the newest first.
 func (c *Cache) List(ctx context.Context, f Filter) ([]Message, error) {
 	sql := `SELECT ` + columns + ` FROM entry e INDEXED BY entry_content CROSS JOIN content c ON c.id = e.content
-		WHERE NOT e.gone AND e.content < ?1 AND e.shown & ?2 = ?3 AND (?4 = '' OR instr(e.labels, ?4) > 0)
+		WHERE NOT e.gone AND e.content < ?1 AND e.shown & ?2 = ?3 AND (?4 = '' OR instr(e.labels, ?4) > 0) AND ` + way + `
 		ORDER BY e.content DESC LIMIT ?5`
-	return c.messages(ctx, "listing messages", sql, []any{f.before(), f.Mask, f.Flags & f.Mask, f.label(), f.limit()})
+	return c.messages(ctx, "listing messages", sql, f.args())
+}
+
+func (f *Filter) args() []any {
+	return []any{f.before(), f.Mask, f.Flags & f.Mask, f.label(), f.limit(), uint8(f.Way)}
 }
 
 func (f *Filter) before() int64 {

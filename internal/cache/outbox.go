@@ -32,6 +32,7 @@ type Outgoing struct {
 	Queued time.Time
 	Draft  Draft // as it was then; without an ID
 	Copies []Copy
+	Own    *Copy // that the sender keeps; nil where there is none. It has no Recipient
 }
 
 // A Copy is for one recipient.
@@ -94,13 +95,27 @@ func (c *Cache) Outbox(ctx context.Context) (all []Outgoing, err error) {
 			return err
 		}
 		return d.each(`SELECT id, letter, recipient, state, changed, size, digest, receipt, reason FROM copy ORDER BY id`, nil, func(s *sqlite3.Stmt) error {
-			if i, ok := at[s.ColumnInt64(1)]; ok {
-				all[i].Copies = append(all[i].Copies, scanCopy(s))
+			i, ok := at[s.ColumnInt64(1)]
+			one := scanCopy(s)
+			switch {
+			case !ok:
+			case one.Recipient == "":
+				all[i].Own = &one
+			default:
+				all[i].Copies = append(all[i].Copies, one)
 			}
 			return nil
 		})
 	})
 	return all, err
+}
+
+// AddOwn gives a letter the copy that its sender keeps, once.
+func (c *Cache) AddOwn(ctx context.Context, letter int64) error {
+	return c.write(ctx, "adding the sender's own copy", func(d *db) error {
+		return d.exec(`INSERT OR IGNORE INTO copy (letter, recipient, state, changed) SELECT id, '', ?2, ?3 FROM letter WHERE id = ?1`,
+			letter, uint8(Waiting), c.now().UnixNano())
+	})
 }
 
 func scanCopy(s *sqlite3.Stmt) Copy {

@@ -23,6 +23,7 @@ const QueryHelp = `A search finds messages that have all of the given terms:
     tag:word        with this keyword
     has:attachment  with attachments
     is:seen, is:unseen, is:answered, is:flagged
+    is:sent         a copy of what you have sent; is:received is the others
     -term           without it
 
 A term may be in quotation marks. Capitals, accents and punctuation make no difference. Of a
@@ -51,7 +52,7 @@ var fields = map[string]string{
 // states are what may stand behind is:.
 var states = map[string]string{
 	"seen": "e.shown & 1", "unseen": "NOT e.shown & 1", "unread": "NOT e.shown & 1", "read": "e.shown & 1",
-	"answered": "e.shown & 2", "flagged": "e.shown & 4",
+	"answered": "e.shown & 2", "flagged": "e.shown & 4", "sent": "c.sent", "received": "NOT c.sent",
 }
 
 // Search returns messages that match a query, the newest first: see QueryHelp. Filter narrows it. The
@@ -61,7 +62,7 @@ func (c *Cache) Search(ctx context.Context, query string, f Filter) ([]Message, 
 	if err != nil {
 		return nil, err
 	}
-	q := selection{args: []any{f.before(), f.Mask, f.Flags & f.Mask, f.label(), f.limit()}}
+	q := selection{args: f.args()}
 	for _, t := range terms {
 		if err := q.add(&t); err != nil {
 			return nil, err
@@ -109,7 +110,7 @@ func (q *selection) add(t *term) error {
 // without looking at all.
 func (q *selection) sql() string {
 	from, order := "entry e INDEXED BY entry_content CROSS JOIN content c ON c.id = e.content", "e.content"
-	where := append([]string{"NOT e.gone", "e.content < ?1", "e.shown & ?2 = ?3", "(?4 = '' OR instr(e.labels, ?4) > 0)"}, q.where...)
+	where := append([]string{"NOT e.gone", "e.content < ?1", "e.shown & ?2 = ?3", "(?4 = '' OR instr(e.labels, ?4) > 0)", way}, q.where...)
 	if len(q.match) > 0 {
 		from, order = "texts t CROSS JOIN content c ON c.id = t.rowid CROSS JOIN entry e ON e.content = c.id", "t.rowid"
 		match := "(" + strings.Join(q.match, " AND ") + ")"
@@ -137,7 +138,7 @@ func (t *term) condition() (sql, tag string, err error) {
 		return "e.attached", "", nil
 	case "is":
 		if states[value] == "" {
-			return "", "", fmt.Errorf("%w: is:%s; there are is:seen, is:unseen, is:answered and is:flagged", ErrQuery, t.text)
+			return "", "", fmt.Errorf("%w: is:%s; there are is:seen, is:unseen, is:answered, is:flagged, is:sent and is:received", ErrQuery, t.text)
 		}
 		return states[value], "", nil
 	}

@@ -21,7 +21,9 @@ PRAGMA journal_size_limit = 16777216;
 // other way around, and the index of words, which can be read backwards by id, gives the newest first. Its texts are folded.
 //
 // An entry is a message's place in the mailbox. shown, labels and gone are flags, words and
-// presence as the user sees them: the server's, with the intents upon them.
+// presence as the user sees them: the server's, with the intents upon them. A copy of what was sent is shown as seen.
+//
+// The row of copy without a recipient is the one that the sender keeps.
 const schema = `
 CREATE TABLE mailbox (
 	id     INTEGER PRIMARY KEY CHECK (id = 1),
@@ -46,7 +48,8 @@ CREATE TABLE content (
 	state  INTEGER NOT NULL,
 	reason TEXT NOT NULL DEFAULT '',  -- why it does not open
 	tries  INTEGER NOT NULL DEFAULT 0, -- how often a session broke off within it
-	head   BLOB                       -- what was opened, but for the text
+	head   BLOB,                      -- what was opened, but for the text
+	sent   INTEGER NOT NULL DEFAULT 0 -- whether it is a copy of what the user sent
 );
 CREATE INDEX content_wanted ON content (id) WHERE state = 0;
 
@@ -118,3 +121,13 @@ CREATE VIRTUAL TABLE texts USING fts5 (
 	content = '', contentless_delete = 1, tokenize = "unicode61 remove_diacritics 2 categories 'L* N* Co Mn Mc'", prefix = '2 3'
 );
 `
+
+// extend adds what a database lacks that was made before. A program that does not know of it can still use the database, so that
+// no drafts are set aside.
+func (d *db) extend() error {
+	n, err := d.integer(`SELECT count(*) FROM pragma_table_info('content') WHERE name = 'sent'`)
+	if err != nil || n > 0 {
+		return err
+	}
+	return d.exec(`ALTER TABLE content ADD COLUMN sent INTEGER NOT NULL DEFAULT 0`)
+}

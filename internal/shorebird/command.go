@@ -14,6 +14,7 @@ It finds a domain's server by --server, or by $XDG_CONFIG_HOME/shorebird/config.
 
     account = "you@example.org"         whose mail you send and open
     server = "mail.example.org:25"      the server of your account
+    sent_copies = false                 keep no copies of what you send; true by default
     [servers]
     "example.net" = "mx.example.net:25"
     [accounts."you@example.com"]        another account of yours, for --account and --from

@@ -76,7 +76,7 @@ func formatDraft(d *cache.Draft) []byte {
 // parseDraft reads what an editor has left of the letter was. What is wrong is told in lines, and the rest is in the
 // letter all the same. What stands in lines that mean nothing goes in front of its text.
 func parseDraft(b []byte, was *cache.Draft, homeDir string) (*cache.Draft, []string) {
-	d := &cache.Draft{ID: was.ID, InReplyTo: was.InReplyTo, Forwards: was.Forwards, Direct: was.Direct}
+	d := &cache.Draft{ID: was.ID, InReplyTo: was.InReplyTo, Forwards: was.Forwards, Direct: was.Direct, NoCopy: was.NoCopy}
 	p := draftParser{draft: d, home: homeDir}
 	for _, f := range was.Files {
 		if f.Path == "" {

@@ -16,7 +16,7 @@
 //
 // # Files
 //
-//	$XDG_CONFIG_HOME/shorebird/config.toml           account, server, [servers], [accounts]; optional
+//	$XDG_CONFIG_HOME/shorebird/config.toml           account, server, sent_copies, [servers], [accounts]; optional
 //	$XDG_DATA_HOME/shorebird/servers.json            by domain: the server's key, as first seen, whether it spoke CMTP 1, and who told
 //	$XDG_DATA_HOME/shorebird/contacts.json           by address: the key, as first seen, whether it was seen again, the digest of the newest statement, and another key that was refused
 //	$XDG_DATA_HOME/shorebird/accounts.json           by the user's own addresses: digests of the server's xzibit, its version, and the key at that time
@@ -72,6 +72,13 @@
 // --no-outbox, and one whose source has no keys here, or no password to be had for them, is sent
 // directly, and kept nowhere when that fails. What was sent with --direct goes so later, too. Attachments are files until the letter is sealed, and
 // another file by then is an error.
+//
+// The copy that the sender keeps (docs/protocol.md section 29.5) is sealed with the others, and sent once one of them has
+// arrived, so that it is kept once, too. It is no reason for a letter to fail: with a full mailbox it is given up, with a warning, and what
+// else keeps it back lets it wait in the outbox. Its 64 MiB come on top of those of the letter. Of a letter that is not in the outbox
+// it is sent behind the letter, and lost where that breaks off; a longer one leaves none. Nor does one to the user alone, which is
+// in the mailbox anyway, nor one that goes past the user's own server, which would learn of it so; --no-copy and sent_copies = false
+// want none.
 //
 // # Composing
 //
@@ -162,6 +169,6 @@
 // trust and protocol are of the other domain's server, as it tells. A copy that it will
 // deliver has queued, true, and the own server's receipt. In SendReport, which reply and forward print, too,
 // a copy that failed for now has kept, true, where the outbox has it, and outbox is then the letter's
-// number. AccountReport may have the words of a
+// number; copy is what became of the copy that the sender keeps: kept, later or refused, with copy_error. AccountReport may have the words of a
 // recovery key: they are secret, and nowhere else.
 package shorebird

@@ -114,7 +114,7 @@ var causes = []struct {
 	hint string
 }{
 	{context.Canceled, exitInterrupted, ""},
-	{errConfig, exitFailure, `It may hold account = "you@example.org", server = "host:port", a table [servers] of "domain" = "host:port", and tables [accounts."you@example.com"] with server = "host:port".`},
+	{errConfig, exitFailure, `It may hold account = "you@example.org", server = "host:port", sent_copies = true or false, a table [servers] of "domain" = "host:port", and tables [accounts."you@example.com"] with server = "host:port".`},
 	{errUsage, exitUsage, usageHint},
 	{errTrust, exitTrust, ""},
 	{client.ErrSignature, exitTrust, "Somebody may be between you and the server. Nothing was sent; try another network, or ask the server's operator."},

@@ -21,6 +21,7 @@ const dora = "dora@example.net" // whose server alice's own one has to ask
 
 // A foreigner is the server of example.net, as alice's own one sees it.
 type foreigner struct {
+	home      *house
 	mu        sync.Mutex
 	server    *crypt.PrivateKey
 	self      *crypt.PrivateKey // what the server is said to be when it is asked about itself; nil: server
@@ -38,7 +39,7 @@ type foreigner struct {
 
 // abroad makes h tell of a foreigner, and queue what is for it.
 func (h *house) abroad(t *testing.T) *foreigner {
-	f := &foreigner{server: clienttest.Key(t), trust: crypt.TrustDNS, part: 2, key: clienttest.Key(t), proven: map[*clienttest.Conn]bool{}}
+	f := &foreigner{home: h, server: clienttest.Key(t), trust: crypt.TrustDNS, part: 2, key: clienttest.Key(t), proven: map[*clienttest.Conn]bool{}}
 	h.Answer = f.answer
 	return f
 }
@@ -127,7 +128,9 @@ func (f *foreigner) queue(c *clienttest.Conn) error {
 	if r.Destination.Domain.String() == "example.net" {
 		status = cmtp.StatusQueued
 	}
-	f.mail = append(f.mail, b)
+	if _, own := f.home.own(b); !own {
+		f.mail = append(f.mail, b)
+	}
 	return c.Reply(cmtp.AppendReply(nil, status, r.AppendSigned(nil, c.Server.Key)))
 }
 

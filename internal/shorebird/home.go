@@ -150,6 +150,8 @@ type settings struct {
 	Account address.Address   `toml:"account"` // whose mail is sent and read
 	Server  string            `toml:"server"`  // host:port, for every domain not in Servers
 	Servers map[string]string `toml:"servers"` // domain to host:port
+	// SentCopies says whether what is sent is kept in the sender's mailbox; nil is yes.
+	SentCopies *bool `toml:"sent_copies"`
 	// Accounts are the user's others, or all, by address.
 	Accounts map[string]accountSettings `toml:"accounts"`
 }

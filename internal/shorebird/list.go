@@ -20,6 +20,7 @@ const listed = 25
 type listOptions struct {
 	mailboxOptions
 	unseen, flagged, all bool
+	sent                 bool
 	count                int
 	before, tag          string
 }
@@ -38,19 +39,22 @@ type ListReport struct {
 const marksHelp = `A line has the message's number, for read and the others; its marks: N new, A answered,
 F flagged, + with attachments; when it came; who speaks for its source: proven (the
 source's key has signed), vouched (its domain's server says so), server (your own server),
-unproven (nobody), or FALSE (what came with it is not true); the source; and the subject.`
+unproven (nobody), or FALSE (what came with it is not true); the source; and the subject.
+What you have sent has the word sent there, and whom it went to.`
 
 func (r *run) listCommand() *cobra.Command {
 	var o listOptions
 	c := &cobra.Command{
 		Use: "list", Short: "List your messages, the newest first",
 		Long: "list shows your newest messages, after it has fetched what is new. Without a network it\n" +
-			"shows the copy on this machine, and says of when that is.\n\n" + marksHelp,
+			"shows the copy on this machine, and says of when that is. With --sent it lists the letters\n" +
+			"that you have sent, from whichever device, and whom they went to.\n\n" + marksHelp,
 		Args: cobra.NoArgs,
 		RunE: r.action(func(ctx context.Context, _ []string) error { return r.list(ctx, o) }),
 	}
 	f := c.Flags()
 	f.BoolVar(&o.unseen, "unseen", false, "only those that were not read")
+	f.BoolVar(&o.sent, "sent", false, "what you have sent, instead of what has come")
 	f.BoolVar(&o.flagged, "flagged", false, "only those that are flagged")
 	f.StringVar(&o.tag, "tag", "", "only those with the tag `WORD`")
 	f.BoolVar(&o.all, "all", false, "all of them, not only the newest")
@@ -63,6 +67,9 @@ func (r *run) listCommand() *cobra.Command {
 
 func (r *run) list(ctx context.Context, o listOptions) error {
 	return r.listing(ctx, o, func(m *mailbox, ctx context.Context, f cache.Filter) ([]cache.Message, error) {
+		if f.Way = cache.Came; o.sent {
+			f.Way = cache.Went
+		}
 		return m.copy.List(ctx, f)
 	})
 }
@@ -152,10 +159,14 @@ func (r *run) line(v *MessageReport, digits int) string {
 		from = min(max(room/3, 4), 32)
 		subject = max(room-from, 1)
 	}
-	word := r.paint(v.Source.colour(), string(v.Source)) + strings.Repeat(" ", len(Unproven)-len(v.Source))
-	source := clip(v.from(), from)
+	said, paint := string(v.Source), v.Source.colour()
+	if v.Sent {
+		said, paint = "sent", plain
+	}
+	word := r.paint(paint, said) + strings.Repeat(" ", len(Unproven)-len(said))
+	source := clip(v.who(), from)
 	if from < unlimited {
-		source = pad(v.from(), from)
+		source = pad(v.who(), from)
 	}
 	return fmt.Sprintf("%*d  %s  %s  %s  %s  %s\n", digits, v.Number, v.marks(), day, word, source, clip(v.title(), subject))
 }

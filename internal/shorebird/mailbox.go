@@ -216,7 +216,8 @@ func (m *mailbox) opened(ctx context.Context, msg *cache.Message, sealed []byte,
 	if err != nil {
 		return nil, err
 	}
-	o := &cache.Opened{Written: l.Time.UTC(), Subject: l.Subject, ReplyTo: l.ReplyTo, CC: l.CC, Text: string(l.Text), Writer: source(&l.Header)}
+	sentTo := l.TakeCopy(keys(m.held.ring))
+	o := &cache.Opened{Written: l.Time.UTC(), Subject: l.Subject, ReplyTo: l.ReplyTo, CC: l.CC, Text: string(l.Text), Writer: source(&l.Header), SentTo: sentTo}
 	for _, a := range l.Attachments {
 		o.Attachments = append(o.Attachments, cache.Attachment{Name: a.Name, Type: typeOf(a.Name), Size: a.Size})
 	}
@@ -334,7 +335,7 @@ func numbersOf(ctx context.Context, dir string, keys []*crypt.PrivateKey) (words
 		return nil
 	}
 	defer box.Close()
-	all, err := box.List(ctx, cache.Filter{})
+	all, err := box.List(ctx, cache.Filter{Way: cache.Came})
 	if err != nil {
 		return nil
 	}

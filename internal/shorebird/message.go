@@ -3,6 +3,7 @@ package shorebird
 import (
 	"context"
 	"encoding/hex"
+	"strings"
 	"time"
 
 	"cmtpd/internal/address"
@@ -94,7 +95,9 @@ type MessageReport struct {
 	Answered      bool               `json:"answered"`
 	Flagged       bool               `json:"flagged"`
 	Tags          []string           `json:"tags"`
-	State         string             `json:"state"` // wanted, kept, partial, unopenable or unreadable
+	Sent          bool               `json:"sent,omitempty"`       // whether it is the copy of a letter that the user has sent
+	Recipients    []string           `json:"recipients,omitempty"` // to whom
+	State         string             `json:"state"`                // wanted, kept, partial, unopenable or unreadable
 	Reason        string             `json:"reason,omitempty"`
 	Time          time.Time          `json:"time,omitzero"` // as its writer says
 	Subject       string             `json:"subject"`
@@ -125,6 +128,7 @@ func newMessageReport(m *cache.Message, number int64, home address.Domain) Messa
 		CC: []string{}, Attachments: []AttachmentReport{},
 	}
 	if o := m.Opened; o != nil {
+		v.Sent, v.Recipients = len(o.SentTo) > 0, o.SentTo
 		v.Time, v.Subject, v.ReplyTo, v.CC, v.Missing = o.Written, o.Subject, o.ReplyTo, append(v.CC, o.CC...), o.Missing
 		for i, a := range o.Attachments {
 			v.Attachments = append(v.Attachments, AttachmentReport{i + 1, a.Name, a.Type, a.Size})
@@ -176,6 +180,14 @@ func (v *MessageReport) marks() string {
 		}
 	}
 	return string(b)
+}
+
+// who returns in one line whom a message is from, or whom one went to that the user has sent.
+func (v *MessageReport) who() string {
+	if v.Sent {
+		return "to " + letter.Line(strings.Join(v.Recipients, ", "))
+	}
+	return v.from()
 }
 
 // from returns the source in one line.

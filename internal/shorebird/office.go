@@ -34,6 +34,7 @@ type office struct {
 	home    home
 	direct  bool
 	unkept  bool   // nothing is kept: the user wants it so
+	noCopy  bool   // nor is a copy of what was sent
 	warning string // that a person should know before the letter is sent; "" for none
 	finders map[way]*finder
 	desks   map[address.Address]*desk        // by account, once it had to be proven
@@ -133,13 +134,17 @@ func (o *office) boxOf(ctx context.Context, d *cache.Draft) (*cache.Cache, error
 
 // keepable reports whether a letter may wait in the outbox.
 func (o *office) keepable(d *cache.Draft) bool {
-	size := int64(len(d.Text))
-	whole := true
+	whole := !slices.ContainsFunc(d.Files, func(f cache.File) bool { return !utf8.ValidString(f.Path) })
+	return !o.unkept && whole && length(d) <= o.run.maxKept()/int64(max(1, len(d.Recipients)))
+}
+
+// length is how many bytes a letter has, about.
+func length(d *cache.Draft) int64 {
+	n := int64(len(d.Text))
 	for _, f := range d.Files {
-		size += f.Size
-		whole = whole && utf8.ValidString(f.Path)
+		n += f.Size
 	}
-	return !o.unkept && whole && size <= o.run.maxKept()/int64(max(1, len(d.Recipients)))
+	return n
 }
 
 // deliver sends a letter to all its recipients. Nothing is sent to anybody unless every key was
@@ -157,12 +162,15 @@ func (o *office) deliver(ctx context.Context, d *cache.Draft) error {
 		d.Recipients = append(d.Recipients, a.String())
 	}
 	d.Direct = d.Direct || o.direct
+	if wanted := o.net.settings.SentCopies; o.noCopy || wanted != nil && !*wanted {
+		d.NoCopy = true
+	}
 	f, from, err := o.finder(d)
 	if err != nil {
 		return err
 	}
 	o.show(d.Files)
-	s, answers, err := o.find(ctx, f, from, to)
+	s, answers, err := o.find(ctx, f, from, to, false)
 	if err != nil {
 		return o.postpone(ctx, f, d, err)
 	}
@@ -184,8 +192,9 @@ func (o *office) check(d *cache.Draft) error {
 	return l.Check()
 }
 
-// find looks up every key, and returns who sends.
-func (o *office) find(ctx context.Context, f *finder, from address.Address, to []address.Address) (*sender, []*answer, error) {
+// find looks up every key, and returns who sends: proven to the own server where that takes the letter, or with own because
+// it is to take the sender's copy.
+func (o *office) find(ctx context.Context, f *finder, from address.Address, to []address.Address, own bool) (*sender, []*answer, error) {
 	f.desk = o.desks[f.account]
 	defer func() { o.desks[f.account] = f.desk }()
 	answers, err := f.all(ctx, to)
@@ -193,7 +202,13 @@ func (o *office) find(ctx context.Context, f *finder, from address.Address, to [
 		return nil, nil, err
 	}
 	s := &sender{network: o.net, from: from, mu: new(sync.Mutex)}
-	if s.account, err = f.submitter(ctx, from, answers); err != nil {
+	if own {
+		_, err = f.signIn(ctx)
+		s.account = f.desk
+	} else {
+		s.account, err = f.submitter(ctx, from, answers)
+	}
+	if err != nil {
 		return nil, nil, fmt.Errorf("nothing was sent: %w", err)
 	}
 	return s, answers, nil
@@ -248,9 +263,12 @@ func (o *office) sendUnkept(ctx context.Context, s *sender, d *cache.Draft, answ
 		return err
 	}
 	l.Time = o.run.Now()
-	total := int64(0)
+	total, copies := int64(0), int64(len(answers))
+	if s.keepsCopy(d) && length(d) <= o.run.maxKept() {
+		copies++
+	}
 	for _, f := range d.Files {
-		total += s.passes() * int64(len(answers)) * f.Size
+		total += s.passes() * copies * f.Size
 	}
 	bar := o.run.progress(ctx, "sending", total)
 	bar.watchFiles(l)
@@ -266,9 +284,10 @@ func (o *office) sendUnkept(ctx context.Context, s *sender, d *cache.Draft, answ
 		return err
 	})
 	s.sendParcels(ctx, parcels)
-	bar.done()
 	v, failed := newSendReport(s.from, parcels)
 	v.Warning = o.warning
+	o.sendOwnUnkept(ctx, s, d, l, parcels, v)
+	bar.done()
 	if failed == nil {
 		failed = answered(ctx, o.boxes[account], d)
 	}

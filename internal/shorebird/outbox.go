@@ -12,6 +12,7 @@ import (
 	"cmtpd/internal/client"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/durable"
+	"cmtpd/internal/letter"
 )
 
 // sendKept sends a letter by way of the outbox, and then what else waits there.
@@ -19,16 +20,17 @@ import (
 //	queue the letter and lock it; seal all copies; send; note what became of each; unlock
 //
 // A crash before all are sealed leaves a letter that is sealed and sent later, and one after it
-// copies that are sent again as they are, which their server knows by their core digest.
+// copies that are sent again as they are, which their server knows by their core digest. The sender's own copy is one of them,
+// and goes last.
 func (o *office) sendKept(ctx context.Context, box *cache.Cache, s *sender, d *cache.Draft, answers []*answer) error {
 	composed := d.ID != 0
 	id, lock, err := o.queueLocked(ctx, box, d)
 	if err != nil {
 		return err
 	}
-	failed, err := o.sendQueued(ctx, box, s, id, answers, composed)
+	v, failed, err := o.sendQueued(ctx, box, s, id, answers, composed)
 	lock.Close()
-	if err == nil && failed == nil {
+	if err == nil && failed == nil && v.Copy != copyLater {
 		o.sendWaiting(ctx, box)
 	}
 	return errors.Join(failed, err)
@@ -49,35 +51,39 @@ func (o *office) queueLocked(ctx context.Context, box *cache.Cache, d *cache.Dra
 	return id, lock, err
 }
 
-// sendQueued sends a letter that is locked. The first error is the first of a copy that was not
+// sendQueued sends a letter that is locked, and reports it. The first error is the first of a copy that was not
 // sent; the second is one of this machine, or of a letter of which nothing was sent.
-func (o *office) sendQueued(ctx context.Context, box *cache.Cache, s *sender, id int64, answers []*answer, composed bool) (failed, err error) {
+func (o *office) sendQueued(ctx context.Context, box *cache.Cache, s *sender, id int64, answers []*answer, composed bool) (v *SendReport, failed, err error) {
 	l, err := outgoingLetter(ctx, box, id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	parcels, err := o.dispatch(ctx, box, s, l, answers)
+	done, err := o.dispatch(ctx, box, s, l, answers)
 	if err != nil {
-		return nil, errors.Join(err, o.unqueue(context.WithoutCancel(ctx), box, l, composed))
+		return nil, nil, errors.Join(err, o.unqueue(context.WithoutCancel(ctx), box, l, composed))
 	}
-	err = o.note(ctx, box, parcels)
-	v, failed := newSendReport(s.from, parcels)
+	v, failed = newSendReport(s.from, done.parcels)
 	v.Warning = o.warning
+	if err = done.noted; err == nil {
+		err = o.noteOwn(ctx, box, done.own, v)
+	}
 	if err == nil {
 		err = o.settle(ctx, box, id, v)
 	}
-	if len(v.Sent) > 0 || slices.ContainsFunc(parcels, func(p *parcel) bool { return p.kept }) {
+	if len(v.Sent) > 0 || slices.ContainsFunc(done.parcels, func(p *parcel) bool { return p.kept }) {
 		err = errors.Join(err, answered(context.WithoutCancel(ctx), box, &l.Draft))
 	}
-	return failed, errors.Join(err, o.run.report(v, v.text))
+	return v, failed, errors.Join(err, o.run.report(v, v.text))
 }
 
 // settle removes a letter from the outbox that has arrived everywhere, or says that it is there.
 func (o *office) settle(ctx context.Context, box *cache.Cache, id int64, v *SendReport) error {
-	if len(v.Failed) == 0 {
+	if len(v.Failed) == 0 && v.Copy != copyLater {
 		return box.RemoveLetter(context.WithoutCancel(ctx), id)
 	}
-	v.Outbox = id
+	if v.Outbox = id; len(v.Failed) == 0 {
+		return nil
+	}
 	for _, f := range v.Failed {
 		if f.Kept {
 			o.tellKept(id)
@@ -120,37 +126,67 @@ func outgoingLetter(ctx context.Context, box *cache.Cache, id int64) (*cache.Out
 }
 
 // dispatch seals the copies of a letter that are still to be sealed, and when all are, sends what is to
-// be sent. The error is one before anything was sent.
-func (o *office) dispatch(ctx context.Context, box *cache.Cache, s *sender, l *cache.Outgoing, answers []*answer) ([]*parcel, error) {
-	parcels := parcelsOf(l, answers)
+// be sent, and notes what became of it; the sender's own copy is sent after that, so that whatever happens to it nothing else
+// is sent twice. The error is one before anything was sent.
+func (o *office) dispatch(ctx context.Context, box *cache.Cache, s *sender, l *cache.Outgoing, answers []*answer) (done dispatched, err error) {
+	if l.Own == nil && s.keepsCopy(&l.Draft) {
+		if err = box.AddOwn(ctx, l.ID); err != nil {
+			return done, err
+		}
+		if l, err = outgoingLetter(ctx, box, l.ID); err != nil {
+			return done, err
+		}
+	}
 	bar := o.run.progress(ctx, "sending", work(s, l))
 	defer bar.done()
-	if err := o.sealKept(ctx, box, s, l, parcels, bar); err != nil {
-		return nil, err
+	if err = o.sealKept(ctx, box, s, l, allParcels(s, l, answers), bar); err != nil {
+		return done, err
 	}
-	l, err := outgoingLetter(ctx, box, l.ID)
-	if err != nil {
-		return nil, err
+	if l, err = outgoingLetter(ctx, box, l.ID); err != nil {
+		return done, err
 	}
-	parcels = parcelsOf(l, answers)
-	for _, p := range parcels {
+	all := allParcels(s, l, answers)
+	for _, p := range all {
 		m, err := box.Ready(ctx, p.copy)
 		if err != nil {
-			return nil, err
+			return done, err
 		}
 		p.message, p.size = bar.watchParts(m), p.copy.Size
 	}
-	s.sendParcels(ctx, parcels)
-	return parcels, nil
+	if done.parcels = all; len(all) > 0 && all[len(all)-1].to != nil {
+		done.parcels, done.own = all[:len(all)-1], all[len(all)-1]
+	}
+	s.sendParcels(ctx, done.parcels)
+	done.noted = o.note(ctx, box, done.parcels)
+	if done.own != nil && done.noted == nil {
+		s.sendOwn(ctx, done.own, ownPending(l), done.parcels)
+	}
+	return done, nil
+}
+
+// dispatched is what was sent of a letter.
+type dispatched struct {
+	parcels []*parcel
+	own     *parcel // the sender's own copy; nil where there is none
+	noted   error   // of this machine; own is not sent then
+}
+
+// allParcels are those of parcelsOf, and behind them the sender's own.
+func allParcels(s *sender, l *cache.Outgoing, answers []*answer) []*parcel {
+	all := parcelsOf(l, answers)
+	if own := s.ownParcel(l); own != nil {
+		all = append(all, own)
+	}
+	return all
 }
 
 // work returns about how many bytes are read and sent for a letter.
 func work(s *sender, l *cache.Outgoing) (total int64) {
-	size := int64(len(l.Draft.Text))
-	for _, f := range l.Draft.Files {
-		size += f.Size
+	size, copies := length(&l.Draft), pending(l)
+	if ownWaits(l) {
+		copies = append(copies, *l.Own)
 	}
-	for _, c := range pending(l) {
+	for _, c := range copies {
 		if total += size; c.State == cache.Waiting {
 			total += s.passes() * size
 		}
@@ -190,7 +226,13 @@ func (o *office) sealKept(ctx context.Context, box *cache.Cache, s *sender, l *c
 	d.Time = l.Queued
 	bar.watchFiles(d)
 	atOnce(ctx, waiting, func(p *parcel) error {
-		m, err := s.seal(d, p.answer)
+		var m *letter.Message
+		var err error
+		if p.to != nil {
+			m, err = s.sealOwn(d, p.to)
+		} else {
+			m, err = s.seal(d, p.answer)
+		}
 		if err != nil {
 			return err
 		}
@@ -320,8 +362,8 @@ func lockLetter(ctx context.Context, box *cache.Cache, id int64) (io.Closer, err
 
 // goOn goes on with a letter of the outbox. It returns nil where nothing of it was to be sent.
 func (o *office) goOn(ctx context.Context, box *cache.Cache, l *cache.Outgoing) (*SendReport, error) {
-	copies := pending(l)
-	if len(copies) == 0 {
+	copies, own := pending(l), ownPending(l)
+	if len(copies) == 0 && !own {
 		return nil, o.clear(ctx, box, l)
 	}
 	l.Draft.Direct = l.Draft.Direct || o.direct
@@ -338,10 +380,10 @@ func (o *office) goOn(ctx context.Context, box *cache.Cache, l *cache.Outgoing) 
 		to = append(to, a)
 	}
 	v := &SendReport{From: l.Draft.From, Sent: []SentReport{}, Failed: []FailReport{}, Outbox: l.ID}
-	s, answers, err := o.find(ctx, f, from, to)
-	var parcels []*parcel
+	s, answers, err := o.find(ctx, f, from, to, own)
+	var done dispatched
 	if err == nil {
-		parcels, err = o.dispatch(ctx, box, s, l, answers)
+		done, err = o.dispatch(ctx, box, s, l, answers)
 	}
 	if err != nil {
 		err = errors.Join(err, tried(context.WithoutCancel(ctx), box, copies, err))
@@ -350,8 +392,11 @@ func (o *office) goOn(ctx context.Context, box *cache.Cache, l *cache.Outgoing) 
 		}
 		return v, err
 	}
-	noted := o.note(ctx, box, parcels)
-	v, err = newSendReport(from, parcels)
+	v, err = newSendReport(from, done.parcels)
+	noted := done.noted
+	if noted == nil {
+		noted = o.noteOwn(ctx, box, done.own, v)
+	}
 	if noted == nil {
 		l, noted = outgoingLetter(ctx, box, l.ID)
 	}
@@ -382,9 +427,9 @@ func (o *office) clear(ctx context.Context, box *cache.Cache, l *cache.Outgoing)
 	return box.RemoveLetter(context.WithoutCancel(ctx), l.ID)
 }
 
-// arrived reports whether all copies of a letter were taken.
+// arrived reports whether all copies of a letter were taken, and the sender's own one, too, or given up.
 func arrived(l *cache.Outgoing) bool {
-	return !slices.ContainsFunc(l.Copies, func(c cache.Copy) bool { return c.State != cache.Sent })
+	return !ownWaits(l) && !slices.ContainsFunc(l.Copies, func(c cache.Copy) bool { return c.State != cache.Sent })
 }
 
 // answered notes of the message that a letter answers that it does.

@@ -29,6 +29,8 @@ type OutboxLetter struct {
 	From    string       `json:"from"`
 	Subject string       `json:"subject"`
 	Copies  []OutboxCopy `json:"copies"`
+	// Own is the sender's copy, where there is one still.
+	Own *OutboxCopy `json:"own,omitempty"`
 }
 
 // OutboxCopy is one recipient's.
@@ -255,6 +257,9 @@ func newOutboxReport(a address.Address, all []cache.Outgoing) *OutboxReport {
 		for _, c := range l.Copies {
 			one.Copies = append(one.Copies, OutboxCopy{c.Recipient, copyStates[c.State], c.Reason})
 		}
+		if l.Own != nil {
+			one.Own = &OutboxCopy{l.Draft.From, copyStates[l.Own.State], l.Own.Reason}
+		}
 		v.Letters = append(v.Letters, one)
 	}
 	return v
@@ -267,11 +272,17 @@ func (v *OutboxReport) text(out *bytes.Buffer) {
 	for _, l := range v.Letters {
 		fmt.Fprintf(out, "%d  %s  %s\n", l.Number, l.Queued.Local().Format("2 Jan 2006, 15:04"), letter.Line(l.Subject))
 		for _, c := range l.Copies {
-			line := fmt.Sprintf("   %s: %s", c.Address, c.State)
-			if c.Reason != "" {
-				line += ", " + strings.TrimSpace(oneLine(c.Reason))
-			}
-			out.WriteString(line + "\n")
+			out.WriteString("   " + c.Address + ": " + c.text())
+		}
+		if l.Own != nil {
+			out.WriteString("   your own copy: " + l.Own.text())
 		}
 	}
+}
+
+func (c *OutboxCopy) text() string {
+	if c.Reason == "" {
+		return c.State + "\n"
+	}
+	return c.State + ", " + strings.TrimSpace(oneLine(c.Reason)) + "\n"
 }

@@ -20,7 +20,7 @@ const (
 	maxCalls   = 4 // servers that are sent to
 )
 
-// A parcel is one recipient's copy of a letter on its way.
+// A parcel is one recipient's copy of a letter on its way, or the sender's own.
 type parcel struct {
 	answer  *answer
 	message *client.Outgoing // once it is sealed
@@ -29,6 +29,7 @@ type parcel struct {
 	err     error            // why it was not sent; nil for one that was
 	kept    bool             // the outbox has it still, to be sent later
 	copy    *cache.Copy      // in the outbox; nil where nothing is kept
+	to      []string         // of the sender's own copy, whom the letter is to; nil for all others
 }
 
 func outgoing(m *letter.Message) *client.Outgoing {

@@ -163,10 +163,14 @@ func attachmentRows(all []AttachmentReport) (rows [][2]string) {
 // but for the last line: whatever of that kind comes before it is the writer's.
 func (r *run) showMessage(out *bytes.Buffer, v *ReadReport, proof [][2]string) {
 	rows := append([][2]string{{"From", v.from()}, {"Source", string(v.Source)}}, proof...)
+	to := [2]string{"To", v.To}
+	if v.Sent {
+		to = [2]string{"Sent to", strings.Join(v.Recipients, ", ")}
+	}
 	if v.Proof != string(provenance.BySender) && v.Proof != string(provenance.False) {
 		rows = append(rows, [2]string{"Your server", "says that " + v.ServerSays})
 	}
-	rows = append(rows, [][2]string{{"To", v.To}, {"Date", v.Time.Local().Format("Mon, 2 Jan 2006 15:04:05 -0700")},
+	rows = append(rows, [][2]string{to, {"Date", v.Time.Local().Format("Mon, 2 Jan 2006 15:04:05 -0700")},
 		{"Came", v.Came.Local().Format("Mon, 2 Jan 2006 15:04:05 -0700")}, {"Subject", v.Subject}}...)
 	for _, row := range [][2]string{{"Reply to", v.ReplyTo}, {"Copies", strings.Join(v.CC, ", ")}, {"Tags", strings.Join(v.Tags, ", ")}} {
 		if row[1] != "" {

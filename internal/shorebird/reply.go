@@ -22,6 +22,7 @@ type replyOptions struct {
 	text                           string
 	attach                         []string
 	direct, unkept, unquoted, bare bool
+	noCopy                         bool
 	asked                          bool // the answer goes where the letter asks for it
 }
 
@@ -32,7 +33,8 @@ func (r *run) replyCommand() *cobra.Command {
 		Long: "reply sends an answer to the source of message N, with its text quoted, and marks the\n" +
 			"message answered. The text comes from where send takes it. Where nothing proves the\n" +
 			"source, you are warned: the answer goes to who is named there, whoever wrote the letter.\n" +
-			"A letter can ask for answers to another address; --to-reply-to sends the answer there.",
+			"A letter can ask for answers to another address; --to-reply-to sends the answer there. The\n" +
+			"answer to a letter that you have sent goes to whom that went to.",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: r.completeNumbers,
 		RunE: r.action(func(ctx context.Context, args []string) error { return r.reply(ctx, args[0], o) }),
 	}
@@ -67,6 +69,7 @@ func (r *run) forwardCommand() *cobra.Command {
 func (r *run) answerFlags(c *cobra.Command, o *replyOptions) {
 	r.mailboxFlags(c, &o.mailboxOptions)
 	r.directFlag(c, &o.direct)
+	noCopyFlag(c, &o.noCopy)
 	f := c.Flags()
 	f.StringVar(&o.text, "text", "", "read the text from `FILE`, or from standard input for -")
 	f.StringArrayVarP(&o.attach, "attach", "a", nil, "attach `FILE`; may be given several times")
@@ -75,15 +78,19 @@ func (r *run) answerFlags(c *cobra.Command, o *replyOptions) {
 
 func (r *run) reply(ctx context.Context, arg string, o replyOptions) error {
 	return r.answer1(ctx, arg, o, func(m *mailbox, msg *cache.Message) (*cache.Draft, string, error) {
+		d := &cache.Draft{Recipients: msg.Opened.SentTo, Subject: prefixed("Re: ", msg.Opened.Subject), InReplyTo: msg.SHA256}
+		if !o.unquoted {
+			d.Text = quoted(msg)
+		}
+		if len(d.Recipients) > 0 && !o.asked { // one's own letter is gone on with
+			return d, "", nil
+		}
 		to, err := answerTo(msg, o.asked)
 		if err != nil {
 			return nil, "", err
 		}
-		d := &cache.Draft{Recipients: []string{to.String()}, Subject: prefixed("Re: ", msg.Opened.Subject), InReplyTo: msg.SHA256}
+		d.Recipients = []string{to.String()}
 		warning, err := m.warning(ctx, msg, to)
-		if !o.unquoted {
-			d.Text = quoted(msg)
-		}
 		return d, warning, err
 	})
 }
@@ -126,6 +133,7 @@ func (r *run) answer1(ctx context.Context, arg string, o replyOptions, begin fun
 	}
 	p := r.officeOf(m.network, m.home, o.direct, o.unkept)
 	p.desks[m.held.address], p.boxes[m.held.address] = m.desk, m.copy
+	p.noCopy, d.NoCopy = o.noCopy, o.noCopy
 	if p.warning = warning; warning != "" {
 		r.note("WARNING: %s", warning)
 	}
@@ -226,8 +234,12 @@ func quoted(msg *cache.Message) string {
 }
 
 func forwarded(msg *cache.Message) string {
+	to := msg.Header.DestinationAccount + "@" + msg.Header.DestinationDomain
+	if len(msg.Opened.SentTo) > 0 {
+		to = strings.Join(msg.Opened.SentTo, ", ")
+	}
 	return fmt.Sprintf("---- Forwarded letter ----\nFrom: %s\nTo: %s\nDate: %s\nSubject: %s\n\n%s", letter.Line(source(&msg.Header)),
-		letter.Line(msg.Header.DestinationAccount+"@"+msg.Header.DestinationDomain), written(msg), letter.Line(msg.Opened.Subject), excerpt(msg))
+		letter.Line(to), written(msg), letter.Line(msg.Opened.Subject), excerpt(msg))
 }
 
 func written(msg *cache.Message) string { return msg.Opened.Written.Format("2 Jan 2006 15:04 -0700") }

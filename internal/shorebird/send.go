@@ -26,7 +26,7 @@ const maxText = 16 << 20
 type sendOptions struct {
 	subject, from, replyTo, text string
 	attach, cc                   []string
-	direct, unkept               bool
+	direct, unkept, noCopy       bool
 }
 
 // SendReport is what send prints with --json, also when some copies were not sent.
@@ -38,6 +38,10 @@ type SendReport struct {
 	Outbox int64 `json:"outbox,omitempty"`
 	// Warning is reply's, where nothing proves whom the answered letter is from.
 	Warning string `json:"warning,omitempty"`
+	// Copy is what became of the copy that the sender keeps: kept, later, where the outbox has it still, or refused, with
+	// why; absent where none was to be kept, or nobody has got the letter yet.
+	Copy      string `json:"copy,omitempty"`
+	CopyError string `json:"copy_error,omitempty"`
 }
 
 // SentReport is a copy that the recipient's server has for good.
@@ -82,6 +86,7 @@ func (r *run) send(ctx context.Context, args []string, o sendOptions) error {
 		return err
 	}
 	defer p.close()
+	p.noCopy = o.noCopy
 	d, err := newDraft(args, o, p.net.settings)
 	if err != nil {
 		return err
@@ -161,6 +166,7 @@ func newDraft(args []string, o sendOptions, s *settings) (*cache.Draft, error) {
 	for _, a := range to {
 		d.Recipients = append(d.Recipients, a.String())
 	}
+	d.NoCopy = o.noCopy
 	d.Files, err = attach(o.attach)
 	return d, err
 }

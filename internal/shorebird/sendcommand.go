@@ -20,7 +20,10 @@ func (r *run) sendCommand() *cobra.Command {
 			"is sent, and is sent again, unchanged, until its server has taken it: so it arrives\n" +
 			"once. What cannot be sent for now stays there (exit status 75), and goes with the next\n" +
 			"send, sync or outbox send. A letter of more than 64 MiB, all its copies together, is\n" +
-			"sent without the outbox.\n\n" + abroad,
+			"sent without the outbox.\n\n" +
+			"A copy for yourself goes to your own mailbox, sealed, where all your devices find it with\n" +
+			"list --sent; a letter past your own server, or to yourself alone, leaves none. --no-copy,\n" +
+			"or sent_copies = false in the configuration file, leaves it out.\n\n" + abroad,
 		RunE: r.action(func(ctx context.Context, args []string) error { return r.send(ctx, args, o) }),
 	}
 	f := c.Flags()
@@ -31,6 +34,11 @@ func (r *run) sendCommand() *cobra.Command {
 	f.StringVar(&o.replyTo, "reply-to", "", "the `ADDRESS` that answers should go to")
 	f.StringArrayVar(&o.cc, "cc", nil, "name `ADDRESS` as one who got a copy; it gets none by this; may be given several times")
 	f.BoolVar(&o.unkept, "no-outbox", false, "keep nothing: what cannot be sent for now has failed")
+	noCopyFlag(c, &o.noCopy)
 	r.directFlag(c, &o.direct)
 	return c
+}
+
+func noCopyFlag(c *cobra.Command, v *bool) {
+	c.Flags().BoolVar(v, "no-copy", false, "keep no copy of the letter in your own mailbox")
 }

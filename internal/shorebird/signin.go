@@ -26,6 +26,7 @@ type desk struct {
 	home home
 	held *holding
 	used crypt.PublicKey // of the key by which the account was proven last
+	self *answer         // about the account, as it was proven last; nil before
 	lock io.Closer       // of the claim; nil: the keys on this machine may be changed by others
 	// delivered says that the server has, or perhaps has, what was uploaded.
 	delivered bool
@@ -100,10 +101,11 @@ func (d *desk) signIn(ctx context.Context) (*peer, *answer, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		if p.user == d.held.address {
-			return p, a, nil
+		if p.user != d.held.address {
+			err = d.prove(ctx, p, a)
 		}
-		if err = d.prove(ctx, p, a); err == nil {
+		if err == nil {
+			d.self = a
 			return p, a, nil
 		}
 		if !hasStatus(err, cmtp.StatusWrongProof) {

@@ -32,7 +32,8 @@ func (r *run) watchCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "watch", Short: "Wait for news, and show a line for each new message",
 		Long: "watch keeps the copy of your mailbox up to date and prints a line for each message that\n" +
-			"comes, as list does, until it is interrupted. A connection that is lost is made again.\n" +
+			"comes, as list does, until it is interrupted; copies of what you send are none. A connection\n" +
+			"that is lost is made again.\n" +
 			"With --json each line is an object.\n\n" + marksHelp,
 		Args: cobra.NoArgs,
 		RunE: r.action(func(ctx context.Context, _ []string) error { return r.watch(ctx, o) }),
@@ -147,7 +148,7 @@ func (w *watch) wait(ctx context.Context, s *cache.Syncer, srv cache.Server) (*c
 // newest returns the highest number. It is not always the first of the list, which goes by the
 // server's clock.
 func (w *watch) newest(ctx context.Context) (n uint64, err error) {
-	all, err := w.copy.List(ctx, cache.Filter{})
+	all, err := w.copy.List(ctx, cache.Filter{Way: cache.Came})
 	for i := range all {
 		n = max(n, all[i].Number)
 	}
@@ -159,7 +160,7 @@ func (w *watch) newest(ctx context.Context) (n uint64, err error) {
 func (w *watch) tellNews(ctx context.Context, anew bool) error {
 	var news []cache.Message
 	for before, more := int64(0), true; w.begun && !anew && more; {
-		page, err := w.copy.List(ctx, cache.Filter{Before: before})
+		page, err := w.copy.List(ctx, cache.Filter{Before: before, Way: cache.Came})
 		if err != nil {
 			return err
 		}
