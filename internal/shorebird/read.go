@@ -41,7 +41,7 @@ func (r *run) readCommand() *cobra.Command {
 			"It says whether the message was submitted with a key that is remembered of its source, or\n" +
 			"vouched for by the server of its domain; who wrote what is sealed in it, nothing proves.\n" +
 			"With --check the source's keys are asked for first, as keys does. That domain's server\n" +
-			"can see then that somebody reads the message.\n\n" +
+			"can see then that somebody reads the message. What it says is what list shows from then on.\n\n" +
 			"What stands between the first empty line and the last line is the writer's, whatever it\n" +
 			"looks like; the last line says that the message ends there.",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: r.completeNumbers,
@@ -116,7 +116,7 @@ func (m *mailbox) whole(ctx context.Context, arg string) (*cache.Message, int64,
 }
 
 // proofOf says what a message proves of its source, by the keys that are known now where all
-// of it is here.
+// of it is here, and keeps that for the next list.
 func (m *mailbox) proofOf(ctx context.Context, msg *cache.Message, check bool) (*proof, error) {
 	sealed, err := m.copy.Sealed(ctx, msg.ID)
 	if errors.Is(err, cache.ErrNotKept) {
@@ -126,8 +126,12 @@ func (m *mailbox) proofOf(ctx context.Context, msg *cache.Message, check bool) (
 		return nil, err
 	}
 	p, _, err := m.judged(ctx, sealed, check)
-	if err == nil {
-		msg.Opened.Proof = proofText(p.Verdict)
+	if err != nil {
+		return nil, err
+	}
+	if now := proofText(p.Verdict); now != msg.Opened.Proof {
+		msg.Opened.Proof = now
+		err = m.copy.SetProof(ctx, msg.ID, now)
 	}
 	return p, err
 }
