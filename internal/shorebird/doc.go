@@ -107,7 +107,8 @@
 // refuses, is an error, after what is here was shown. A change that the server has not heard of
 // is told by the next command that reaches it.
 //
-// The number that a person types is given when a message is first shown. It is of this machine
+// The number that a person types is given when a message is first shown; read, save, reply and forward give numbers as list would
+// where there is none with the one that was typed, and flag and delete do not. It is of this machine
 // alone, never given to another message, and stays when the mailbox has another epoch.
 //
 // What a stranger wrote is shown in lines of the program's own: whatever is not just shown stands as

@@ -272,6 +272,28 @@ func typeOf(name string) string {
 	return "application/octet-stream"
 }
 
+// seek is find for a command that changes nothing that would be missed: where there is no message with the number, it gives
+// numbers to what list would show now, so that a first list is not needed. Who deletes has to have seen what.
+func (m *mailbox) seek(ctx context.Context, arg string) (*cache.Message, int64, error) {
+	msg, n, err := m.find(ctx, arg)
+	if !errors.Is(err, errNoSuchMessage) {
+		return msg, n, err
+	}
+	if !m.offline {
+		if _, trouble := m.update(ctx); trouble != nil {
+			return nil, 0, trouble
+		}
+	}
+	all, lerr := m.copy.List(ctx, cache.Filter{Way: cache.Came, Limit: listed})
+	if lerr == nil {
+		_, lerr = m.copy.Short(ctx, idsOf(all))
+	}
+	if lerr != nil {
+		return nil, 0, lerr
+	}
+	return m.find(ctx, arg)
+}
+
 // find returns the message with a number that a person has typed.
 func (m *mailbox) find(ctx context.Context, arg string) (*cache.Message, int64, error) {
 	n, err := strconv.ParseInt(arg, 10, 64)

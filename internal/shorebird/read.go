@@ -91,7 +91,7 @@ func (m *mailbox) tell(ctx context.Context) error {
 
 // whole returns a message that was opened. One that was not fetched yet is fetched now.
 func (m *mailbox) whole(ctx context.Context, arg string) (*cache.Message, int64, error) {
-	msg, number, err := m.find(ctx, arg)
+	msg, number, err := m.seek(ctx, arg)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -69,7 +69,7 @@ func (r *run) saveMessage(ctx context.Context, args []string, o saveOptions) err
 		return err
 	}
 	defer m.close()
-	msg, number, err := m.find(ctx, args[0])
+	msg, number, err := m.seek(ctx, args[0])
 	if err != nil {
 		return err
 	}
