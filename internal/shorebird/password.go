@@ -86,21 +86,29 @@ func (r *run) newPassword(ctx context.Context, a address.Address, line int) ([]b
 	return p, nil
 }
 
+// askTwice asks a person for a new password, until it was typed twice alike.
 func (r *run) askTwice(ctx context.Context, a address.Address) ([]byte, error) {
-	p, err := r.askPassword(ctx, fmt.Sprintf("New password for %s: ", a))
-	if err != nil {
-		return nil, err
-	}
-	again, err := r.askPassword(ctx, "Once more: ")
-	if err != nil {
-		return nil, err
-	}
-	defer clear(again)
-	if !bytes.Equal(p, again) {
+	for tries := 1; ; tries++ {
+		p, err := r.askPassword(ctx, fmt.Sprintf("New password for %s: ", a))
+		if err != nil {
+			return nil, err
+		}
+		again, err := r.askPassword(ctx, "Once more: ")
+		if err != nil {
+			clear(p)
+			return nil, err
+		}
+		same := bytes.Equal(p, again)
+		clear(again)
+		if same {
+			return p, nil
+		}
 		clear(p)
-		return nil, hint(errPasswordsDiffer, "Nothing was changed. Try again.")
+		if tries == maxConfirmations {
+			return nil, hint(errPasswordsDiffer, "Nothing was changed. Try again.")
+		}
+		r.note("The two passwords differ; type it anew.")
 	}
-	return p, nil
 }
 
 func (r *run) askPassword(ctx context.Context, prompt string) ([]byte, error) {

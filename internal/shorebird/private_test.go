@@ -310,6 +310,23 @@ func TestSend_NobodyToAsk(t *testing.T) {
 	p.want(password, "", []string{"recover", alice, "--words"}, "--words-stdin")
 }
 
+// Who slips at a new password is asked again, and what counts is what was typed twice.
+func TestRegister_Slips(t *testing.T) {
+	h := privateHouse(t)
+	p := h.device(t, h.Start(t))
+	p.answers(map[string]string{"The code": h.invites(alice)})
+	typed := []string{"one", "other", "two", "too", "three", "three"}
+	p.app.ReadPassword = func(_ context.Context, prompt string) ([]byte, error) {
+		answer := typed[0]
+		typed = typed[1:]
+		return []byte(answer), nil
+	}
+	p.want(ok, "", []string{"register", alice, "--no-recovery"}, "registered")
+	if len(typed) > 0 || p.ring("three") == nil {
+		t.Errorf("%q were not asked for", typed)
+	}
+}
+
 func TestRegister_Terminal(t *testing.T) {
 	h := privateHouse(t)
 	where := h.Start(t)
@@ -332,6 +349,9 @@ func TestRegister_Terminal(t *testing.T) {
 	p.answers(map[string]string{"New password for " + alice: "a new one", "Once more": "another one"})
 	p.app.ReadLine = line
 	p.want(failure, "", []string{"register", alice}, "the two passwords differ")
+	if n := strings.Count(p.err.String(), "type it anew"); n != 2 {
+		t.Errorf("it was asked for anew %d times", n)
+	}
 	p.answers(map[string]string{"New password for " + alice: "a new one", "Once more": "a new one"})
 	p.app.ReadLine, wrong = line, 3
 	p.want(failure, "", []string{"register", alice}, "not confirmed", "--no-recovery")

@@ -12,8 +12,8 @@ import (
 	"cmtpd/internal/recovery"
 )
 
-// maxConfirmations is how often a person may mistype a word that was shown before the
-// command gives up.
+// maxConfirmations is how often a person may mistype a word that was shown, or a new password, before
+// the command gives up.
 const maxConfirmations = 3
 
 // recoveryKey makes a recovery key and shows its words, once: at the terminal, where the
