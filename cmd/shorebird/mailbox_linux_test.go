@@ -251,6 +251,25 @@ func TestList_Colour(t *testing.T) {
 	d.Stop(t)
 }
 
+// Tags stand where no stranger's words can, and leave the line as long as it was.
+func TestList_Tags(t *testing.T) {
+	r, d := newReader(t, cmtptest.NewSite(t, nil))
+	r.gets(&cmtp.Body{Time: 1, Subject: "[paid] of " + strings.Repeat("long ", 50), Text: []byte("x")})
+	r.gets(&cmtp.Body{Time: 1, Subject: "other", Text: []byte("x")})
+	r.must("list")
+	r.must("flag", "1", "--tag", "work", "--tag", strings.Repeat("漢\u202e", 5))
+	for columns, want := range map[int]string{40: `^1  N     \w+ \d\d  unproven `, 60: `^1  N     \w+ \d\d [\d:]+  \[work,…  unproven  `, 200: `^1  N     \w+ \d\d [\d:]+  \[work, (漢\x{fffd}){5}\]  unproven  `} {
+		shown := r.at(columns, []string{"NO_COLOR=1"}, "list", "--offline")
+		_, shown, _ = strings.Cut(shown, "\n") // behind what is said of the copy
+		harmless(t, shown, "\n", columns)
+		lines := strings.Split(shown, "\n")
+		if !regexp.MustCompile(want).MatchString(lines[1]) || strings.Contains(lines[0], "[") || len(lines) != 3 {
+			t.Errorf("at %d columns:\n%s", columns, shown)
+		}
+	}
+	d.Stop(t)
+}
+
 // A desktop is a keyring in memory.
 type desktop map[string]string
 

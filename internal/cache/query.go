@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -26,7 +27,8 @@ const QueryHelp = `A search finds messages that have all of the given terms:
     is:sent         a copy of what you have sent; is:received is the others
     -term           without it
 
-A term may be in quotation marks. Capitals, accents and punctuation make no difference. Of a
+A term may be in quotation marks, and must be where it holds a word and a colon that are none
+of the above: "foo:bar". Capitals, accents and punctuation make no difference. Of a
 text the first MiB is looked at, of a subject and the others the first 64 KiB.`
 
 // Limits of a query.
@@ -42,11 +44,60 @@ type term struct {
 	text   string
 	quoted bool
 	prefix bool
+	// unknown is what stands in the place of a field, and is none.
+	unknown string
 }
 
 // fields are those that look into columns of the index.
 var fields = map[string]string{
 	"": "", "subject": "subject", "text": "text", "name": "names", "from": "sender", "to": "receiver",
+}
+
+// fieldNames are what may stand before a colon.
+var fieldNames = []string{"from", "to", "subject", "text", "name", "tag", "has", "is"}
+
+// isUnknown reports whether somebody who writes word:value means a field: not with the place of a web page, or
+// a time.
+func isUnknown(word, value string) bool {
+	return word != "" && strings.IndexFunc(word, func(r rune) bool { return !unicode.IsLetter(r) }) < 0 &&
+		value != "" && value[0] != ' ' && !strings.HasPrefix(value, "//")
+}
+
+func unknownField(word string) error {
+	meant := ""
+	least := len(word)/2 + 1 // of its letters are right
+	for _, f := range fieldNames {
+		n := distance(word, f)
+		if strings.HasPrefix(f, word) {
+			n = 0
+		}
+		if n < least {
+			least, meant = n, fmt.Sprintf(" Did you mean %s:?", f)
+		}
+	}
+	return fmt.Errorf("%w: %s: is no field; there are %s:.%s To look for the words themselves, put quotation marks around them", ErrQuery, word,
+		strings.Join(fieldNames, ":, "), meant)
+}
+
+// distance is how many letters have to be put in, taken away, or changed to make b of a.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before := row[0] // of the row above, to the left
+		row[0] = i + 1
+		for j := range len(b) {
+			change := before
+			if a[i] != b[j] {
+				change++
+			}
+			before = row[j+1]
+			row[j+1] = min(change, row[j]+1, before+1)
+		}
+	}
+	return row[len(b)]
 }
 
 // states are what may stand behind is:.
@@ -178,7 +229,9 @@ func parseQuery(q string) (terms []term, err error) {
 	}, q)
 	for q = strings.TrimSpace(q); q != ""; q = strings.TrimSpace(q) {
 		var t term
-		t, q = cutTerm(q)
+		if t, q = cutTerm(q); t.unknown != "" {
+			return nil, unknownField(t.unknown)
+		}
 		switch {
 		case strings.IndexFunc(fold(t.text), isWord) < 0 && t.field != "tag":
 			continue
@@ -219,8 +272,11 @@ func cutTerm(q string) (t term, rest string) {
 	}
 	if field, value, ok := strings.Cut(q, ":"); ok {
 		field = strings.ToLower(field)
-		if _, known := fields[field]; known && field != "" || field == "tag" || field == "has" || field == "is" {
+		switch {
+		case slices.Contains(fieldNames, field):
 			t.field, q = field, value
+		case isUnknown(field, value):
+			t.unknown = field
 		}
 	}
 	if strings.HasPrefix(q, `"`) {

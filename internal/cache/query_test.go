@@ -50,7 +50,7 @@ func TestCache_Search(t *testing.T) {
 		{`tag:"Steuer 2031"`, []string{uber}}, {"tag:Steuer", nil}, {"tag:Müll", []string{uber}}, {"tag:Mull", nil}, {`-tag:"Steuer 2031" from:ben`, []string{cafe}},
 		{"2031", []string{invoice}}, {"100%", []string{invoice}}, {`brown AND`, []string{cafe}}, {"fox OR invoice", nil}, {"NEAR(brown fox)", nil},
 		{`"unended quote`, nil}, {`brown "`, []string{invoice, cafe}}, {"subject: menu", []string{cafe}}, {"brown --- ***", []string{invoice, cafe}},
-		{"unknown:field", nil}, {"http://c.example", nil}, {"quick'; DROP TABLE entry", nil}, {"{subject}:menu", nil}, {"^café", []string{cafe}},
+		{`"unknown:field"`, nil}, {"10:30", nil}, {"unknown: brown fox", nil}, {"http://c.example", nil}, {"quick'; DROP TABLE entry", nil}, {"{subject}:menu", nil}, {"^café", []string{cafe}},
 	} {
 		got, err := c.Search(t.Context(), tt.query, cache.Filter{})
 		if err != nil || !slices.Equal(subjects(got), tt.want) {
@@ -75,6 +75,14 @@ func TestCache_Search_Refused(t *testing.T) {
 	} {
 		if _, err := c.Search(t.Context(), q, cache.Filter{}); !errors.Is(err, cache.ErrQuery) {
 			t.Errorf("%.20q: %v", q, err)
+		}
+	}
+	for q, want := range map[string]string{
+		"foo:bar": "foo: is no field; there are from:, to:, subject:, text:, name:, tag:, has:, is:. To look", "brown form:ben": "Did you mean from:?",
+		"-Subjekt:x": "Did you mean subject:?", `sender:"x y"`: "sender: is no field", "tags:work": "Did you mean tag:?", "bcc:x": "bcc: is no field", "subj:x": "Did you mean subject:?",
+	} {
+		if _, err := c.Search(t.Context(), q, cache.Filter{}); !errors.Is(err, cache.ErrQuery) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", q, err)
 		}
 	}
 	for _, q := range []string{strings.Repeat("x", 1024), strings.Repeat("x ", 32), strings.Repeat("-is:seen ", 32)} {

@@ -37,10 +37,10 @@ type ListReport struct {
 }
 
 const marksHelp = `A line has the message's number, for read and the others; its marks: N new, A answered,
-F flagged, + with attachments; when it came; who speaks for its source: proven (the
-source's key has signed), vouched (its domain's server says so), server (your own server),
-unproven (nobody), or FALSE (what came with it is not true); the source; and the subject.
-What you have sent has the word sent there, and whom it went to.`
+F flagged, + with attachments; when it came; in brackets its tags; who speaks for its source:
+proven (the source's key has signed), vouched (its domain's server says so), server (your own
+server), unproven (nobody), or FALSE (what came with it is not true); the source; and the
+subject. What you have sent has the word sent there, and whom it went to.`
 
 func (r *run) listCommand() *cobra.Command {
 	var o listOptions
@@ -129,12 +129,13 @@ func (m *mailbox) listReport(ctx context.Context, all []cache.Message, inStep bo
 
 // lines prints a list for a person.
 func (r *run) lines(out *bytes.Buffer, v *ListReport) {
-	digits := 1
+	digits, tags := 1, 0
 	for i := range v.Messages {
 		digits = max(digits, len(fmt.Sprint(v.Messages[i].Number)))
+		tags = max(tags, columns(v.Messages[i].labels()))
 	}
 	for i := range v.Messages {
-		out.WriteString(r.line(&v.Messages[i], digits))
+		out.WriteString(r.line(&v.Messages[i], digits, tags))
 	}
 	if len(v.Messages) == 0 {
 		out.WriteString("No messages.\n")
@@ -144,16 +145,31 @@ func (r *run) lines(out *bytes.Buffer, v *ListReport) {
 	}
 }
 
-// narrow is a terminal of fewer columns, where a line has no hour.
+// maxLabels bounds the columns of tags at a terminal.
+const maxLabels = 24
+
+// labels are the tags in a list.
+func (v *MessageReport) labels() string {
+	if len(v.Tags) == 0 {
+		return ""
+	}
+	return oneLine("[" + strings.Join(v.Tags, ", ") + "]")
+}
+
+// narrow is a terminal of fewer columns, where a line has no hour and no tags.
 const narrow = 60
 
-// line is a message in a list. The subject stands last, so that nothing that the program says comes
-// after a stranger's words.
-func (r *run) line(v *MessageReport, digits int) string {
+// line is a message in a list, with so many columns for its tags. The subject stands last, so that nothing that the program
+// says, and no tag, comes after a stranger's words.
+func (r *run) line(v *MessageReport, digits, tags int) string {
 	from, subject, day := unlimited, unlimited, r.day(v.Came)
 	if w := r.width(); w > 0 {
 		if w < narrow {
-			day = day[:len("Jan 02")]
+			day, tags = day[:len("Jan 02")], 0
+		}
+		if tags > 0 {
+			tags = min(tags, maxLabels, w/8)
+			w -= tags + len("  ")
 		}
 		room := w - 1 - digits - len("  NAF+  ") - len(day) - len("  unproven  ") - len("  ")
 		from = min(max(room/3, 4), 32)
@@ -168,7 +184,11 @@ func (r *run) line(v *MessageReport, digits int) string {
 	if from < unlimited {
 		source = pad(v.who(), from)
 	}
-	return fmt.Sprintf("%*d  %s  %s  %s  %s  %s\n", digits, v.Number, v.marks(), day, word, source, clip(v.title(), subject))
+	labels := ""
+	if tags > 0 {
+		labels = pad(v.labels(), tags) + "  "
+	}
+	return fmt.Sprintf("%*d  %s  %s  %s%s  %s  %s\n", digits, v.Number, v.marks(), day, labels, word, source, clip(v.title(), subject))
 }
 
 // day is a time in 12 columns: with the hour in the last half year, else with the year.

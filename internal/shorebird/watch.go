@@ -191,7 +191,7 @@ func (w *watch) tellNews(ctx context.Context, anew bool) error {
 
 // printLine prints one message, in one line of JSON where that was asked for.
 func (r *run) printLine(v *MessageReport) error {
-	line := []byte(r.line(v, 1))
+	line := []byte(r.line(v, 1, columns(v.labels())))
 	if r.json {
 		b, err := encode(v)
 		if err != nil {
