@@ -64,19 +64,28 @@ func isUnknown(word, value string) bool {
 }
 
 func unknownField(word string) error {
-	meant := ""
-	least := len(word)/2 + 1 // of its letters are right
-	for _, f := range fieldNames {
-		n := distance(word, f)
-		if strings.HasPrefix(f, word) {
-			n = 0
-		}
-		if n < least {
-			least, meant = n, fmt.Sprintf(" Did you mean %s:?", f)
-		}
+	meant := Nearest(word, fieldNames)
+	if meant != "" {
+		meant = " Did you mean " + meant + ":?"
 	}
 	return fmt.Errorf("%w: %s: is no field; there are %s:.%s To look for the words themselves, put quotation marks around them", ErrQuery, word,
 		strings.Join(fieldNames, ":, "), meant)
+}
+
+// Nearest returns which of some words was meant by one that is none of them: it begins so, or half of its letters are
+// right. It is empty where there is none.
+func Nearest(word string, words []string) (nearest string) {
+	least := len(word)/2 + 1
+	for _, w := range words {
+		n := distance(word, w)
+		if strings.HasPrefix(w, word) {
+			n = 0
+		}
+		if n < least {
+			least, nearest = n, w
+		}
+	}
+	return nearest
 }
 
 // distance is how many letters have to be put in, taken away, or changed to make b of a.

@@ -65,7 +65,7 @@ func (a *App) Run(ctx context.Context, args []string) int {
 	if ctx.Err() != nil {
 		err = ctx.Err() // what it broke on its way says less
 	} else if !r.started {
-		err = usage(err)
+		err = usage(apart(err))
 	}
 	d := diagnose(err)
 	if d.Hint == usageHint && c.HasParent() {

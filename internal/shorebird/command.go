@@ -2,7 +2,6 @@ package shorebird
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,6 +40,7 @@ func (r *run) command() *cobra.Command {
 		Use: "shorebird", Short: "Send and open mail that only its reader can read", Long: about,
 		SilenceErrors: true, SilenceUsage: true,
 	}
+	group(root)
 	root.SetIn(r.In)
 	root.SetOut(r.Out)
 	root.SetErr(r.Err)
@@ -56,6 +56,9 @@ func (r *run) command() *cobra.Command {
 		r.replyCommand(), r.forwardCommand(), r.outboxCommand(), r.draftsCommand(),
 		r.devicesCommand(), r.accountsCommand(), r.manCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit statuses mean", Long: exitCodes})
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	speakPlainly(root)
 	return root
 }
 
@@ -67,7 +70,7 @@ func group(c *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 		if len(args) == 0 {
 			return c.Help()
 		}
-		return fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath())
+		return unknownCommand(c, args[0])
 	}
 	c.AddCommand(commands...)
 	return c

@@ -20,8 +20,6 @@ func (r *run) manCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			r.started = true
 			root := c.Root()
-			root.InitDefaultHelpCmd()
-			root.InitDefaultCompletionCmd()
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return fmt.Errorf("making the directory for the manual: %w", err)
 			}
