@@ -15,7 +15,7 @@ HAVE_CC     = $(or $(filter true,$(CI)),$(shell command -v gcc))
 HAVE_SODIUM = $(or $(filter true,$(CI)),$(and $(HAVE_CC),$(shell pkg-config --exists libsodium 2>/dev/null && echo true)))
 NO_SODIUM   = which needs gcc, pkg-config and libsodium-dev
 
-.PHONY: help build man test check fuzz demo bench peers clean
+.PHONY: help build man install test check fuzz demo bench peers clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -27,6 +27,17 @@ man: build ## write shorebird's manual pages, and completions for shells, into d
 	bin/shorebird man dist/man/man1
 	@mkdir -p dist/completions
 	for s in bash zsh fish; do bin/shorebird completion $$s >dist/completions/shorebird.$$s || exit 1; done
+
+# What is there is not built again: as root there may be no Go.
+PREFIX = /usr/local
+SHARE  = $(DESTDIR)$(PREFIX)/share
+install: $(if $(and $(wildcard bin/cmtpd),$(wildcard bin/shorebird),$(wildcard dist/man/man1)),,man) ## copy programs, manual and completions below PREFIX (and DESTDIR)
+	install -d $(DESTDIR)$(PREFIX)/bin $(SHARE)/man/man1 $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	install -m 755 bin/cmtpd bin/shorebird $(DESTDIR)$(PREFIX)/bin
+	install -m 644 dist/man/man1/*.1 $(SHARE)/man/man1
+	install -m 644 dist/completions/shorebird.bash $(SHARE)/bash-completion/completions/shorebird
+	install -m 644 dist/completions/shorebird.zsh $(SHARE)/zsh/site-functions/_shorebird
+	install -m 644 dist/completions/shorebird.fish $(SHARE)/fish/vendor_completions.d
 
 demo: build ## show everything working on this machine, and leave nothing behind
 	$(GO) run ./cmd/demo -bin bin
