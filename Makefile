@@ -15,6 +15,11 @@ HAVE_CC     = $(or $(filter true,$(CI)),$(shell command -v gcc))
 HAVE_SODIUM = $(or $(filter true,$(CI)),$(and $(HAVE_CC),$(shell pkg-config --exists libsodium 2>/dev/null && echo true)))
 NO_SODIUM   = which needs gcc, pkg-config and libsodium-dev
 
+# Mail servers that Debian does not install beside Postfix: their packages are only unpacked, for the
+# tests to run them from here, and the libraries that they need are installed.
+export MAIL_SERVERS ?= /var/cache/cmtpd-mail-servers
+UNPACKED            = opensmtpd exim4-daemon-heavy exim4-config
+
 .PHONY: help build man install test check fuzz demo bench peers clean
 
 help: ## show this list
@@ -54,6 +59,13 @@ peers: ## install the programs that the tests talk to (Debian, as root)
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null || \
 	    { [ "$$CI" != true ] && echo "not installed, so what needs it is left out, and named at the end:" $$missing; }; \
 	  fi; \
+	  set -e; for p in $(UNPACKED); do [ -e "$(MAIL_SERVERS)/$$p" ] || ( \
+	    rm -rf "$(MAIL_SERVERS)/new" && mkdir -p "$(MAIL_SERVERS)/new" && cd "$(MAIL_SERVERS)/new" && \
+	    { apt-get download -qq -o APT::Sandbox::User=root $$p || { apt-get update -qq && apt-get download -qq -o APT::Sandbox::User=root $$p; }; } && \
+	    libs=$$(dpkg-deb -f $$p*.deb Depends | tr , '\n' | sed -n 's/^ *\(lib[^ |]*\).*/\1/p') && \
+	    { [ -z "$$libs" ] || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$libs >/dev/null; } && \
+	    dpkg-deb -x $$p*.deb tree && mv tree ../$$p && rm -rf ../new ) || \
+	    { [ "$$CI" != true ] && echo "not unpacked, so what needs it is left out, and named at the end:" $$p; }; done; \
 	else \
 	  echo "not root on Debian, so nothing is installed: what needs a missing one of $(PEERS) is left out, and named at the end"; \
 	fi

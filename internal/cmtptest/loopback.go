@@ -18,6 +18,24 @@ func Loopback() string {
 	return fmt.Sprintf("127.%d.%d.%d", 1+pid>>8%254, pid&255, 1+(hosts.Add(1)-1)%254)
 }
 
+// FreePort is freePort, for tests elsewhere.
+func FreePort(t testing.TB) string {
+	t.Helper()
+	return freePort(t)
+}
+
+// AwaitPort waits until somebody listens at host:port.
+func AwaitPort(t testing.TB, addr string) {
+	t.Helper()
+	await(t, "somebody to listen at "+addr, func() bool {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
 // freePort returns a host and port at which nobody listens, and nobody will.
 func freePort(t testing.TB) string {
 	t.Helper()

@@ -10,7 +10,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -43,21 +42,16 @@ func StartPostfix(t testing.TB) *Postfix {
 	check(t, os.Chmod(dir, 0o755))
 	p := &Postfix{Plain: freePort(t), Proxied: freePort(t), dir: dir}
 	p.configure(t)
-	p.run(t, "start")
-	t.Cleanup(func() { p.run(t, "stop") })
+	etc, log := filepath.Join(dir, "etc"), filepath.Join(dir, "log")
+	runPostfix(t, etc, log, "start")
+	t.Cleanup(func() { runPostfix(t, etc, log, "stop") })
 	for _, addr := range []string{p.Plain, p.Proxied} {
-		await(t, "Postfix to listen", func() bool {
-			c, err := net.Dial("tcp", addr)
-			if err == nil {
-				c.Close()
-			}
-			return err == nil
-		})
+		AwaitPort(t, addr)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			log, _ := os.ReadFile(filepath.Join(dir, "log"))
-			t.Logf("Postfix wrote:\n%s", log)
+			text, _ := os.ReadFile(log)
+			t.Logf("Postfix wrote:\n%s", text)
 		}
 	})
 	return p
@@ -81,13 +75,14 @@ func (p *Postfix) Mail(t testing.TB, n int) []string {
 	return mail
 }
 
-func (p *Postfix) run(t testing.TB, verb string) {
+// runPostfix starts or stops the Postfix whose configuration is in etc.
+func runPostfix(t testing.TB, etc, logFile, verb string) {
 	t.Helper()
-	cmd := exec.Command("postfix", "-c", filepath.Join(p.dir, "etc"), verb)
+	cmd := exec.Command("postfix", "-c", etc, verb)
 	var out bytes.Buffer
 	cmd.Stderr = &out // no pipe: master would hold it open
 	if err := cmd.Run(); err != nil {
-		log, _ := os.ReadFile(filepath.Join(p.dir, "log"))
+		log, _ := os.ReadFile(logFile)
 		t.Fatalf("postfix %s: %v\n%s%s", verb, err, out.Bytes(), log)
 	}
 }
