@@ -61,8 +61,7 @@ func TestMove(t *testing.T) {
 			}
 			stock.Start(t)
 			cmtptest.AwaitPort(t, backend)
-			d := cmtptest.NewSite(t, cmtptest.Settings{"hostname": `"mail.example"`, "listen.addresses": `["` + cmtptest.Loopback() + `:0"]`,
-				"smtp.mode": `"relay"`, "smtp.backend": `"` + backend + `"`, "smtp.proxy_protocol": `"` + string(tt.proxy) + `"`}).Start(t)
+			d := initSite(t, "--domain", "cmtp.example", "--hostname", "mail.example", "--backend", backend, "--proxy", string(tt.proxy)).Start(t)
 
 			client := cmtptest.Loopback()
 			if out, err := swaks(t, d.Shared[0], client, "bob@mail.example"); err != nil {

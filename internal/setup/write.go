@@ -1,0 +1,208 @@
+package setup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"cmtpd/internal/admin"
+	"cmtpd/internal/config"
+	"cmtpd/internal/durable"
+	"cmtpd/internal/keyfile"
+)
+
+// A State is what becomes of a file.
+type State string
+
+// New files are made, Kept ones stay as they are, of Replaced ones there is a copy.
+const (
+	New      State = "new"
+	Kept     State = "kept"
+	Replaced State = "replaced"
+)
+
+// A File is what init makes, or finds.
+type File struct {
+	Path  string `json:"path"`
+	State State  `json:"state"`
+	Copy  string `json:"copy,omitempty"` // of what was replaced
+}
+
+// An Owner is the user who serves the data.
+type Owner struct {
+	Name     string
+	UID, GID int
+}
+
+// Work is what is to be written. Nothing is before Do.
+type Work struct {
+	Config  File           `json:"config"`
+	DataDir File           `json:"data_dir"`
+	Key     File           `json:"key"`
+	Owner   Owner          `json:"-"`
+	Text    string         `json:"-"` // of the configuration, where it is not Kept
+	Means   *config.Config `json:"-"` // what the configuration says, be it new or kept
+}
+
+const (
+	configMode    = 0o644 // there is no secret in it
+	configDirMode = 0o755
+	dataMode      = 0o700
+)
+
+// Existing returns what the configuration at path says, or nil if there is none.
+func Existing(path string) (*config.Config, error) {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return config.Load(path)
+}
+
+// Prepare finds out what there is to do at path for a configuration, of which text is nothing
+// where the one that is there is to stay. It changes nothing.
+func Prepare(path, text string, means *config.Config, owner Owner, now time.Time) (*Work, error) {
+	w := &Work{Config: File{path, New, ""}, DataDir: File{means.DataDir, New, ""}, Key: File{means.KeyFile(), New, ""}, Owner: owner, Text: text, Means: means}
+	old, err := os.ReadFile(path)
+	switch {
+	case err == nil && (text == "" || string(old) == text):
+		w.Config.State = Kept
+	case err == nil:
+		w.Config.State, w.Config.Copy = Replaced, path+".before-"+now.UTC().Format("20060102T150405Z")
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("reading the configuration that is there: %w", err)
+	}
+	if err := w.prepareData(); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// prepareData looks at the data directory and the key. What belongs to somebody else is refused
+// here, before anything is written.
+func (w *Work) prepareData() error {
+	info, err := os.Stat(w.DataDir.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("looking at the data directory: %w", err)
+	}
+	entries, err := os.ReadDir(w.DataDir.Path)
+	if err != nil {
+		return fmt.Errorf("looking at the data directory: %w", err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if foreign := ok && int(st.Uid) != w.Owner.UID; foreign && (len(entries) > 0 || os.Geteuid() != 0) {
+		return fmt.Errorf("%w: %s is of uid %d, and %s (uid %d) is to serve it: name the right one with --user or --data-dir, or give it away with: chown -R %s: %s",
+			admin.ErrOwner, w.DataDir.Path, st.Uid, w.Owner.Name, w.Owner.UID, w.Owner.Name, w.DataDir.Path)
+	}
+	if len(entries) > 0 {
+		w.DataDir.State = Kept
+	}
+	switch _, err := os.Lstat(w.Key.Path); {
+	case err == nil:
+		w.Key.State = Kept
+		key, err := keyfile.Load(w.Key.Path)
+		if err != nil {
+			return err
+		}
+		key.Wipe()
+	case exists(os.DirFS(w.DataDir.Path), "spool"):
+		return fmt.Errorf("%s is missing, and there is a spool that belongs to it: restore it from a backup, or see docs/operations.md, A lost key", w.Key.Path)
+	}
+	return nil
+}
+
+// Do writes what is not there yet. After a crash at any point it can be done again: what is whole is kept,
+// and as long as there is no configuration nothing serves.
+//
+//	mkdir   data_dir, for its owner; fsync its parent
+//	write   server.key, as the owner, whole or not at all
+//	mkdir   the configuration's directory
+//	link    the former configuration to its copy; fsync its directory
+//	write   the configuration, whole or not at all
+func (w *Work) Do() error {
+	if err := w.makeData(); err != nil {
+		return err
+	}
+	err := w.Owner.act(func() error {
+		if err := admin.OwnData(w.DataDir.Path); err != nil {
+			return err
+		}
+		key, _, err := keyfile.LoadOrCreate(w.Key.Path)
+		if err == nil {
+			key.Wipe()
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("as %s: %w", w.Owner.Name, err)
+	}
+	if w.Config.State != Kept {
+		if err := withUmask(0o022, func() error { return w.writeConfig(durable.OS) }); err != nil {
+			return fmt.Errorf("writing the configuration: %w%s", err, asRoot(err))
+		}
+	}
+	return w.Owner.act(func() error {
+		if _, err := config.Load(w.Config.Path); err != nil {
+			return fmt.Errorf("%s cannot use it: %w", w.Owner.Name, err)
+		}
+		return nil
+	})
+}
+
+// asRoot is the advice for who has no right to write somewhere.
+func asRoot(err error) string {
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		return "; run this as root, or name places of your own with --config and --data-dir"
+	}
+	return ""
+}
+
+// makeData makes the data directory. One that a package, or a run that was cut short, has left
+// empty is given to its owner.
+func (w *Work) makeData() error {
+	if w.DataDir.State == Kept {
+		return nil
+	}
+	dir := filepath.Clean(w.DataDir.Path)
+	err := durable.MkdirAll(durable.OS, filepath.Dir(dir), configDirMode)
+	if err == nil {
+		err = durable.MkdirAll(durable.OS, dir, dataMode)
+	}
+	if err == nil {
+		err = os.Chmod(dir, dataMode)
+	}
+	if err == nil && os.Geteuid() == 0 {
+		err = os.Lchown(dir, w.Owner.UID, w.Owner.GID)
+	}
+	if err == nil {
+		err = durable.OS.SyncDir(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("making the data directory: %w%s", err, asRoot(err))
+	}
+	return nil
+}
+
+// writeConfig leaves, after a crash at any point, the former configuration or the new one under its name, and the former
+// one in any case.
+func (w *Work) writeConfig(fsys durable.FS) error {
+	if err := durable.MkdirAll(fsys, filepath.Dir(w.Config.Path), configDirMode); err != nil {
+		return err
+	}
+	if w.Config.State == Replaced {
+		err := fsys.Link(w.Config.Path, w.Config.Copy)
+		if err == nil {
+			err = fsys.SyncDir(filepath.Dir(w.Config.Copy))
+		}
+		if err != nil {
+			return fmt.Errorf("keeping a copy: %w", err)
+		}
+	}
+	return durable.WriteFile(fsys, w.Config.Path, []byte(w.Text), configMode)
+}
