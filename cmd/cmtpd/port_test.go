@@ -274,7 +274,7 @@ func TestPort_Proxy(t *testing.T) {
 		if rest, err := c.in.ReadString('\n'); rest != "" || !gone(err) {
 			t.Errorf("answered %q, %v", rest, err)
 		}
-		d.Line(t, "no PROXY header where one is required", c.LocalAddr().String())
+		d.Line(t, "connections were refused", "proxy_header=1", c.LocalAddr().String())
 	})
 	t.Run("from elsewhere", func(t *testing.T) {
 		c := greeted(t, d.Shared[0])

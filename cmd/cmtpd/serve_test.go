@@ -229,7 +229,7 @@ func TestServe_StopUnderLoad(t *testing.T) {
 	}
 	<-done // sessions were refused while alice was disabled, or ended
 	d.Ends(t)
-	for _, want := range []string{`cmtpd_messages_total{outcome="stored"}`, "cmtpd_spool_head", "cmtpd_trust_held 0", `cmtpd_sessions_total{protocol="cmtp"}`} {
+	for _, want := range []string{`cmtpd_messages_total{outcome="stored"}`, "cmtpd_spool_head", "cmtpd_trust_held 0", `cmtpd_sessions_total{outcome="done",protocol="cmtp"}`} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("the metrics do not show %s", want)
 		}

@@ -117,7 +117,7 @@ func TestSettings_SMTP(t *testing.T) {
 				t.Errorf("it goes on with %q, %v", rest, err)
 			}
 			within(t, began)
-			d.Line(t, "session cut")
+			d.Line(t, "session ended", "protocol=smtp", "why=idle")
 		})
 	}
 	t.Run("smtp.connect_timeout", func(t *testing.T) {

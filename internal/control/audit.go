@@ -6,12 +6,17 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 
 	"cmtpd/internal/spool"
 )
 
 // A change is what a request is about, in the words of its handler.
-type change struct{ about []any } // keys and values for the log
+type change struct {
+	about    []any // keys and values for the log
+	messages []spool.ID
+}
 
 type changeKey struct{}
 
@@ -22,14 +27,25 @@ func about(req *http.Request, args ...any) {
 	}
 }
 
-// someOf returns the numbers of messages for a line of the log: the first ten.
-func someOf(ids []spool.ID) string {
-	const most = 10
-	s := fmt.Sprint(ids[:min(len(ids), most)])
-	if n := len(ids) - most; n > 0 {
-		s += fmt.Sprintf(" and %d more", n)
+// perLine is how many messages one line names at most.
+const perLine = 32
+
+// aboutMessages is about for messages, of which each has to be found in the log by its number.
+func aboutMessages(req *http.Request, ids []spool.ID) {
+	if c, ok := req.Context().Value(changeKey{}).(*change); ok {
+		c.messages = ids
 	}
-	return s
+}
+
+// names returns the messages as they stand in the lines of the log, of which there is one at least.
+func (c *change) names() (lines []string) {
+	for ids := range slices.Chunk(c.messages, perLine) {
+		lines = append(lines, strings.Trim(fmt.Sprint(ids), "[]"))
+	}
+	if len(lines) == 0 {
+		return []string{""}
+	}
+	return lines
 }
 
 type peerKey struct{}
@@ -53,7 +69,14 @@ func Audit(srv *http.Server, log *slog.Logger) {
 		if peer, ok := req.Context().Value(peerKey{}).([]any); ok {
 			args = append(args, peer...)
 		}
-		log.Info("asked over the control socket", append(args, c.about...)...)
+		args = append(args, c.about...)
+		for _, names := range c.names() {
+			line := slices.Clip(args)
+			if names != "" {
+				line = append(line, "messages", names)
+			}
+			log.Info("asked over the control socket", line...)
+		}
 	})
 }
 

@@ -145,7 +145,8 @@ func handleSpool(mux *http.ServeMux, of Spool) {
 			answer(w, nil, ErrRemovals)
 			return
 		}
-		about(req, "messages", someOf(r.IDs), "by", r.By)
+		about(req, "by", r.By)
+		aboutMessages(req, r.IDs)
 		n, err := of.RemoveAll(req.Context(), r.IDs, r.By)
 		answer(w, n, err)
 	})

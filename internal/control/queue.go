@@ -62,7 +62,8 @@ func HandleQueue(srv *http.Server, q Queue) {
 	mux.HandleFunc("POST /queue", func(w http.ResponseWriter, req *http.Request) {
 		var a action
 		if read(w, req, &a) {
-			about(req, "do", a.Do, "messages", someOf(a.IDs), "domain", a.Domain)
+			about(req, "do", a.Do, "domain", a.Domain)
+			aboutMessages(req, a.IDs)
 			n, err := a.on(q)
 			answer(w, n, err)
 		}

@@ -243,7 +243,7 @@ func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
 		return nil, err
 	}
 	d.front = front.New(front.Config{
-		Hostname: d.cfg.Hostname.String(), IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) }, Log: d.log,
+		Hostname: d.cfg.Hostname.String(), IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) }, Log: d.log, Ended: d.metrics.unspoken,
 	}, &d.smtp, &d.cmtp)
 	d.front.SetLimits(frontLimits(d.cfg))
 	d.serving = append(d.serving, d.reloads, d.watch)

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -33,7 +32,7 @@ type gate struct {
 // Serve implements front.Handler.
 func (g *gate) Serve(ctx context.Context, c *netbuf.Conn) {
 	if !g.isOpen(ctx) {
-		c.Farewell(fmt.Appendf(nil, "421 4.3.2 %s has no mail server at present, try again later\r\n", g.cfg.Hostname))
+		g.relay.TurnAway(c)
 		return
 	}
 	g.relay.Serve(ctx, c)

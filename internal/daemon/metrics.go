@@ -1,22 +1,18 @@
 package daemon
 
 import (
-	"context"
-	"fmt"
-	"net"
-	"net/http"
+	"runtime"
+	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"cmtpd/internal/channel"
 	"cmtpd/internal/cmtp"
-	"cmtpd/internal/front"
 	"cmtpd/internal/mailbox"
 	"cmtpd/internal/session"
-	"cmtpd/internal/spool"
+	"cmtpd/internal/status"
 )
 
 // metrics are what an operator can watch. They implement session.Observer and channel.Observer.
@@ -28,6 +24,12 @@ type metrics struct {
 	guesses  *prometheus.CounterVec
 	fetched  prometheus.Counter
 	shakes   *prometheus.HistogramVec
+	sessions *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	passed   *prometheus.CounterVec
+	failures *prometheus.CounterVec
+	limits   *limits
+	traffic  *status.Traffic
 	commits  *commits
 	reload   prometheus.Gauge   // 1: the last one failed
 	restart  prometheus.Gauge   // settings that wait for one
@@ -38,6 +40,8 @@ func newMetrics(version string) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		commits:  newCommits(),
+		limits:   newLimits(),
+		traffic:  status.NewTraffic(),
 		commands: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_commands_total", Help: "CMTP commands by verb and whether they were answered."}, []string{"verb", "result"}),
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_messages_total", Help: "CMTP messages by what became of them."}, []string{"outcome"}),
 		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_message_bytes_total", Help: "Bytes of CMTP messages by what became of the message."}, []string{"outcome"}),
@@ -49,11 +53,13 @@ func newMetrics(version string) *metrics {
 	m.reload = prometheus.NewGauge(prometheus.GaugeOpts{Name: "cmtpd_config_reload_failed", Help: "1 when the configuration could not be reloaded the last time that it was tried: an older one is in force."})
 	m.restart = prometheus.NewGauge(prometheus.GaugeOpts{Name: "cmtpd_config_restart_needed", Help: "Settings that have changed in the file and wait for a restart."})
 	m.keyOK = m.commands.WithLabelValues(cmtp.KeyRequest.String(), "ok")
-	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "cmtpd_build_info", Help: "1, labelled with the version."}, []string{"version"})
-	build.WithLabelValues(version).Set(1)
+	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "cmtpd_build_info", Help: "1, labelled with the version, that of Go, and the revision of the source."},
+		[]string{"version", "go", "revision"})
+	build.WithLabelValues(version, runtime.Version(), revision()).Set(1)
+	m.makeSessions()
 	m.registry.MustRegister(m.reload, m.restart)
 	m.registry.MustRegister(m.commands, m.messages, m.bytes, m.guesses, m.fetched, m.shakes, m.commits.records, m.commits.seconds, build,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		m.sessions, m.seconds, m.passed, m.failures, m.limits, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -73,6 +79,9 @@ func (m *metrics) Command(v cmtp.Verb, ok bool) {
 func (m *metrics) Message(o session.Outcome, bytes int64) {
 	m.messages.WithLabelValues(string(o)).Inc()
 	m.bytes.WithLabelValues(string(o)).Add(float64(bytes))
+	if o == session.Stored || o == session.Queued {
+		m.traffic.Add(status.In, time.Now())
+	}
 }
 
 // Guess implements session.Observer.
@@ -102,45 +111,21 @@ func (m *metrics) watchWaits(boxes *mailbox.Mailboxes) {
 // Handshake implements channel.Observer.
 func (m *metrics) Handshake(o channel.Outcome, took time.Duration) {
 	m.shakes.WithLabelValues(string(o)).Observe(took.Seconds())
+	if o == channel.Busy {
+		m.limits.hit("max_handshakes")
+	}
 }
 
-// watch adds the figures that the parts keep themselves.
-func (m *metrics) watch(f *front.Server, s *spool.Spool, dir string) {
-	counter := func(name, help string, labels prometheus.Labels, get func(front.Stats) uint64) {
-		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels},
-			func() float64 { return float64(get(f.Stats())) }))
+// revision returns which source the program was built from, "" where that is not known.
+func revision() string {
+	info, _ := debug.ReadBuildInfo()
+	if info == nil {
+		return ""
 	}
-	const sessions, sessionsHelp = "cmtpd_sessions_total", "Sessions by the protocol that their first command showed."
-	counter(sessions, sessionsHelp, prometheus.Labels{"protocol": "smtp"}, func(s front.Stats) uint64 { return s.SMTP })
-	counter(sessions, sessionsHelp, prometheus.Labels{"protocol": "cmtp"}, func(s front.Stats) uint64 { return s.CMTP })
-	counter(sessions, sessionsHelp, prometheus.Labels{"protocol": "neither"}, func(s front.Stats) uint64 { return s.Neither })
-	counter(sessions, sessionsHelp, prometheus.Labels{"protocol": "silent"}, func(s front.Stats) uint64 { return s.Silent })
-	const refused, refusedHelp = "cmtpd_connections_refused_total", "Connections refused, by the reason."
-	counter(refused, refusedHelp, prometheus.Labels{"cap": "total"}, func(s front.Stats) uint64 { return s.RefusedTotal })
-	counter(refused, refusedHelp, prometheus.Labels{"cap": "address"}, func(s front.Stats) uint64 { return s.RefusedAddress })
-	counter(refused, refusedHelp, prometheus.Labels{"cap": "rate"}, func(s front.Stats) uint64 { return s.RefusedRate })
-	counter(refused, refusedHelp, prometheus.Labels{"cap": "proxy_header"}, func(s front.Stats) uint64 { return s.BadProxy })
-	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cmtpd_connections_open", Help: "Connections open now."},
-		func() float64 { return float64(f.Stats().Open) }))
-	m.registry.MustRegister(newSpoolCollector(s, dir))
-}
-
-// listenMetrics serves the metrics where the configuration says so.
-func (d *daemon) listenMetrics(ctx context.Context) error {
-	if d.cfg.Metrics.Listen == "" {
-		return nil
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return s.Value
+		}
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", d.cfg.Metrics.Listen)
-	if err != nil {
-		return fmt.Errorf("listening for metrics.listen: %w", err)
-	}
-	d.listens = append(d.listens, l)
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(d.metrics.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	d.log.Info("metrics", "address", l.Addr().String())
-	srv := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
-	d.serving = append(d.serving, serveHTTP(srv, l))
-	return nil
+	return ""
 }

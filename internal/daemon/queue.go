@@ -25,7 +25,7 @@ type elsewhere struct {
 // openQueue makes what delivers mail for other servers, and asks them for keys. Nothing is
 // dialled before the daemon serves.
 func (d *daemon) openQueue() error {
-	c, counts := d.cfg.Delivery, newQueueCollector()
+	c, counts := d.cfg.Delivery, newQueueCollector(d.metrics.traffic)
 	finder := discovery.New(d.cfg, discovery.Options{})
 	tested := newTested()
 	d.metrics.registry.MustRegister(tested)

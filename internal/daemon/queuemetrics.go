@@ -5,7 +5,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"cmtpd/internal/cmtp"
 	"cmtpd/internal/queue"
+	"cmtpd/internal/status"
 )
 
 // A queueCollector shows what waits for other servers, as it is when somebody asks, and
@@ -13,13 +15,18 @@ import (
 type queueCollector struct {
 	queue     *queue.Queue
 	delivered *prometheus.CounterVec
+	refused   *prometheus.CounterVec
+	traffic   *status.Traffic
 
 	messages, held, destinations, workers, oldest *prometheus.Desc
 }
 
-func newQueueCollector() *queueCollector {
+func newQueueCollector(traffic *status.Traffic) *queueCollector {
 	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
-	return &queueCollector{
+	c := &queueCollector{
+		traffic: traffic,
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_delivery_failures_total",
+			Help: "Attempts at messages or destinations that failed, by the reason."}, []string{"reason"}),
 		delivered: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_deliveries_total",
 			Help: "Messages for other servers by what became of an attempt: delivered, deferred, failed for good."}, []string{"outcome"}),
 		messages:     desc("cmtpd_queue_messages", "Messages that wait for other servers."),
@@ -28,10 +35,32 @@ func newQueueCollector() *queueCollector {
 		workers:      desc("cmtpd_queue_connections", "Connections to other servers that deliver now."),
 		oldest:       desc("cmtpd_queue_oldest_seconds", "Age of the oldest of them; 0 when there is none."),
 	}
+	for _, outcome := range []string{"delivered", "deferred", "failed"} {
+		c.delivered.WithLabelValues(outcome)
+	}
+	for _, reason := range reasons {
+		c.refused.WithLabelValues(reason)
+	}
+	c.refused.WithLabelValues("unanswered")
+	return c
+}
+
+// Refused implements queue.Observer.
+func (c *queueCollector) Refused(status uint16) {
+	reason := "unanswered"
+	if status != 0 {
+		reason = reasonOf(cmtp.Status(status))
+	}
+	c.refused.WithLabelValues(reason).Inc()
 }
 
 // Delivered implements queue.Observer.
-func (c *queueCollector) Delivered(n int) { c.delivered.WithLabelValues("delivered").Add(float64(n)) }
+func (c *queueCollector) Delivered(n int) {
+	c.delivered.WithLabelValues("delivered").Add(float64(n))
+	for range n {
+		c.traffic.Add(status.Out, time.Now())
+	}
+}
 
 // Deferred implements queue.Observer.
 func (c *queueCollector) Deferred(n int) { c.delivered.WithLabelValues("deferred").Add(float64(n)) }
@@ -42,6 +71,7 @@ func (c *queueCollector) Failed(n int) { c.delivered.WithLabelValues("failed").A
 // Describe implements prometheus.Collector.
 func (c *queueCollector) Describe(ch chan<- *prometheus.Desc) {
 	c.delivered.Describe(ch)
+	c.refused.Describe(ch)
 	for _, d := range []*prometheus.Desc{c.messages, c.held, c.destinations, c.workers, c.oldest} {
 		ch <- d
 	}
@@ -50,6 +80,7 @@ func (c *queueCollector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *queueCollector) Collect(ch chan<- prometheus.Metric) {
 	c.delivered.Collect(ch)
+	c.refused.Collect(ch)
 	st := c.queue.Stats()
 	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
 	gauge(c.messages, float64(st.Queued))

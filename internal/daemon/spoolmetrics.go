@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"os"
+	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,8 +40,9 @@ func (c *commits) flushed(records int, took time.Duration) {
 type spoolCollector struct {
 	spool *spool.Spool
 	dir   string
+	sizes sizes
 
-	head, messages, bytes, segments, memory, damage, failed, free *prometheus.Desc
+	head, messages, bytes, segments, memory, damage, failed, scrubbed, log, index, free *prometheus.Desc
 }
 
 func newSpoolCollector(s *spool.Spool, dir string) *spoolCollector {
@@ -52,13 +56,16 @@ func newSpoolCollector(s *spool.Spool, dir string) *spoolCollector {
 		memory:   desc("cmtpd_spool_memory_bytes", "Memory that messages on their way in hold, up to limits.message_memory."),
 		damage:   desc("cmtpd_spool_damage", "Places of the spool that are known to be damaged."),
 		failed:   desc("cmtpd_spool_failed", "1 when the spool takes no more messages until cmtpd was started again."),
+		scrubbed: desc("cmtpd_spool_scrubbed_timestamp_seconds", "When the spool was last read to its end in the background; 0 when it was not since the start."),
+		log:      desc("cmtpd_spool_log_bytes", "Bytes on disk of the spool's log. Messages with a file of their own are not in it."),
+		index:    desc("cmtpd_spool_index_bytes", "Bytes on disk of the spool's index."),
 		free:     desc("cmtpd_disk_free_bytes", "Free space of the spool's file system; mail is refused below limits.min_free_space."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *spoolCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.head, c.messages, c.bytes, c.segments, c.memory, c.damage, c.failed, c.free} {
+	for _, d := range []*prometheus.Desc{c.head, c.messages, c.bytes, c.segments, c.memory, c.damage, c.failed, c.scrubbed, c.log, c.index, c.free} {
 		ch <- d
 	}
 }
@@ -70,16 +77,53 @@ func (c *spoolCollector) Collect(ch chan<- prometheus.Metric) {
 	if st.Failed {
 		failed = 1
 	}
+	scrubbed := 0.0
+	if !st.Scrubbed.IsZero() {
+		scrubbed = float64(st.Scrubbed.Unix())
+	}
+	log, index := c.sizes.of(c.dir)
 	for _, m := range []struct {
 		desc  *prometheus.Desc
 		value float64
 	}{
 		{c.head, float64(st.Head.Number)}, {c.messages, float64(st.Messages)}, {c.bytes, float64(st.Bytes)},
 		{c.segments, float64(st.Segments)}, {c.memory, float64(st.Memory)}, {c.damage, float64(st.Damage)}, {c.failed, failed},
+		{c.scrubbed, scrubbed}, {c.log, float64(log)}, {c.index, float64(index)},
 	} {
 		ch <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, m.value)
 	}
 	if free, err := durable.FreeSpace(c.dir); err == nil {
 		ch <- prometheus.MustNewConstMetric(c.free, prometheus.GaugeValue, float64(free))
 	}
+}
+
+// sizesEvery is how often the files of the spool are counted at most: there may be thousands.
+const sizesEvery = time.Minute
+
+// sizes are what the spool's log and index take on disk.
+type sizes struct {
+	mu         sync.Mutex
+	asked      time.Time
+	log, index int64
+}
+
+func (s *sizes) of(dir string) (log, index int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); now.Sub(s.asked) >= sizesEvery {
+		s.asked = now
+		s.log, s.index = filesIn(filepath.Join(dir, "log")), filesIn(filepath.Join(dir, "index"))
+	}
+	return s.log, s.index
+}
+
+// filesIn returns the bytes of a directory's files. What goes away meanwhile counts nothing.
+func filesIn(dir string) (n int64) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			n += info.Size()
+		}
+	}
+	return n
 }

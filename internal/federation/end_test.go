@@ -17,6 +17,7 @@ type fates chan string
 
 func (f fates) Delivered(n int) { f.say("delivered", n) }
 func (f fates) Deferred(int)    {}
+func (f fates) Refused(uint16)  {}
 func (f fates) Failed(n int)    { f.say("failed", n) }
 
 func (f fates) say(what string, n int) {

@@ -3,6 +3,7 @@ package federation
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -80,7 +81,7 @@ func (r *Reports) report(ctx context.Context, item queue.Item, k kind, until tim
 	}
 	reader, source := r.reader(h)
 	if reader == nil {
-		r.log.Warn("nobody can be told what became of a message", "message", item.ID, "source", letter.Line(h.SourceAccount+"@"+h.SourceDomain))
+		r.log.Warn("nobody can be told what became of a message", "message", item.ID, "digest", hex.EncodeToString(item.Digest[:]), "source", letter.Line(h.SourceAccount+"@"+h.SourceDomain))
 		return nil
 	}
 	d := draft(k, h, &item, until)
@@ -88,7 +89,7 @@ func (r *Reports) report(ctx context.Context, item queue.Item, k kind, until tim
 	if err := r.put(ctx, d, source.Domain, reader, digestOf(k, &item)); err != nil {
 		return fmt.Errorf("reporting on message %s: %w", item.ID, err)
 	}
-	r.log.Info("a sender was told what became of a message", "message", item.ID, "sender", source.String(), "late", k == delayed)
+	r.log.Info("a sender was told what became of a message", "message", item.ID, "digest", hex.EncodeToString(item.Digest[:]), "sender", source.String(), "late", k == delayed)
 	return nil
 }
 

@@ -10,6 +10,13 @@ import (
 
 var ProxyLength = proxyLength
 
+type Tally = tally
+
+var NewTally = newTally
+
+func (t *tally) Add(kind int, who netip.AddrPort) { t.add(kind, who) }
+func (t *tally) Stop()                            { t.stop() }
+
 // ReadProxy takes a PROXY header off b and returns what is left.
 func ReadProxy(b []byte) (left []byte, client netip.AddrPort, err error) {
 	ours, theirs := net.Pipe()

@@ -52,6 +52,9 @@ type Config struct {
 	IsCMTP func(verb string) bool
 	// Log may be nil for silence.
 	Log *slog.Logger
+	// Ended is told of each connection that ends without having shown a protocol: "neither", "refused", or
+	// "silent" and "left", "timeout" or "stopped". It must be quick, and may be nil.
+	Ended func(protocol, how string)
 }
 
 // A Conn is a connection whose protocol is known.
@@ -67,9 +70,10 @@ type Handler interface {
 	Serve(ctx context.Context, c *Conn)
 }
 
-// Stats counts what a Server has seen since it was made, but Open, which is now.
+// Stats counts what a Server has seen since it was made, but Open and Listening, which are now.
 type Stats struct {
 	Open           int
+	Listening      int    // listeners, now
 	Accepted       uint64 // connections, refused ones included
 	RefusedTotal   uint64 // by MaxConnections
 	RefusedAddress uint64 // by MaxPerAddress
@@ -93,6 +97,8 @@ type Server struct {
 	sessions   sync.WaitGroup
 	rate       *limit.Rate
 	steps      doorstep
+	refused    *tally // by MaxConnections, MaxPerAddress, Rate, and for want of a PROXY header
+	vain       *tally // of neither protocol, silent
 
 	mu         sync.Mutex // guards all below
 	stopping   bool
@@ -109,6 +115,9 @@ func New(cfg Config, smtp, cmtp Handler) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Ended == nil {
+		cfg.Ended = func(string, string) {}
+	}
 	s := &Server{
 		cfg:        cfg,
 		made:       time.Now(),
@@ -124,6 +133,8 @@ func New(cfg Config, smtp, cmtp Handler) *Server {
 	}
 	s.SetLimits(Limits{cfg.MaxConnections, cfg.MaxPerAddress, cfg.Rate, cfg.Burst, cfg.FirstCommandTimeout, cfg.ProxyFrom})
 	s.ctx, s.cut = context.WithCancel(context.Background())
+	s.refused = newTally(cfg.Log, slog.LevelWarn, "connections were refused", "all", "address", "rate", "proxy_header")
+	s.vain = newTally(cfg.Log, slog.LevelInfo, "connections were no sessions", "neither", "silent")
 	return s
 }
 
@@ -138,7 +149,7 @@ func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	stats := s.stats
-	stats.Open = len(s.conns)
+	stats.Open, stats.Listening = len(s.conns), len(s.listeners)
 	return stats
 }
 
@@ -174,6 +185,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.sessions.Wait()
 		close(done)
 	}()
+	defer s.refused.stop()
+	defer s.vain.stop()
 	defer s.cut()
 	select {
 	case <-done:

@@ -203,7 +203,7 @@ func TestServer_Vanish(t *testing.T) {
 	if st := s.Stats(); st.Silent != 2 || st.Open != 0 {
 		t.Errorf("counted %+v", st)
 	}
-	if log.Len() > 0 {
+	if n := strings.Count(log.String(), "\n"); n != 2 || strings.Count(log.String(), " silent=1 ") != 2 {
 		t.Errorf("logged %s", log.String())
 	}
 }

@@ -139,10 +139,23 @@ func (s *Server) accept(nc net.Conn, cmtpOnly bool) {
 		go s.serve(c, proxied, cmtpOnly)
 		return
 	}
+	s.note(c, why)
 	if cmtpOnly {
 		s.steps.keep(nc, nil)
 	} else {
 		s.steps.keep(nc, func() { s.refuse(nc, why) })
+	}
+}
+
+// note has the log say that c was refused by a cap.
+func (s *Server) note(c *Conn, why refusal) {
+	switch why {
+	case tooMany:
+		s.refused.add(0, c.Client)
+	case tooManyFromAddress:
+		s.refused.add(1, c.Client)
+	case tooFast:
+		s.refused.add(2, c.Client)
 	}
 }
 
@@ -197,9 +210,9 @@ func (s *Server) serve(c *Conn, proxied, cmtpOnly bool) {
 	if proxied && !s.readClient(c, cmtpOnly) {
 		return
 	}
-	verdict := CMTP
+	verdict, how := CMTP, ""
 	if !cmtpOnly {
-		verdict = s.firstCommand(c)
+		verdict, how = s.firstCommand(c)
 	}
 	if s.cfg.Log.Enabled(s.ctx, slog.LevelDebug) {
 		s.cfg.Log.Debug("connection", "conn", c.ID, "client", c.Client, "local", c.Local, "protocol", verdict)
@@ -210,7 +223,12 @@ func (s *Server) serve(c *Conn, proxied, cmtpOnly bool) {
 		s.smtp.Serve(s.ctx, c)
 	case CMTP:
 		s.cmtp.Serve(s.ctx, c)
+	case Undecided:
+		s.vain.add(1, c.Client)
+		s.cfg.Ended("silent", how)
 	case Neither:
+		s.vain.add(0, c.Client)
+		s.cfg.Ended("neither", "refused")
 		c.Farewell([]byte("500 5.5.2 This is no command of SMTP or CMTP\r\n"))
 	}
 }
@@ -222,7 +240,8 @@ func (s *Server) readClient(c *Conn, cmtpOnly bool) bool {
 	client, local, err := readProxy(c.In)
 	if err != nil {
 		s.countBadProxy()
-		s.cfg.Log.Warn("no PROXY header where one is required", "conn", c.ID, "proxy", c.RemoteAddr().String(), "err", err)
+		s.cfg.Log.Debug("no PROXY header where one is required", "conn", c.ID, "proxy", c.RemoteAddr().String(), "err", err)
+		s.refused.add(3, addrPort(c.RemoteAddr()))
 		return false
 	}
 	if !client.IsValid() {
@@ -230,6 +249,7 @@ func (s *Server) readClient(c *Conn, cmtpOnly bool) bool {
 	}
 	c.Client, c.Local = client, local
 	if why := s.admitClient(c); why != admitted {
+		s.note(c, why)
 		if !cmtpOnly {
 			s.refuse(c, why)
 		}
@@ -239,28 +259,29 @@ func (s *Server) readClient(c *Conn, cmtpOnly bool) bool {
 }
 
 // firstCommand greets and reads until the protocol is certain. It returns
-// Undecided when the client is gone or silent for too long.
-func (s *Server) firstCommand(c *Conn) Verdict {
+// Undecided when the client is gone or silent for too long, and which of them it was.
+func (s *Server) firstCommand(c *Conn) (v Verdict, how string) {
 	defer s.await(c, s.limits.Load().FirstCommandTimeout)()
 	if _, err := c.Write(s.greeting); err != nil {
-		return Undecided
+		return Undecided, "left"
 	}
 	for {
 		if v := Sniff(c.In.Buffered(), s.cfg.IsCMTP); v != Undecided {
-			return v
+			return v, ""
 		}
 		err := c.In.Fill()
 		if err == nil {
 			continue
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			why := timedOut
+			why, how := timedOut, "timeout"
 			if s.isStopping() {
-				why = shuttingDown
+				why, how = shuttingDown, "stopped"
 			}
 			s.refuse(c, why)
+			return Undecided, how
 		}
-		return Undecided
+		return Undecided, "left"
 	}
 }
 

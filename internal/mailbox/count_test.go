@@ -30,7 +30,7 @@ func TestMailboxes_Reserve(t *testing.T) {
 	if _, err := w.Reserve(alice, 1<<20-1000-300<<10+1); !errors.Is(err, mailbox.ErrFull) {
 		t.Errorf("after a message: %v", err)
 	}
-	if _, err := w.alice.Delete(ctx, []uint64{n}); err != nil {
+	if _, _, err := w.alice.Delete(ctx, []uint64{n}); err != nil {
 		t.Fatal(err)
 	}
 	if release, err = w.Reserve(alice, 1<<20-1000); err != nil {
@@ -55,7 +55,7 @@ func TestMailboxes_Count_AtOnce(t *testing.T) {
 			for k := range 10 {
 				n := w.put(alice, message(1000+i*10+k), "")
 				if k%3 == 0 {
-					if _, err := w.alice.Delete(ctx, []uint64{n}); err != nil {
+					if _, _, err := w.alice.Delete(ctx, []uint64{n}); err != nil {
 						t.Error(err)
 					}
 				}
@@ -88,7 +88,7 @@ func TestMailboxes_Count_Meanwhile(t *testing.T) {
 	first := w.put(alice, message(1000), "")
 	w.Use(busySpool{w.spool, func() { w.put(alice, message(2000), "") }, func() {
 		w.put(alice, message(4000), "")
-		if n, err := w.alice.Delete(ctx, []uint64{first}); n != 1 || err != nil {
+		if n, _, err := w.alice.Delete(ctx, []uint64{first}); n != 1 || err != nil {
 			t.Error(n, err)
 		}
 	}})

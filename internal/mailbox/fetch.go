@@ -52,6 +52,12 @@ type Body struct {
 // Size returns how many bytes WriteTo writes.
 func (b *Body) Size() int64 { return b.size }
 
+// Message returns which message it is, and whether the part ends where the message does.
+func (b *Body) Message() (id spool.ID, ends bool) {
+	info := b.message.Info()
+	return info.ID, b.offset+b.size == info.Size
+}
+
 // Fetch opens what q asks for: ErrNoMessage, ErrOffset, spool.ErrDamaged. What is in the log is verified
 // before Fetch returns, and so is a message of which only a part is wanted; another one is
 // by WriteTo, before the last piece of it leaves.

@@ -87,7 +87,7 @@ func TestBox_Fetch_Damage(t *testing.T) {
 			if r := w.flag(w.bob, cmtp.FlagItem{Number: n, Mask: 1, Flags: 1}); r[0].Status != cmtp.StatusNoMessage {
 				t.Errorf("bob flagging it: %+v", r)
 			}
-			if k, err := w.alice.Delete(ctx, []uint64{n}); k != 1 || err != nil {
+			if k, _, err := w.alice.Delete(ctx, []uint64{n}); k != 1 || err != nil {
 				t.Errorf("deleting it: %d, %v", k, err)
 			}
 		}

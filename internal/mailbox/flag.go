@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 
 	"cmtpd/internal/cmtp"
@@ -144,9 +145,9 @@ func marked(i *cmtp.FlagItem, r *cmtp.FlagResult, a *spool.Marked) (again, known
 	return false, true
 }
 
-// Delete removes messages for good, and returns how many were there.
-func (b *Box) Delete(ctx context.Context, numbers []uint64) (int, error) {
-	var mine []spool.ID
+// Delete removes messages for good, and returns how many were there, and which. (Of these another session of the
+// same user may have been quicker to remove some.)
+func (b *Box) Delete(ctx context.Context, numbers []uint64) (n int, mine []spool.ID, err error) {
 	for _, n := range numbers {
 		id := spool.ID(n)
 		info, err := b.all.spool.GetStart(id, 0)
@@ -154,17 +155,19 @@ func (b *Box) Delete(ctx context.Context, numbers []uint64) (int, error) {
 		case errors.Is(err, spool.ErrNotFound):
 			continue
 		case err != nil && !errors.Is(err, spool.ErrDamaged):
-			return 0, fmt.Errorf("deleting message %d: %w", n, err)
+			return 0, nil, fmt.Errorf("deleting message %d: %w", n, err)
+		}
+		if slices.Contains(mine, id) {
+			continue
 		}
 		if info.Mailbox == b.id || err != nil && info.Mailbox == (spool.MailboxID{}) && b.lists(id) {
 			mine = append(mine, id)
 		}
 	}
-	n, err := b.all.spool.RemoveAll(ctx, mine, "the user "+b.short())
-	if err != nil {
-		return n, fmt.Errorf("deleting messages: %w", b.failed(err))
+	if n, err = b.all.spool.RemoveAll(ctx, mine, "the user "+b.short()); err != nil {
+		return n, mine, fmt.Errorf("deleting messages: %w", b.failed(err))
 	}
-	return n, nil
+	return n, mine, nil
 }
 
 // short returns as much of the owner as stands in a record beside two words.

@@ -197,7 +197,7 @@ func TestBox_Failed(t *testing.T) {
 			_, err := w.alice.Flag(ctx, []cmtp.FlagItem{{Number: n, Mask: 1, Flags: 1}})
 			return err
 		},
-		"Delete": func(w *world, n uint64) error { _, err := w.alice.Delete(ctx, []uint64{n}); return err },
+		"Delete": func(w *world, n uint64) error { _, _, err := w.alice.Delete(ctx, []uint64{n}); return err },
 	} {
 		w := newWorld(t)
 		n := w.put(alice, message(100), "")

@@ -286,7 +286,7 @@ func TestBox_OtherMailbox(t *testing.T) {
 		if r := w.flag(w.bob, cmtp.FlagItem{Number: n, Mask: 1, Flags: 1}); r[0] != (cmtp.FlagResult{Status: cmtp.StatusNoMessage}) {
 			t.Errorf("bob flags %d: %+v", n, r)
 		}
-		if k, err := w.bob.Delete(ctx, []uint64{n}); k != 0 || err != nil {
+		if k, _, err := w.bob.Delete(ctx, []uint64{n}); k != 0 || err != nil {
 			t.Errorf("bob deletes %d: %d, %v", n, k, err)
 		}
 	}
@@ -299,7 +299,7 @@ func TestBox_OtherMailbox(t *testing.T) {
 func TestBox_Delete(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.put(alice, message(100), ""), w.put(alice, message(300<<10), "")
-	if n, err := w.alice.Delete(ctx, []uint64{a, 7777, a, b}); n != 2 || err != nil {
+	if n, _, err := w.alice.Delete(ctx, []uint64{a, 7777, a, b}); n != 2 || err != nil {
 		t.Fatal(n, err)
 	}
 	p := w.changes(w.alice, cmtp.ChangesQuery{Count: 9})

@@ -86,7 +86,7 @@ func (m *model) flag(t *rapid.T) {
 func (m *model) remove(t *rapid.T) {
 	i, n := m.pick(t)
 	_, there := m.boxes[i][n]
-	k, err := m.box(i).Delete(ctx, []uint64{n, n})
+	k, _, err := m.box(i).Delete(ctx, []uint64{n, n})
 	if err != nil || (k == 1) != there {
 		t.Fatalf("%d are removed, there: %v, %v", k, there, err)
 	}

@@ -3,6 +3,7 @@ package queue
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,6 +17,9 @@ type try struct {
 	item item
 	Item
 }
+
+// core is the core digest as the log has it, there and at every server that the message comes to.
+func (t *try) core() string { return hex.EncodeToString(t.Digest[:]) }
 
 // visit is a worker at a destination.
 type visit struct {
@@ -232,7 +236,7 @@ func (q *Queue) unreachable(ctx context.Context, d *destination, lead try, err e
 		r = f.Result
 	}
 	n := max(int(lead.State.Attempts), q.failures(d)+1) // as begin has it, which next follows from
-	q.cfg.Log.Info("destination failed", "domain", d.domain, "status", r.Status, "reason", r.Text, "attempt", n, "next", lead.State.Next)
+	q.cfg.Log.Info("destination failed", "domain", d.domain, "message", lead.ID, "status", r.Status, "reason", r.Text, "attempt", n, "next", lead.State.Next)
 	if r.Outcome == Permanent {
 		q.settle(d, append([]try{lead}, q.begin(d, q.more(ctx, d, q.cfg.Batch-1, false), false)...), []Result{r}, r)
 		q.mu.Lock()
@@ -240,6 +244,7 @@ func (q *Queue) unreachable(ctx context.Context, d *destination, lead try, err e
 		q.mu.Unlock()
 		return
 	}
+	q.cfg.Observer.Refused(r.Status)
 	lead.State.answer(r)
 	q.mu.Lock()
 	q.failed(d, lead.State.Next)
@@ -354,10 +359,11 @@ func (q *Queue) settle(d *destination, tries []try, results []Result, rest Resul
 			r = results[n]
 		}
 		if r.Outcome == Delivered {
-			q.cfg.Log.Info("message delivered", append([]any{"message", t.ID, "domain", d.domain}, r.Receipt.shown()...)...)
+			q.cfg.Log.Info("message delivered", append([]any{"message", t.ID, "digest", t.core(), "domain", d.domain}, r.Receipt.shown()...)...)
 			delivered = append(delivered, t)
 			continue
 		}
+		q.cfg.Observer.Refused(r.Status)
 		t.State.answer(r)
 		t.State.Flags &^= flagDestination
 		if r.Outcome == Permanent {
@@ -365,7 +371,7 @@ func (q *Queue) settle(d *destination, tries []try, results []Result, rest Resul
 		} else {
 			deferred++
 		}
-		q.cfg.Log.Info("message not delivered", "message", t.ID, "domain", d.domain, "status", r.Status, "reason", t.State.Reason,
+		q.cfg.Log.Info("message not delivered", "message", t.ID, "digest", t.core(), "domain", d.domain, "status", r.Status, "reason", t.State.Reason,
 			"given_up", r.Outcome == Permanent, "attempt", t.State.Attempts, "next", t.State.Next)
 		failed = append(failed, t)
 	}

@@ -112,6 +112,9 @@ type Observer interface {
 	Delivered(n int)
 	Deferred(n int) // attempts that failed for now, of messages
 	Failed(n int)   // given up and reported
+	// Refused is told why an attempt at a message, or a destination, has failed: the status of the
+	// answer, 0 where there was none.
+	Refused(status uint16)
 }
 
 // Config says how a queue works. Zero fields that have a default get it.
@@ -199,9 +202,10 @@ func (c *Config) defaults() {
 
 type nobody struct{}
 
-func (nobody) Delivered(int) {}
-func (nobody) Deferred(int)  {}
-func (nobody) Failed(int)    {}
+func (nobody) Delivered(int)  {}
+func (nobody) Deferred(int)   {}
+func (nobody) Failed(int)     {}
+func (nobody) Refused(uint16) {}
 
 // A Queue sends what is in its mailbox. Its methods are safe for concurrent use.
 type Queue struct {

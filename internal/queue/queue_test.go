@@ -177,9 +177,10 @@ func TestQueue_Receipt(t *testing.T) {
 		_, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w, Log: slog.New(slog.NewTextHandler(log, nil))})
 		pass(10 * time.Second)
 		stopped(t, stop)
+		digest := strings.Repeat("0", 64) // the fake store's
 		for _, want := range []string{
-			`msg="message delivered" message=0000000000000001 domain=example.net host=mx.example.net head=` + head.String() + " at=2026-11-26T20:00:00.000Z\n",
-			`msg="message delivered" message=0000000000000002 domain=example.net host=mx.example.net receipt=false` + "\n",
+			`msg="message delivered" message=0000000000000001 digest=` + digest + ` domain=example.net host=mx.example.net head=` + head.String() + " at=2026-11-26T20:00:00.000Z\n",
+			`msg="message delivered" message=0000000000000002 digest=` + digest + ` domain=example.net host=mx.example.net receipt=false` + "\n",
 		} {
 			if !strings.Contains(log.String(), want) {
 				t.Errorf("there is no %s in\n%s", want, log)

@@ -15,6 +15,7 @@ import (
 type pump struct {
 	client, backend net.Conn
 	moves           atomic.Uint64
+	up, down        atomic.Uint64 // bytes
 	ended           chan struct{}
 }
 
@@ -30,8 +31,8 @@ func (r *Relay) startPump(ctx context.Context, c *netbuf.Conn) (stream, error) {
 func newPump(client, backend net.Conn, fromClient, fromBackend *netbuf.Reader) *pump {
 	p := &pump{client: client, backend: backend, ended: make(chan struct{})}
 	var directions sync.WaitGroup
-	directions.Go(func() { p.copy(backend, fromClient) })
-	directions.Go(func() { p.copy(client, fromBackend) })
+	directions.Go(func() { p.copy(backend, fromClient, &p.up) })
+	directions.Go(func() { p.copy(client, fromBackend, &p.down) })
 	go func() {
 		directions.Wait()
 		p.cut()
@@ -42,13 +43,15 @@ func newPump(client, backend net.Conn, fromClient, fromBackend *netbuf.Reader) *
 
 // copy passes bytes until in ends, and then that end. When either conn fails,
 // both directions end.
-func (p *pump) copy(to net.Conn, in *netbuf.Reader) {
+func (p *pump) copy(to net.Conn, in *netbuf.Reader, passed *atomic.Uint64) {
 	defer in.Release()
 	buf := make([]byte, 4*netbuf.Size)
 	for {
 		n, err := in.Read(buf)
 		if n > 0 {
-			if _, err := to.Write(buf[:n]); err != nil {
+			n, err := to.Write(buf[:n])
+			passed.Add(uint64(n))
+			if err != nil {
 				p.cut()
 				return
 			}
@@ -65,6 +68,8 @@ func (p *pump) copy(to net.Conn, in *netbuf.Reader) {
 
 func (p *pump) done() <-chan struct{} { return p.ended }
 func (p *pump) moved() uint64         { return p.moves.Load() }
+
+func (p *pump) bytes() (up, down uint64) { return p.up.Load(), p.down.Load() }
 
 func (p *pump) cut() {
 	p.client.Close()

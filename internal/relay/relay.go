@@ -44,6 +44,8 @@ type Config struct {
 	SessionTimeout time.Duration
 	// Log may be nil for silence.
 	Log *slog.Logger
+	// Ended is told of each session when it is over, and must be quick. It may be nil.
+	Ended func(End)
 }
 
 func (c Config) withDefaults() Config {
@@ -52,6 +54,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.SessionTimeout, DefaultSessionTimeout)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Ended == nil {
+		c.Ended = func(End) {}
 	}
 	return c
 }
@@ -101,6 +106,8 @@ func (r *Relay) Stats() Stats {
 func (r *Relay) Serve(ctx context.Context, c *netbuf.Conn) {
 	r.open.Add(1)
 	defer r.open.Add(-1)
+	e := End{began: time.Now()}
+	defer func() { r.cfg.end(c, &e) }()
 	s, err := r.start(ctx, c)
 	var refusal *refusedError
 	switch {
@@ -109,20 +116,35 @@ func (r *Relay) Serve(ctx context.Context, c *netbuf.Conn) {
 		r.refused.Add(1)
 		r.cfg.Log.Warn("the mail server refuses a session", "conn", c.ID, "backend", r.cfg.Backend, "code", refusal.code)
 		c.Farewell(refusal.greeting)
+		e.Outcome = Refused
 		return
 	case ctx.Err() != nil:
+		e.Outcome = Stopped
 		return
 	default:
 		r.down.Add(1)
 		r.cfg.Log.Error("the mail server cannot be reached", "conn", c.ID, "backend", r.cfg.Backend, "err", err)
-		c.Farewell(fmt.Appendf(nil, "421 4.3.2 %s has no mail server at present, try again later\r\n", r.cfg.Hostname))
+		r.farewell(c)
+		e.Outcome = Unavailable
 		return
 	}
 	r.passed.Add(1)
-	if err := r.watch(ctx, s); err != nil {
+	e.Outcome = r.watch(ctx, s)
+	if e.Outcome == Idle || e.Outcome == Long {
 		r.timeout.Add(1)
-		r.cfg.Log.Info("session cut", "conn", c.ID, "client", c.Client, "err", err)
 	}
+	e.Up, e.Down = s.bytes()
+}
+
+// TurnAway is Serve for a session that must not reach the backend now: it is put off.
+func (r *Relay) TurnAway(c *netbuf.Conn) {
+	e := End{began: time.Now(), Outcome: Unavailable}
+	r.farewell(c)
+	r.cfg.end(c, &e)
+}
+
+func (r *Relay) farewell(c *netbuf.Conn) {
+	c.Farewell(fmt.Appendf(nil, "421 4.3.2 %s has no mail server at present, try again later\r\n", r.cfg.Hostname))
 }
 
 // A stream is a session on its way in both directions.
@@ -132,24 +154,23 @@ type stream interface {
 	done() <-chan struct{}
 	// moved returns how often bytes have moved so far.
 	moved() uint64
+	// bytes returns how many went to the backend, and how many came from there. It is asked
+	// once done is closed.
+	bytes() (up, down uint64)
 	// cut ends the stream soon.
 	cut()
 }
 
-var (
-	errIdle = errors.New("relay: nothing moved for too long")
-	errLong = errors.New("relay: the session lasted too long")
-)
-
 // watch waits until s is done, and cuts it when it must not go on.
-func (r *Relay) watch(ctx context.Context, s stream) (err error) {
+func (r *Relay) watch(ctx context.Context, s stream) Outcome {
 	end := time.Now().Add(r.cfg.SessionTimeout)
 	t := time.NewTimer(min(r.cfg.IdleTimeout, r.cfg.SessionTimeout))
 	defer t.Stop()
 	for moved := s.moved(); ; moved = s.moved() {
+		why := Stopped
 		select {
 		case <-s.done():
-			return nil
+			return Passed
 		case <-ctx.Done():
 		case <-t.C:
 			left := time.Until(end)
@@ -157,14 +178,14 @@ func (r *Relay) watch(ctx context.Context, s stream) (err error) {
 				t.Reset(min(r.cfg.IdleTimeout, left))
 				continue
 			}
-			err = errIdle
+			why = Idle
 			if left <= 0 {
-				err = errLong
+				why = Long
 			}
 		}
 		s.cut()
 		<-s.done()
-		return err
+		return why
 	}
 }
 

@@ -104,6 +104,9 @@ func (s *session) close(l *loop) {
 func (s *session) done() <-chan struct{} { return s.ended }
 func (s *session) moved() uint64         { return s.moves.Load() }
 
+// bytes needs no lock: the loop touches the flows no more once the session has ended.
+func (s *session) bytes() (up, down uint64) { return s.up.moved, s.down.moved }
+
 // cut shuts both sockets down, which the loop learns by an event.
 func (s *session) cut() {
 	s.mu.Lock()

@@ -160,7 +160,8 @@ func (f *flights) land(m *flight, reply []byte) []byte {
 		if errors.Is(err, mailbox.ErrFull) {
 			outcome = Refused
 		}
-		f.fate(outcome, m.bytes, &m.header, "err", err)
+		f.fate(outcome, m.bytes, &m.header, &m.digest, "err", err)
+		f.refused(cmtp.Mail, err)
 		reply = f.fail(reply, err)
 	default:
 		outcome := Stored
@@ -173,7 +174,7 @@ func (f *flights) land(m *flight, reply []byte) []byte {
 		if m.to.queued && !stored.Duplicate && f.cfg.Elsewhere != nil { // who stored it first has told
 			f.cfg.Elsewhere.Added(stored.ID, m.to.to.Domain.String())
 		}
-		f.fate(outcome, m.bytes, &m.header, "message", stored.ID)
+		f.fate(outcome, m.bytes, &m.header, &m.digest, "message", stored.ID)
 		reply = f.stored(reply, m.to, m.digest, stored)
 	}
 	f.mu.Lock()

@@ -87,7 +87,12 @@ func (s *session) store(ctx context.Context, src *pacedReader, m *cmtp.MessageRe
 // the session stays in step; a rest that is too long ends the session.
 func (s *session) refuse(src *pacedReader, m *cmtp.MessageReader, o Outcome, reason error) error {
 	lost := s.settle()
-	s.fate(o, src.total, m.Header(), "err", reason)
+	var digest *[32]byte
+	if d, err := m.Digest(); err == nil { // it was read to its end
+		digest = &d
+	}
+	s.fate(o, src.total, m.Header(), digest, "err", reason)
+	s.refused(cmtp.Mail, reason)
 	if lost != nil {
 		return lost
 	}
@@ -126,18 +131,19 @@ func (s *session) broken(src *pacedReader, h *cmtp.Header, reason error) error {
 	}
 	for _, rule := range []error{cmtp.ErrMessage, cmtp.ErrTooLarge, cmtp.ErrSystem} {
 		if errors.Is(reason, rule) {
-			s.fate(Refused, src.total, h, "err", reason)
+			s.fate(Refused, src.total, h, nil, "err", reason)
+			s.refused(cmtp.Mail, reason)
 			s.refuseWith(reason)
 			s.rearm()
 			return fmt.Errorf("%w: %w", errOutOfStep, reason)
 		}
 	}
-	s.fate(Broken, src.total, h, "err", reason)
+	s.fate(Broken, src.total, h, nil, "err", reason)
 	return reason
 }
 
-// fate tells the log and the observer what became of a message.
-func (s *session) fate(o Outcome, bytes int64, h *cmtp.Header, key string, value any) {
+// fate tells the log and the observer what became of a message, which has a digest if it was read to its end.
+func (s *session) fate(o Outcome, bytes int64, h *cmtp.Header, digest *[32]byte, key string, value any) {
 	s.cfg.Observer.Message(o, bytes)
 	level := slog.LevelInfo
 	if o == Failed {
@@ -146,8 +152,12 @@ func (s *session) fate(o Outcome, bytes int64, h *cmtp.Header, key string, value
 	if !s.cfg.Log.Enabled(context.Background(), level) {
 		return // making the line costs more than most of the rest
 	}
-	s.log().Log(context.Background(), level, "message "+string(o), key, value, "bytes", bytes,
+	args := append(make([]any, 0, 10), key, value, "bytes", bytes,
 		"to", shown(h.DestinationAccount, h.DestinationDomain), "from", shown(h.SourceAccount, h.SourceDomain))
+	if digest != nil {
+		args = append(args, "digest", core(*digest))
+	}
+	s.log().Log(context.Background(), level, "message "+string(o), args...)
 }
 
 // shown makes an address of names that nobody has checked, for a log.

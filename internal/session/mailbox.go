@@ -142,7 +142,10 @@ func (p *part2) cmdDelete(ctx context.Context, err error) error {
 		if err != nil {
 			return nil, err
 		}
-		n, err := box.Delete(context.WithoutCancel(ctx), numbers)
+		n, gone, err := box.Delete(context.WithoutCancel(ctx), numbers)
+		if n > 0 {
+			p.tellOf("messages deleted", gone)
+		}
 		return cmtp.AppendDeleted(nil, uint32(n)), err
 	}
 	return nil
@@ -157,6 +160,7 @@ func (s *session) stream(p *part2) error {
 	body := p.body
 	p.body = nil
 	defer body.Close()
+	id, ends := body.Message()
 	out := s.buffer()
 	start := len(*out)
 	*out = cmtp.AppendReplyHead(*out, cmtp.StatusDone, uint64(body.Size()))
@@ -169,6 +173,9 @@ func (s *session) stream(p *part2) error {
 		}
 		s.outcome(cmtp.Fetch, nil, "")
 		s.cfg.Observer.Fetched(body.Size())
+		if ends {
+			s.read(id)
+		}
 		if len(*out) >= flushAt {
 			return s.flush()
 		}
@@ -182,6 +189,9 @@ func (s *session) stream(p *part2) error {
 	s.cfg.Observer.Fetched(n)
 	if err != nil {
 		return fmt.Errorf("%w: %v", errCut, err) // no 421 may follow, so the error is not a timeout
+	}
+	if ends {
+		s.read(id)
 	}
 	s.rearm()
 	return nil
@@ -223,6 +233,7 @@ func (s *session) awaitNews(p *part2) error {
 	if err := s.flush(); err != nil {
 		return err
 	}
+	s.tellRead()
 	box, err := p.box()
 	var w *mailbox.Wait
 	if err == nil {

@@ -214,10 +214,13 @@ type tally struct {
 	mu       sync.Mutex
 	commands map[cmtp.Verb][2]int // refused, answered
 	guesses  map[session.Guess]int
+	refused  map[refusal]int
+	ends     map[session.End]int
 }
 
 func newTally() *tally {
-	return &tally{fates: make(chan session.Outcome, 4096), commands: make(map[cmtp.Verb][2]int), guesses: make(map[session.Guess]int)}
+	return &tally{fates: make(chan session.Outcome, 4096), commands: make(map[cmtp.Verb][2]int), guesses: make(map[session.Guess]int),
+		refused: make(map[refusal]int), ends: make(map[session.End]int)}
 }
 
 func (t *tally) Command(v cmtp.Verb, ok bool) {
@@ -234,6 +237,24 @@ func (t *tally) Command(v cmtp.Verb, ok bool) {
 
 func (t *tally) Message(o session.Outcome, _ int64) { t.fates <- o }
 func (t *tally) Fetched(int64)                      {}
+
+func (t *tally) Refused(s cmtp.Status, l session.Limit) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.refused[refusal{s, l}]++
+}
+
+func (t *tally) Ended(_ string, how session.End, _ time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ends[how]++
+}
+
+// A refusal is what the observer was told of one.
+type refusal struct {
+	status cmtp.Status
+	limit  session.Limit
+}
 
 func (t *tally) Guess(g session.Guess, n int) {
 	t.mu.Lock()

@@ -88,33 +88,6 @@ type Pending interface {
 	Wait() (spool.Stored, error)
 }
 
-// An Observer counts what happens. Its methods are called from many sessions.
-type Observer interface {
-	// Command is called for every command, with whether it was answered other
-	// than by FAILURE. MAIL is told to Message instead.
-	Command(v cmtp.Verb, ok bool)
-	// Message is called with the fate of every MAIL and the bytes that were read
-	// of its message.
-	Message(outcome Outcome, bytes int64)
-	// Guess is called with the result of n attempts at a password or a code.
-	Guess(result Guess, n int)
-	// Fetched is called with the bytes of every message, or part of one, that was sent to its reader.
-	Fetched(bytes int64)
-}
-
-// An Outcome is a message's fate.
-type Outcome string
-
-// The fates of a message.
-const (
-	Stored    Outcome = "stored"
-	Queued    Outcome = "queued"    // stored, for another server
-	Duplicate Outcome = "duplicate" // stored before; acknowledged again
-	Refused   Outcome = "refused"   // against a rule or a limit
-	Failed    Outcome = "failed"    // could not be stored now
-	Broken    Outcome = "broken"    // the client left or stalled before its end
-)
-
 // Config says how sessions are served. All limits must be positive.
 type Config struct {
 	Version         string // as sent by OHAI and NOOP
@@ -160,13 +133,6 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg, words: newWords(cfg.Version, cfg.Key), identity: newIdentity(cfg.Key, cfg.Former, cfg.Domains, cfg.Now())}
 }
 
-type nobody struct{}
-
-func (nobody) Command(cmtp.Verb, bool) {}
-func (nobody) Message(Outcome, int64)  {}
-func (nobody) Guess(Guess, int)        {}
-func (nobody) Fetched(int64)           {}
-
 // drainBytes is how much is read of a message that was refused, so that the
 // session stays in step.
 const drainBytes = 1 << 20
@@ -201,6 +167,7 @@ type session struct {
 	flights *flights
 
 	commands, messages int
+	readers            []spool.ID // were sent to their reader, and the log does not know yet
 }
 
 // Serve runs one session to its end. It leaves closing the connection to the
@@ -211,8 +178,11 @@ func (s *Server) Serve(ctx context.Context, c *netbuf.Conn) {
 	ses := s.newSession(c)
 	err := ses.run(ctx)
 	ses.in.Release()
+	ses.tellRead()
+	took := time.Since(began)
+	s.cfg.Observer.Ended(ses.protocol(), ses.how(err), took)
 	ses.log().Info("session ended", "protocol", ses.protocol(), "why", why(err), "commands", ses.commands,
-		"messages", ses.messages, "took", time.Since(began).Round(time.Millisecond))
+		"messages", ses.messages, "took", took.Round(time.Millisecond))
 }
 
 // newSession returns a session as it begins, in the clear.
@@ -331,6 +301,7 @@ func (s *session) outcome(v cmtp.Verb, err error, about string) {
 	if err == nil {
 		return
 	}
+	s.refused(v, err)
 	level := slog.LevelDebug
 	if status, _ := explain(err); status == cmtp.StatusTrouble && !errors.Is(err, errInside) {
 		level = slog.LevelError
@@ -347,6 +318,7 @@ func (s *session) outcome(v cmtp.Verb, err error, about string) {
 // await blocks until more bytes of a command are there.
 func (s *session) await() error {
 	s.arm()
+	s.tellRead()
 	s.conn.SetIdle(true)
 	defer s.conn.SetIdle(false)
 	return s.in.Fill()

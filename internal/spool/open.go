@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
@@ -40,6 +41,8 @@ type Spool struct {
 	damage  []Damage
 	failure error // why nothing is acknowledged any more
 	closed  bool
+
+	scrubbed time.Time // when a round of Scrub has ended
 }
 
 // Open opens the spool in dir for reading and writing, and makes it if there is
@@ -381,5 +384,5 @@ func (s *Spool) Stats() Stats {
 	defer s.mu.RUnlock()
 	x := s.chain.index
 	return Stats{Head: s.chain.head, Messages: x.messages, Bytes: x.bytes, Large: x.large,
-		Segments: len(x.segments), Memory: s.budget.used.Load(), Damage: len(s.damage), Failed: s.failure != nil}
+		Segments: len(x.segments), Memory: s.budget.used.Load(), Damage: len(s.damage), Failed: s.failure != nil, Scrubbed: s.scrubbed}
 }

@@ -39,6 +39,10 @@ func (s *Spool) Scrub(ctx context.Context, every time.Duration) error {
 		began := time.Now()
 		if err := c.round(ctx, every); err != nil && ctx.Err() == nil {
 			s.log.Warn("the scrub has stopped until its next round", "error", err)
+		} else if err == nil {
+			s.mu.Lock()
+			s.scrubbed = time.Now()
+			s.mu.Unlock()
 		}
 		next := time.NewTimer(time.Until(began.Add(every)))
 		select {

@@ -135,9 +135,10 @@ type Stats struct {
 	Bytes    int64 // of all messages, as on the wire
 	Large    int   // messages in files of their own
 	Segments int
-	Memory   int64 // bytes that writers hold in memory
-	Damage   int   // places that Damage lists
-	Failed   bool  // nothing is acknowledged any more
+	Memory   int64     // bytes that writers hold in memory
+	Damage   int       // places that Damage lists
+	Failed   bool      // nothing is acknowledged any more
+	Scrubbed time.Time // when Scrub has come to the end of a round; zero: not since Open
 }
 
 // Options say how a spool is opened. FS, Key and Identity must be set.
