@@ -135,7 +135,8 @@ type Delivery struct {
 
 // Metrics says where metrics are served.
 type Metrics struct {
-	Listen string `toml:"listen"` // host:port; empty: nowhere
+	Listen      string `toml:"listen"`       // host:port; empty: nowhere
+	AllowRemote bool   `toml:"allow_remote"` // other addresses than loopback ones
 }
 
 // Spool says how the spool is looked after.

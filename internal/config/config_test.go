@@ -305,6 +305,11 @@ func TestConfig_Validate(t *testing.T) {
 		{"spool.scrub_every", `"8784h"`, `"8784h1ns"`},
 		{"smtp.idle_timeout", `"1ns"`, `"-1s"`},
 		{"shutdown_grace", `"1ns"`, `"0s"`},
+		{"metrics.listen", `"127.0.0.1:9125"`, `"192.0.2.1:9125"`},
+		{"metrics.listen", `"[::1]:9125"`, `"[::]:9125"`},
+		{"metrics.listen", `"localhost:9125"`, `"localhost.example:9125"`},
+		{"metrics.listen", `"127.1.2.3:9125"`, `":9125"`},
+		{"metrics", `{listen = "0.0.0.0:9125", allow_remote = true}`, `{listen = "0.0.0.0:9125", allow_remote = false}`},
 	} {
 		if _, err := config.Parse("c.toml", []byte(c.key+" = "+c.good+"\n"+minimal)); err != nil {
 			t.Errorf("%s = %s: %v", c.key, c.good, err)

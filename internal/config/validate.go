@@ -189,15 +189,28 @@ func (v *validator) backend(backend string) {
 	}
 }
 
+// metrics: who can connect is asked nothing, so a slip of the pen must not open it to everybody.
+func (v *validator) metrics() {
+	listen := v.c.Metrics.Listen
+	if listen == "" {
+		return
+	}
+	if _, err := checkHostPort(listen, true); err != nil {
+		v.add("metrics.listen", "%v", err)
+		return
+	}
+	host, _, _ := net.SplitHostPort(listen)
+	ip, _ := netip.ParseAddr(host)
+	if !v.c.Metrics.AllowRemote && host != "localhost" && !ip.IsLoopback() {
+		v.add("metrics.listen", "%q is not a loopback address, such as \"127.0.0.1:9125\", and what is there is protected by no password; if others are kept away from it, say metrics.allow_remote = true", listen)
+	}
+}
+
 func (v *validator) others() {
 	c := v.c
 	v.dns()
 	v.delivery()
-	if c.Metrics.Listen != "" {
-		if _, err := checkHostPort(c.Metrics.Listen, true); err != nil {
-			v.add("metrics.listen", "%v", err)
-		}
-	}
+	v.metrics()
 	if e := c.Spool.ScrubEvery; e < minScrubEvery || e > maxScrubEvery {
 		v.add("spool.scrub_every", "%s is not between %s and %s", e, minScrubEvery, maxScrubEvery)
 	}

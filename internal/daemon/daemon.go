@@ -36,6 +36,7 @@ import (
 	"cmtpd/internal/service"
 	"cmtpd/internal/session"
 	"cmtpd/internal/spool"
+	"cmtpd/internal/status"
 	"cmtpd/internal/trust"
 	"cmtpd/internal/version"
 )
@@ -77,6 +78,10 @@ type daemon struct {
 	broken    chan error // the spool has stopped; one is enough
 	listens   []net.Listener
 	serving   []func(context.Context) error // what runs until it is stopped
+
+	began    time.Time
+	phase    phase
+	troubles *status.Troubles
 }
 
 // Options are what a daemon can do without.
@@ -98,7 +103,10 @@ type Options struct {
 
 // Run serves until ctx ends, and then shuts down in order.
 func Run(ctx context.Context, cfg *config.Config, log *slog.Logger, o Options) error {
-	d := &daemon{cfg: withSockets(cfg, o.Manager), options: o, log: log, metrics: newMetrics(version.Number), broken: make(chan error, 1)}
+	troubles := new(status.Troubles)
+	log = slog.New(troubles.Handler(log.Handler()))
+	d := &daemon{cfg: withSockets(cfg, o.Manager), options: o, log: log, metrics: newMetrics(version.Number), broken: make(chan error, 1),
+		began: time.Now(), troubles: troubles}
 	d.now.Store(d.cfg)
 	defer d.close()
 	if err := d.cfg.Validate(); err != nil {
@@ -297,6 +305,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	for _, serve := range d.serving {
 		go func() { failed <- serve(running) }()
 	}
+	d.phase.Store(serving)
 	var err error
 	waiting := len(d.serving)
 	select {
@@ -310,6 +319,7 @@ func (d *daemon) serve(ctx context.Context) error {
 			err = errors.New("a listener ended")
 		}
 	}
+	d.phase.Store(ending)
 	d.options.Manager.Stopping(d.config().ShutdownGrace+afterGrace, "waiting for sessions to finish their message, for "+d.config().ShutdownGrace.String()+" at most")
 	grace, stop := context.WithTimeout(context.Background(), d.config().ShutdownGrace)
 	defer stop()

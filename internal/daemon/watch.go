@@ -5,12 +5,20 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
+
+	"cmtpd/internal/status"
 )
 
-// listenMetrics serves the metrics where the configuration says so.
+// maxWatchers is how many connections are served at a time to who watches. Others wait.
+const maxWatchers = 16
+
+// listenMetrics serves the metrics and the status page where the configuration says so.
 func (d *daemon) listenMetrics(ctx context.Context) error {
 	if d.cfg.Metrics.Listen == "" {
 		return nil
@@ -21,11 +29,44 @@ func (d *daemon) listenMetrics(ctx context.Context) error {
 		return fmt.Errorf("listening for metrics.listen: %w", err)
 	}
 	d.listens = append(d.listens, l)
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(d.metrics.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	d.log.Info("metrics", "address", l.Addr().String())
-	srv := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
-	d.serving = append(d.serving, serveHTTP(srv, l))
+	srv := &http.Server{Handler: d.watchers(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	d.serving = append(d.serving, serveHTTP(srv, netutil.LimitListener(l, maxWatchers)))
 	return nil
+}
+
+// watchers answers who watches. It changes nothing, whatever is asked.
+func (d *daemon) watchers() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(d.metrics.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 2, Timeout: 20 * time.Second}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		state, ready := d.state()
+		if !ready {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		fmt.Fprintf(w, "%s: %s\n", state.Word, state.Reason)
+	})
+	mux.Handle("/{$}", status.Handler(d.page))
+	return d.onlyOwnNames(mux)
+}
+
+// onlyOwnNames refuses a request that names another host: a page of anybody's, in the browser of somebody who can
+// reach this address, may have a name of its own lead here (DNS rebinding). An address is no name.
+func (d *daemon) onlyOwnNames(next http.Handler) http.Handler {
+	configured, _, _ := net.SplitHostPort(d.cfg.Metrics.Listen) // it was validated
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		host := req.Host
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
+		host = strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
+		_, err := netip.ParseAddr(host)
+		if err != nil && host != "localhost" && host != d.cfg.Hostname.String() && (host != strings.ToLower(configured) || host == "") {
+			http.Error(w, "This server does not go by that name: ask for localhost, an address, or its hostname.", http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, req)
+	})
 }

@@ -1,0 +1,192 @@
+package daemon_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cmtpd/internal/cmtptest"
+	"cmtpd/internal/config"
+)
+
+// A watched daemon has a listener for who watches.
+type watched struct {
+	addrs []net.Addr
+	base  string // URL, without a path
+	log   *syncLog
+	stop  func() error
+}
+
+// syncLog is a log that is read while it is written.
+type syncLog struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *syncLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *syncLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func watch(t *testing.T, edit func(*config.Config)) *watched {
+	t.Helper()
+	cfg := configuration(t)
+	cfg.Metrics.Listen = cmtptest.Loopback() + ":0"
+	if edit != nil {
+		edit(cfg)
+	}
+	w := &watched{log: new(syncLog)}
+	w.addrs, w.stop = run(t, cfg, slog.New(slog.NewTextHandler(w.log, nil)))
+	_, behind, _ := strings.Cut(w.log.String(), "msg=metrics address=")
+	w.base = "http://" + strings.Fields(behind)[0]
+	return w
+}
+
+// ask returns the status and the body of an answer.
+func (w *watched) ask(t *testing.T, method, path, host string) (int, string, http.Header) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, w.base+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = host
+	answer, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	b, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.StatusCode, string(b), answer.Header
+}
+
+// until asks until the answer is wanted: a daemon says that it serves a moment before it does.
+func (w *watched) until(t *testing.T, path string, code int, words string) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		got, body, _ := w.ask(t, "GET", path, "")
+		if got == code && strings.Contains(body, words) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s is answered %d, %q", path, got, body)
+		}
+	}
+}
+
+// Ready is who can take mail: not without room for it, and not once a stop was asked for, though it is alive.
+func TestReady(t *testing.T) {
+	full := watch(t, func(c *config.Config) { c.Limits.MinFreeSpace = 1 << 60 })
+	full.until(t, "/readyz", 503, "low disk: ")
+	if code, body, _ := full.ask(t, "GET", "/", ""); code != 200 || !strings.Contains(body, `<h1 class="bad">low disk</h1>`) {
+		t.Errorf("the page is answered %d, %s", code, body)
+	}
+	if err := full.stop(); err != nil {
+		t.Error(err)
+	}
+
+	w := watch(t, nil)
+	w.until(t, "/readyz", 200, "ready: ")
+	c, err := net.Dial("tcp", w.addrs[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "NOOP\x00MAIL\x00") // and no more of it: the session is not over
+	if _, err := io.ReadFull(c, make([]byte, len("220 example.org ESMTP CMTP ready\r\nCMTP"))); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- w.stop() }()
+	w.until(t, "/readyz", 503, "stopping: ")
+	w.until(t, "/healthz", 200, "ok")
+	w.until(t, "/", 200, `<h1 class="bad">stopping</h1>`)
+	c.Close()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// Nothing can be changed or made from here, and a name of somebody else's leads nowhere.
+func TestWatchers(t *testing.T) {
+	w := watch(t, func(c *config.Config) { c.Hostname = c.Domains[0] })
+	defer w.stop()
+	w.until(t, "/readyz", 200, "ready: ")
+	for host, want := range map[string]int{
+		"": 200, "localhost": 200, "LOCALHOST.:9125": 200, "127.0.0.1:1": 200, "[::1]": 200, "[::1]:9125": 200, "192.0.2.1": 200, "example.org:9125": 200,
+		"evil.example": 421, "localhost.evil.example:9125": 421, "127.0.0.1.evil.example": 421, "www.example.org": 421,
+	} {
+		for _, path := range []string{"/", "/metrics", "/healthz", "/readyz"} {
+			if code, _, _ := w.ask(t, "GET", path, host); code != want {
+				t.Errorf("%s of %q: %d, want %d", path, host, code, want)
+			}
+		}
+	}
+	for _, path := range []string{"/", "/metrics", "/healthz", "/readyz"} {
+		if code, _, _ := w.ask(t, "POST", path, ""); code != 405 {
+			t.Errorf("POST %s: %d", path, code)
+		}
+	}
+	if code, _, _ := w.ask(t, "GET", "/debug/pprof/", ""); code != 404 {
+		t.Errorf("another path: %d", code)
+	}
+	code, body, header := w.ask(t, "GET", "/", "")
+	if code != 200 || !strings.HasPrefix(header.Get("Content-Security-Policy"), "default-src 'none'; ") {
+		t.Errorf("%d, %v", code, header)
+	}
+	for _, want := range []string{"<h1 class=\"good\">ready</h1>", "example.org", "Fingerprint", "Connections now", "None since the start."} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page has no %q:\n%s", want, body)
+		}
+	}
+}
+
+// Who watches has 16 connections; further ones wait for one of them.
+func TestWatchers_Cap(t *testing.T) {
+	w := watch(t, nil)
+	defer w.stop()
+	w.until(t, "/readyz", 200, "ready: ")
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	var idle []net.Conn
+	for range 16 {
+		c, err := net.Dial("tcp", strings.TrimPrefix(w.base, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(time.Minute))
+		io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		if _, err := io.ReadFull(c, make([]byte, len("HTTP/1.1 200 OK"))); err != nil {
+			t.Fatal(err)
+		}
+		idle = append(idle, c)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", w.base+"/healthz", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := http.DefaultTransport.RoundTrip(req); err == nil {
+		answer.Body.Close()
+		t.Error("a connection more is served")
+	}
+	idle[0].Close()
+	w.until(t, "/healthz", 200, "ok")
+}
