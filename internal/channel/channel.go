@@ -216,6 +216,9 @@ const (
 	Broken     Outcome = "broken"     // anything else: against TLS, or altered on the way
 )
 
+// Outcomes are all of them.
+var Outcomes = []Outcome{Done, Injected, NotTLS, Unsuitable, Busy, TimedOut, Left, Refused, Stopped, Broken}
+
 // outcome names how a handshake ended.
 func outcome(err error) Outcome {
 	is := func(targets ...error) bool {

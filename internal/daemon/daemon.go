@@ -255,7 +255,8 @@ func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
 	}, &d.smtp, &d.cmtp)
 	d.front.SetLimits(frontLimits(d.cfg))
 	d.serving = append(d.serving, d.reloads, d.watch)
-	d.metrics.watch(d.front, d.spool, d.cfg.SpoolDir())
+	d.metrics.watch(d.front, d.spool, d.config)
+	d.metrics.watchReady(d.state)
 	d.serving = append(d.serving, func(ctx context.Context) error { return d.spool.Scrub(ctx, d.cfg.Spool.ScrubEvery) })
 	addrs, err := d.listenMail(ctx)
 	if err != nil {

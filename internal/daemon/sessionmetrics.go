@@ -6,7 +6,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"cmtpd/internal/channel"
 	"cmtpd/internal/cmtp"
+	"cmtpd/internal/config"
 	"cmtpd/internal/front"
 	"cmtpd/internal/relay"
 	"cmtpd/internal/session"
@@ -34,6 +36,19 @@ func (m *metrics) makeSessions() {
 		m.sessions.WithLabelValues("silent", how)
 	}
 	m.sessions.WithLabelValues("neither", "refused")
+	for _, o := range session.Outcomes {
+		m.messages.WithLabelValues(string(o))
+		m.bytes.WithLabelValues(string(o))
+	}
+	for _, g := range session.AllGuesses {
+		m.guesses.WithLabelValues(string(g))
+	}
+	for _, o := range channel.Outcomes {
+		m.shakes.WithLabelValues(string(o))
+	}
+	for _, protocol := range []string{"smtp", "cmtp", "cmtp/1"} {
+		m.seconds.WithLabelValues(protocol)
+	}
 	for _, reason := range reasons {
 		m.failures.WithLabelValues(reason)
 	}
@@ -143,7 +158,7 @@ func (l *limits) Collect(ch chan<- prometheus.Metric) {
 }
 
 // watch adds the figures that the parts keep themselves.
-func (m *metrics) watch(f *front.Server, s *spool.Spool, dir string) {
+func (m *metrics) watch(f *front.Server, s *spool.Spool, cfg func() *config.Config) {
 	m.limits.front = f
 	counter := func(name, help string, labels prometheus.Labels, get func(front.Stats) uint64) {
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels},
@@ -157,5 +172,18 @@ func (m *metrics) watch(f *front.Server, s *spool.Spool, dir string) {
 	counter(refused, refusedHelp, prometheus.Labels{"cap": "proxy_header"}, func(s front.Stats) uint64 { return s.BadProxy })
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cmtpd_connections_open", Help: "Connections open now."},
 		func() float64 { return float64(f.Stats().Open) }))
-	m.registry.MustRegister(newSpoolCollector(s, dir))
+	m.registry.MustRegister(newSpoolCollector(s, cfg().SpoolDir()))
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cmtpd_disk_free_min_bytes", Help: "Free space below which mail is refused: limits.min_free_space."},
+		func() float64 { return float64(cfg().Limits.MinFreeSpace) }))
+}
+
+// watchReady adds what /readyz says.
+func (m *metrics) watchReady(state func() (status.State, bool)) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cmtpd_ready", Help: "1 while mail is taken; /readyz says why it is not."},
+		func() float64 {
+			if _, ready := state(); ready {
+				return 1
+			}
+			return 0
+		}))
 }

@@ -23,6 +23,9 @@ const (
 	GuessFailed    Guess = "failed"     // could not be charged, and so was refused
 )
 
+// AllGuesses are all of them.
+var AllGuesses = []Guess{GuessCharged, GuessReturned, GuessRightCode, GuessWrongCode, GuessExhausted, GuessFailed}
+
 // refusedGuess names the result of charging an attempt that was refused.
 func refusedGuess(err error) Guess {
 	if _, spent := errors.AsType[*guess.Exhausted](err); spent {

@@ -58,6 +58,9 @@ const (
 	Broken    Outcome = "broken"    // the client left or stalled before its end
 )
 
+// Outcomes are all of them.
+var Outcomes = []Outcome{Stored, Queued, Duplicate, Refused, Failed, Broken}
+
 // An End is how a session ended.
 type End string
 
