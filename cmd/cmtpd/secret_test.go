@@ -3,9 +3,11 @@ package main_test
 import (
 	"bytes"
 	"context"
+	"encoding/base32"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -29,8 +31,9 @@ const (
 )
 
 // TestServe_Secrets plays a whole life of a server at log.level = "debug": users,
-// keys, a letter, mistakes. Neither its log, nor what the commands print, nor a
-// file on its disk shows a password, a secret key or what a letter says.
+// keys, a letter, mistakes; and then of two, whose users write to each other (secrets_test.go).
+// Neither their logs, nor what the commands print, nor what who watches is shown, nor a
+// file on their disks shows a password, a secret key or what a letter says.
 func TestServe_Secrets(t *testing.T) {
 	t.Parallel()
 	site := cmtptest.NewSite(t, cmtptest.Settings{"log.level": `"debug"`, "limits.accept_plaintext": "true", "limits.accept_unproven_source": "true"})
@@ -97,6 +100,7 @@ func TestServe_Secrets(t *testing.T) {
 	search(t, "the log", []byte(d.Log()), logged)
 	search(t, "what was printed", []byte(printed.String()), logged)
 	searchFiles(t, site.Data, onDisk)
+	newLife(t).search(t)
 }
 
 // seedOf returns the server's secret for opening a user's keys.
@@ -181,7 +185,15 @@ func forms(secret []byte) map[string][]byte {
 	// Base64 of a part of a longer text looks different at each of three offsets;
 	// what does not depend on its neighbours is found by its middle.
 	f := map[string][]byte{"": secret, " in hex": []byte(hex.EncodeToString(secret)), " in HEX": []byte(strings.ToUpper(hex.EncodeToString(secret)))}
+	for name, base := range map[string]*base32.Encoding{"base32": base32.StdEncoding, "base32 of numbers first": base32.HexEncoding} {
+		for shift := range 5 { // of which the ends depend on what is beside them, too
+			text := base.WithPadding(base32.NoPadding).EncodeToString(append(make([]byte, shift), secret...))
+			f[fmt.Sprintf(" in %s, shifted by %d", name, shift)] = []byte(text[8 : len(text)-8])
+		}
+	}
 	for shift := range 3 {
+		url := base64.RawURLEncoding.EncodeToString(append(make([]byte, shift), secret...))
+		f[fmt.Sprintf(" in base64 for URLs, shifted by %d", shift)] = []byte(url[4 : len(url)-4])
 		text := base64.RawStdEncoding.EncodeToString(append(make([]byte, shift), secret...))
 		f[" in base64, shifted by "+string(rune('0'+shift))] = []byte(text[4 : len(text)-4])
 	}
@@ -203,7 +215,7 @@ func search(t *testing.T, where string, b []byte, secrets map[string][]byte) {
 func searchFiles(t *testing.T, dir string, secrets map[string][]byte) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || !e.Type().IsRegular() || e.Name() == "lock" || e.Name() == "readers" {
+		if err != nil || !e.Type().IsRegular() || strings.HasSuffix(e.Name(), "lock") || e.Name() == "readers" {
 			return err
 		}
 		b, err := os.ReadFile(path)

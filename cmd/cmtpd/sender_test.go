@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,15 +47,23 @@ func (c *correspondent) write(name, text string) string {
 // run runs shorebird, which must succeed, and returns all that it says.
 func (c *correspondent) run(stdin string, args ...string) string {
 	c.Helper()
+	status, out := c.try(stdin, nil, args...)
+	if status != 0 {
+		c.Fatalf("shorebird %q ended with %d:\n%s", args, status, out)
+	}
+	return out
+}
+
+// try runs shorebird with more in its environment, and returns its exit status and all that it says.
+func (c *correspondent) try(stdin string, more map[string]string, args ...string) (status int, said string) {
 	env := map[string]string{"HOME": c.home, "XDG_CONFIG_HOME": c.home + "/config", "XDG_DATA_HOME": c.home + "/data",
 		"SHOREBIRD_NO_KEYRING": "1", "SHOREBIRD_PASSWORD_FILE": filepath.Join(c.home, "password")}
+	maps.Copy(env, more)
 	var out bytes.Buffer
 	app := &shorebird.App{Terminal: shorebird.Terminal{In: strings.NewReader(stdin), Out: &out, Err: &out},
 		Getenv: func(name string) string { return env[name] }, Now: time.Now}
-	if status := app.Run(c.Context(), append(args, "--server", c.at.Shared[0])); status != 0 {
-		c.Fatalf("shorebird %q ended with %d:\n%s", args, status, &out)
-	}
-	return out.String()
+	status = app.Run(c.Context(), append(args, "--server", c.at.Shared[0]))
+	return status, out.String()
 }
 
 // reads opens a letter that has come, and expects it to be shown with these words.
