@@ -204,6 +204,30 @@ func TestRead_Hostile(t *testing.T) {
 	d.Stop(t)
 }
 
+// A letter that is longer than the screen goes through the user's pager, broken between words and fit to show, and is read by that.
+func TestRead_Pager(t *testing.T) {
+	r, d := newReader(t, cmtptest.NewSite(t, nil))
+	r.gets(&cmtp.Body{Time: 1, Subject: "long", Text: []byte("\x1b[2Jat the beginning " + strings.Repeat("the same words again and ", 100) + "\nthe end\n")})
+	r.must("list")
+	seen := filepath.Join(t.TempDir(), "seen")
+	pager := "PAGER=cat >" + seen + "; echo secure=$LESSSECURE"
+	short := r.at(80, []string{pager}, "read", "1", "--keep-unseen") // at a terminal that does not say how high it is
+	if !strings.Contains(short, "\nthe end\n") || strings.Contains(short, "secure=") {
+		t.Errorf("shows %q", short)
+	}
+	term := cmtptest.RunInTerminal(t, nil, "env", append(append([]string{"-i"}, append(r.env, pager)...), "sh", "-c", `stty cols 60 rows 12 && exec "$0" read 1`, r.program)...)
+	status, shown := term.Ends(t)
+	text, err := os.ReadFile(seen)
+	if status != 0 || shown != "secure=1\r\n" || err != nil || !strings.Contains(string(text), "\nthe end\n") || !strings.HasPrefix(string(text), "From ") {
+		t.Fatalf("it ended with %d, %v and shows %q and\n%s", status, err, shown, text)
+	}
+	harmless(t, strings.ReplaceAll(strings.ReplaceAll(string(text), "\x1b[2m", ""), "\x1b[0m", ""), "\n", 60)
+	if list := r.must("list", "--unseen"); list != "No messages.\n" {
+		t.Errorf("it is new still: %s", list)
+	}
+	d.Stop(t)
+}
+
 // harmless checks that what is shown steers nothing, and that no line is longer than the terminal is wide.
 func harmless(t *testing.T, shown, allowed string, columns int) {
 	t.Helper()

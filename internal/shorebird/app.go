@@ -85,6 +85,7 @@ type run struct {
 
 	stdin      bool // --password-stdin
 	takesStdin bool // the command has that flag
+	noPager    bool // --no-pager
 	noKeyring  bool // --no-keyring, or the desktop keyring has failed
 	told       secrets
 }

@@ -137,6 +137,7 @@ func (r *run) openCommand() *cobra.Command {
 	f.StringVar(&o.save, "save", "", "save the attachments in `DIR`; no file is ever replaced")
 	f.StringVar(&o.account, "account", "", "the `ADDRESS` whose keys to use, instead of the letter's destination")
 	f.BoolVar(&o.check, "check", false, "ask for the keys of the letter's source, to see whether it was submitted with them")
+	r.pagerFlag(c)
 	r.passwordFlag(c)
 	return c
 }

@@ -113,7 +113,9 @@
 //
 // What a stranger wrote is shown in lines of the program's own: whatever is not just shown stands as
 // U+FFFD (package letter), blanks in a row are one, and a field that is longer than the terminal is wide goes on
-// in lines that are set in. In a list it is clipped.
+// in lines that are set in. In a list it is clipped. A letter's text is broken between words at the terminal's width. What is longer than the
+// terminal is high, of read and open, goes to $PAGER or less -R, in which LESSSECURE=1 keeps less from running or writing anything; not
+// with --no-pager or --json, nor elsewhere than at a terminal. Meanwhile other processes can work with the account's keys.
 //
 // # How far a contact can be trusted
 //

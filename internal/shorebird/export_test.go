@@ -18,6 +18,7 @@ var (
 	OneLine     = oneLine
 	Clip        = clip
 	Wrap        = wrap
+	Told        = pagerEnvironment
 	Query       = query
 	ServerSays  = serverSays
 	Attachments = attachmentRows
@@ -29,3 +30,9 @@ var (
 	FormatDraft = formatDraft
 	Marked      = marked
 )
+
+// Folded is how a text is shown at a terminal of so many columns.
+func Folded(text string, width int) string {
+	r := &run{App: &App{Terminal: Terminal{OutIsTerminal: true, Width: func() int { return width }}}}
+	return r.folded(text)
+}

@@ -101,7 +101,7 @@ func (r *run) open(ctx context.Context, path string, o openOptions) error {
 	report := newOpenReport(l, proven)
 	err = saveAll(o.save, l, report)
 	bar.done()
-	return errors.Join(err, r.report(report, func(out *bytes.Buffer) { r.show(out, l, report, proven.rows(o.check)) }))
+	return errors.Join(err, r.present(report, func(out *bytes.Buffer) { r.show(out, l, report, proven.rows(o.check)) }, func() {}))
 }
 
 func keys(ring *xzibit.Keyring) []*crypt.PrivateKey {
@@ -253,7 +253,7 @@ func (r *run) show(out *bytes.Buffer, l *letter.Letter, v *OpenReport, proof [][
 	}
 	r.fields(out, rows)
 	out.WriteString("\n")
-	out.WriteString(letter.Text(l.Text))
+	out.WriteString(r.folded(letter.Text(l.Text)))
 	if len(l.Text) > 0 && l.Text[len(l.Text)-1] != '\n' {
 		out.WriteString("\n")
 	}

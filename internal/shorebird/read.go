@@ -43,14 +43,20 @@ func (r *run) readCommand() *cobra.Command {
 			"With --check the source's keys are asked for first, as keys does. That domain's server\n" +
 			"can see then that somebody reads the message. What it says is what list shows from then on.\n\n" +
 			"What stands between the first empty line and the last line is the writer's, whatever it\n" +
-			"looks like; the last line says that the message ends there.",
+			"looks like; the last line says that the message ends there. At a terminal, what is longer than\n" +
+			"its screen is shown by $PAGER, or less -R, with LESSSECURE=1; --no-pager does without.",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: r.completeNumbers,
 		RunE: r.action(func(ctx context.Context, args []string) error { return r.read(ctx, args[0], o) }),
 	}
 	c.Flags().BoolVar(&o.keepUnseen, "keep-unseen", false, "do not mark it as seen")
 	c.Flags().BoolVar(&o.check, "check", false, "ask for the keys of the message's source, to see whether it was submitted with them")
+	r.pagerFlag(c)
 	r.mailboxFlags(c, &o.mailboxOptions)
 	return c
+}
+
+func (r *run) pagerFlag(c *cobra.Command) {
+	c.Flags().BoolVar(&r.noPager, "no-pager", false, "show all of it at once, also where it is longer than the terminal is high")
 }
 
 func (r *run) read(ctx context.Context, arg string, o readOptions) error {
@@ -68,7 +74,7 @@ func (r *run) read(ctx context.Context, arg string, o readOptions) error {
 		return err
 	}
 	v := newReadReport(msg, number, p, m.held.address.Domain)
-	if err := r.report(v, func(out *bytes.Buffer) { r.showMessage(out, v, p.rows(o.check)) }); err != nil {
+	if err := r.present(v, func(out *bytes.Buffer) { r.showMessage(out, v, p.rows(o.check)) }, m.release); err != nil {
 		return err
 	}
 	if o.keepUnseen || v.Seen {
@@ -190,7 +196,7 @@ func (r *run) showMessage(out *bytes.Buffer, v *ReadReport, proof [][2]string) {
 	}
 	r.fields(out, rows)
 	out.WriteString("\n")
-	out.WriteString(letter.Text([]byte(v.Text)))
+	out.WriteString(r.folded(letter.Text([]byte(v.Text))))
 	if v.Text != "" && !strings.HasSuffix(v.Text, "\n") {
 		out.WriteString("\n")
 	}

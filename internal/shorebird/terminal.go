@@ -20,6 +20,9 @@ type Terminal struct {
 	// where it does not say.
 	OutIsTerminal bool
 	Width         func() int
+	// Height is how many lines Out has, and Page shows what is longer; nil where there is no pager.
+	Height func() int
+	Page   func(text []byte) error
 	// ReadPassword asks for a password without showing it. It is nil where there is
 	// nobody to ask.
 	ReadPassword func(ctx context.Context, prompt string) ([]byte, error)
@@ -31,18 +34,23 @@ type Terminal struct {
 
 // systemTerminal returns the process's own.
 func systemTerminal() Terminal {
+	size := func() (width, height int) {
+		width, height, err := term.GetSize(int(os.Stdout.Fd()))
+		if err != nil {
+			return 0, 0
+		}
+		return width, height
+	}
 	t := Terminal{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
 		InIsTerminal:  term.IsTerminal(int(os.Stdin.Fd())),
 		ErrIsTerminal: term.IsTerminal(int(os.Stderr.Fd())),
 		OutIsTerminal: term.IsTerminal(int(os.Stdout.Fd())),
-		Width: func() int {
-			width, _, err := term.GetSize(int(os.Stdout.Fd()))
-			if err != nil {
-				return 0
-			}
-			return width
-		},
+		Width:         func() int { w, _ := size(); return w },
+		Height:        func() int { _, h := size(); return h },
+	}
+	if t.OutIsTerminal {
+		t.Page = pager(os.Getenv, os.Stdout)
 	}
 	// Standard input may be a letter; the person is still at the terminal.
 	if tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0); err == nil {
