@@ -59,6 +59,7 @@ func (r *run) command() *cobra.Command {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	speakPlainly(root)
+	r.offer(root)
 	return root
 }
 

@@ -179,24 +179,12 @@ func (r *run) accounts() error {
 		return err
 	}
 	defer n.close()
-	known, err := newAccounts(h.data).load()
+	names, err := h.accountNames(n.settings)
 	if err != nil {
 		return err
 	}
-	names := map[string]bool{}
-	for name := range n.settings.Accounts {
-		names[name] = true
-	}
-	for name := range known {
-		if a, err := address.Parse(name); err == nil && h.hasKeys(a) {
-			names[name] = true
-		}
-	}
-	if own := n.settings.Account; !own.IsZero() {
-		names[own.String()] = true
-	}
 	v := AccountsReport{Accounts: []AccountLine{}}
-	for _, name := range slices.Sorted(maps.Keys(names)) {
+	for _, name := range names {
 		a, err := address.Parse(name)
 		if err != nil {
 			return err
@@ -205,6 +193,27 @@ func (r *run) accounts() error {
 		v.Accounts = append(v.Accounts, AccountLine{name, a == n.settings.Account, server, h.hasKeys(a)})
 	}
 	return r.report(v, func(out *bytes.Buffer) { v.text(out) })
+}
+
+// accountNames are the accounts that the settings name, and those whose keys are on this machine.
+func (h home) accountNames(s *settings) ([]string, error) {
+	known, err := newAccounts(h.data).load()
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]bool{}
+	for name := range s.Accounts {
+		names[name] = true
+	}
+	for name := range known {
+		if a, err := address.Parse(name); err == nil && h.hasKeys(a) {
+			names[name] = true
+		}
+	}
+	if !s.Account.IsZero() {
+		names[s.Account.String()] = true
+	}
+	return slices.Sorted(maps.Keys(names)), nil
 }
 
 func (v *AccountsReport) text(out *bytes.Buffer) {

@@ -323,54 +323,6 @@ func (m *mailbox) findAll(ctx context.Context, args []string) (ids, numbers []in
 	return ids, numbers, nil
 }
 
-// completeNumbers offers the newest messages' numbers to a shell, where that takes no question: with
-// keys from the desktop keyring.
-func (r *run) completeNumbers(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	const nothing = cobra.ShellCompDirectiveNoFileComp
-	if len(args) > 0 && (c.Name() == "read" || c.Name() == "save") {
-		return nil, nothing
-	}
-	h, err := newHome(r.Getenv)
-	if err != nil {
-		return nil, nothing
-	}
-	s, err := h.settings()
-	if err != nil {
-		return nil, nothing
-	}
-	addr := s.Account
-	if a, err := address.Parse(c.Flag("account").Value.String()); err == nil {
-		addr = a
-	}
-	addr.Account = addr.Account.Base()
-	ring, _ := r.entry(c.Context(), addr)
-	if ring == nil {
-		return nil, nothing
-	}
-	defer ring.Wipe()
-	return numbersOf(c.Context(), h.mailbox(addr), keys(ring)), nothing
-}
-
-func numbersOf(ctx context.Context, dir string, keys []*crypt.PrivateKey) (words []string) {
-	box, err := cache.Open(ctx, dir, keys, cache.Options{Leave: true})
-	if err != nil {
-		return nil
-	}
-	defer box.Close()
-	all, err := box.List(ctx, cache.Filter{Way: cache.Came})
-	if err != nil {
-		return nil
-	}
-	short, err := box.Short(ctx, idsOf(all))
-	if err != nil {
-		return nil
-	}
-	for i := range all {
-		words = append(words, fmt.Sprintf("%d\t%s", short[all[i].ID], clip(subjectOf(&all[i]), 50)))
-	}
-	return words
-}
-
 func idsOf(all []cache.Message) (ids []int64) {
 	for i := range all {
 		ids = append(ids, all[i].ID)

@@ -1,6 +1,8 @@
 package shorebird_test
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,4 +65,48 @@ func TestCompletion(t *testing.T) {
 	p.want(ok, "", []string{"__complete", "s"}, "send\t", "sync\t", "search\t")
 	p.want(ok, "", []string{"__complete", "send", "--no"}, "--no-outbox\t")
 	p.want(ok, "", []string{"__complete", "drafts", ""}, "edit\t", "send\t")
+}
+
+// A shell is told of contacts and accounts, with no server there and no password to be had; and of what is in the copy of
+// the mailbox where a desktop has the keys.
+func TestCompletion_Known(t *testing.T) {
+	h := privateHouse(t, alice, bob, carol)
+	where := h.Start(t)
+	p := h.device(t, where)
+	d := newDesktop()
+	p.app.Desktop = d
+	p.want(ok, "", []string{"recover", alice})
+	p.want(ok, "", []string{"keys", bob})
+	p.want(ok, "", []string{"keys", carol})
+	p.configure(fmt.Sprintf("account = %q\nserver = \"127.0.0.1:1\"\n[accounts.\"me@example.net\"]\nserver = \"127.0.0.1:1\"\n", alice))
+	p.want(temporary, "x", []string{"send", bob, "-s", "Waits"})
+	p.edits(func(string) (string, error) {
+		return "From: " + alice + "\nTo: " + bob + "\nSubject: Begun\n\ntext", errors.New("thinks better of it")
+	})
+	p.app.InIsTerminal = true
+	p.want(failure, "", []string{"send"}, "draft")
+	p.app.InIsTerminal = false
+	p.mute()
+	asked := len(h.Verbs())
+	contacts := bob + "\tfirst contact\n" + carol + "\tfirst contact\n"
+	own := alice + "\nme@example.net\n"
+	for line, want := range map[string]string{
+		"send": contacts, "keys": contacts, "trust show": contacts, "trust accept": contacts, "forward 1": contacts, "send --cc": contacts, "send --reply-to": contacts,
+		"send " + bob: carol + "\tfirst contact\n", "keys " + bob: "", "send --from": own, "list --account": own, "passwd": own, "rotate": own, "recover": own,
+		"outbox send": "1\tWaits\n", "outbox drop": "1\tWaits\n", "outbox drop 1": "", "drafts edit": "2\tBegun\n", "drafts send": "2\tBegun\n", "drafts delete": "2\tBegun\n",
+		"drafts edit 2": "",
+	} {
+		if p.want(ok, "", append(append([]string{"__complete"}, strings.Fields(line)...), "")); p.out.String() != want+":4\n" {
+			t.Errorf("%s is offered %q", line, p.out.String())
+		}
+	}
+	p.app.Desktop = nil
+	for line, want := range map[string]string{"send": contacts, "list --account": own, "outbox send": "", "drafts edit": "", "read": ""} {
+		if p.want(ok, "", append(append([]string{"__complete"}, strings.Fields(line)...), "")); p.out.String() != want+":4\n" {
+			t.Errorf("without a desktop %s is offered %q", line, p.out.String())
+		}
+	}
+	if n := len(h.Verbs()) - asked; n > 0 {
+		t.Errorf("the server was asked %d times", n)
+	}
 }

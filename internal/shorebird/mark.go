@@ -28,7 +28,7 @@ func (r *run) deleteCommand() *cobra.Command {
 		Use: "delete NUMBER...", Short: "Delete messages, for good",
 		Long: "delete removes messages from the copy on this machine and from the mailbox, for good and\n" +
 			"from all your devices. Without a network the server is told by the next sync.",
-		Args: cobra.MinimumNArgs(1), ValidArgsFunction: r.completeNumbers,
+		Args: cobra.MinimumNArgs(1),
 		RunE: r.action(func(ctx context.Context, args []string) error {
 			return r.mark(ctx, args, o, "deleted", func(c *cache.Cache, ids []int64) error { return c.Delete(ctx, ids) })
 		}),
@@ -53,7 +53,7 @@ func (r *run) flagCommand() *cobra.Command {
 		Long: "flag notes something of messages, for all your devices. Tags are words of your own: the\n" +
 			"server cannot read them. About 80 bytes of them fit with one message. Without a network\n" +
 			"the server is told by the next sync.",
-		Args: cobra.MinimumNArgs(1), ValidArgsFunction: r.completeNumbers,
+		Args: cobra.MinimumNArgs(1),
 	}
 	on := make([]bool, 2*len(flagNames))
 	for i, f := range flagNames {

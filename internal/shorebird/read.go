@@ -45,7 +45,7 @@ func (r *run) readCommand() *cobra.Command {
 			"What stands between the first empty line and the last line is the writer's, whatever it\n" +
 			"looks like; the last line says that the message ends there. At a terminal, what is longer than\n" +
 			"its screen is shown by $PAGER, or less -R, with LESSSECURE=1; --no-pager does without.",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: r.completeNumbers,
+		Args: cobra.ExactArgs(1),
 		RunE: r.action(func(ctx context.Context, args []string) error { return r.read(ctx, args[0], o) }),
 	}
 	c.Flags().BoolVar(&o.keepUnseen, "keep-unseen", false, "do not mark it as seen")

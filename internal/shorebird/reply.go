@@ -35,7 +35,7 @@ func (r *run) replyCommand() *cobra.Command {
 			"source, you are warned: the answer goes to who is named there, whoever wrote the letter.\n" +
 			"A letter can ask for answers to another address; --to-reply-to sends the answer there. The\n" +
 			"answer to a letter that you have sent goes to whom that went to.",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: r.completeNumbers,
+		Args: cobra.ExactArgs(1),
 		RunE: r.action(func(ctx context.Context, args []string) error { return r.reply(ctx, args[0], o) }),
 	}
 	r.answerFlags(c, &o)
@@ -54,12 +54,6 @@ func (r *run) forwardCommand() *cobra.Command {
 			"save them, and attach them with -a.",
 		Args: cobra.MinimumNArgs(2),
 		RunE: r.action(func(ctx context.Context, args []string) error { return r.forward(ctx, args[0], args[1:], o) }),
-		ValidArgsFunction: func(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-			if len(args) > 0 {
-				return nil, cobra.ShellCompDirectiveNoFileComp
-			}
-			return r.completeNumbers(c, args, word)
-		},
 	}
 	r.answerFlags(c, &o)
 	c.Flags().BoolVar(&o.bare, "no-attachments", false, "leave the message's attachments out")

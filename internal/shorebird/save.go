@@ -47,7 +47,7 @@ func (r *run) saveCommand() *cobra.Command {
 			"nothing is saved before all of it was found unaltered. No file is ever replaced: a name\n" +
 			"that is taken gets a number. With --raw, the message is written to FILE as it came,\n" +
 			"sealed: shorebird open reads it.",
-		Args: cobra.MinimumNArgs(1), ValidArgsFunction: r.completeNumbers,
+		Args: cobra.MinimumNArgs(1),
 		RunE: r.action(func(ctx context.Context, args []string) error { return r.saveMessage(ctx, args, o) }),
 	}
 	c.Flags().StringVar(&o.to, "to", "", "the `DIR` to write attachments into; it is made where it is missing")
