@@ -74,9 +74,6 @@ func (d *daemon) put(ctx context.Context, c *config.Config) error {
 	cmtp := front.Handler(d.cmtpHandler(c))
 	d.smtp.now.Store(&smtp)
 	d.cmtp.now.Store(&cmtp)
-	if d.options.Level != nil {
-		d.options.Level.Set(c.Log.Level.Level())
-	}
 	d.now.Store(c)
 	return nil
 }
@@ -129,6 +126,10 @@ func (d *daemon) reload(ctx context.Context) {
 		d.log.Error("the configuration was not reloaded: what was in force stays in force")
 		d.options.Manager.Ready(d.status() + "; the last reload was refused, see the log")
 		return
+	}
+	if level, after := d.options.Level, next.Log.Level.Level(); level != nil {
+		level.Set(min(level.Level(), after)) // what follows is told if either of them tells it
+		defer level.Set(after)
 	}
 	waiting := 0
 	for _, c := range changes {

@@ -296,6 +296,15 @@ func TestRun_Reload(t *testing.T) {
 	}
 	expect(t, "cmtpd_config_restart_needed", metric(t, d.journal, "cmtpd_config_restart_needed"), "1")
 
+	quiet := next
+	quiet.Log.Level = config.LogError
+	expect(t, "the log", d.give(t, &quiet, nil), "key=log.level old=debug new=error")
+	d.give(t, &quiet, errors.New("no file")) // which is told when the one before is done
+	if d.level.Level() != slog.LevelError {
+		t.Error("the log's level is what it was")
+	}
+	expect(t, "the log", d.give(t, &next, nil), "key=log.level old=error new=debug")
+
 	// What the same file says again is no change, but for what still waits.
 	expect(t, "the log", d.give(t, &next, nil), "changed=0 waiting_for_restart=1")
 	if _, err := kept.ServerKey(); err != nil {
