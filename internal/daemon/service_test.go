@@ -193,7 +193,8 @@ func TestRun_Sockets_Wrong(t *testing.T) {
 func TestRun_Notices(t *testing.T) {
 	cfg := configuration(t)
 	told := make(chan string, 100)
-	m := &service.Manager{Notify: func(state string) error { told <- state; return nil }}
+	m := &service.Manager{Notify: func(state string) error { told <- state; return nil },
+		Sockets: []service.Socket{{Name: daemon.SharedSockets, Listener: listen(t)}}}
 	d := newReloadedBy(t, cfg, m)
 	next := func(words ...string) {
 		t.Helper()
@@ -203,7 +204,7 @@ func TestRun_Notices(t *testing.T) {
 	}
 	next("STATUS=reading the spool")
 	next("READY=1", "STATUS=serving example.org at 127.0.0.1:", "SMTP: refuse")
-	d.give(t, cfg, nil)
+	expect(t, "a reload, with sockets that the file does not name", d.give(t, cfg, nil), "changed=0 waiting_for_restart=0")
 	next("RELOADING=1", "MONOTONIC_USEC=")
 	next("READY=1", "STATUS=serving example.org")
 	d.give(t, nil, errors.New("no file"))
