@@ -106,7 +106,7 @@ func TestServe_BackendDown(t *testing.T) {
 			}
 			down := &cmtptest.Backend{Addr: l.Addr().String()}
 			l.Close()
-			d := cmtptest.NewSite(t, behind(down, nil)).Start(t)
+			d := cmtptest.NewSite(t, behind(down, cmtptest.Settings{"limits.connection_burst": "1048576"})).Start(t)
 			d.Line(t, "level=ERROR", "cannot be asked whether it relays")
 			const later = "421 4.3.2 " + hostname
 			equal(t, "answer", strings.HasPrefix(quit(t, d), later), true)
