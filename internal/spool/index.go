@@ -107,13 +107,20 @@ func (x *index) place(id ID) int {
 }
 
 // get finds a message by its number.
-func (x *index) get(id ID) (*segment, row, bool, error) {
+func (x *index) get(id ID) (*segment, row, bool, error) { return x.near(id, new(numbers)) }
+
+// near is get for who looks up one message after another, and keeps in last what was read of an index file.
+func (x *index) near(id ID, last *numbers) (seg *segment, r row, ok bool, err error) {
 	i := x.place(id)
 	if i == len(x.segments) || x.removed.has(id) {
 		return nil, row{}, false, nil
 	}
-	seg := x.segments[i]
-	r, ok, err := seg.table.get(id)
+	seg = x.segments[i]
+	if t, file := seg.table.(*indexFile); file {
+		r, ok, err = t.near(id, last)
+	} else {
+		r, ok, err = seg.table.get(id)
+	}
 	return seg, r, ok, blame(seg, err)
 }
 

@@ -286,19 +286,56 @@ func (x *indexFile) eachDown(table int, key []byte, do func(row []byte) bool) er
 	return x.sections[table].eachDown(f, key, do)
 }
 
-func (x *indexFile) get(id ID) (r row, ok bool, err error) {
+func (x *indexFile) get(id ID) (row, bool, error) { return x.near(id, new(numbers)) }
+
+// numbers is what was read last of a table of messages by number: a block, so that who looks one up after
+// another opens the file once for each block of them.
+type numbers struct {
+	of   *indexFile
+	at   int // of the table's blocks
+	rows []byte
+}
+
+// near is get for who keeps in last what it has read.
+func (x *indexFile) near(id ID, last *numbers) (r row, ok bool, err error) {
 	be := binary.BigEndian
-	err = x.each(byNumber, be.AppendUint64(nil, uint64(id)), func(b []byte) bool {
-		if ok = ID(be.Uint64(b)) == id; ok {
-			r = row{id: id, change: be.Uint64(b[8:]), offset: int64(be.Uint64(b[16:]))}
-			r.size, r.large = unpackSize(be.Uint64(b[24:]))
+	s := &x.sections[byNumber]
+	at := sort.Search(int(blocks(s.count)), func(i int) bool { return ID(be.Uint64(s.first[i*s.key:])) > id }) - 1
+	if at < 0 {
+		return r, false, nil
+	}
+	if last.of != x || last.at != at {
+		rows, err := x.block(byNumber, at)
+		if err != nil {
+			return r, false, err
 		}
-		return false
-	})
-	if ok && (r.offset < headerSize || r.offset >= x.end) {
+		*last = numbers{x, at, rows}
+	}
+	n := len(last.rows) / s.width
+	i := sort.Search(n, func(i int) bool { return ID(be.Uint64(last.rows[i*s.width:])) >= id })
+	if i == n {
+		return r, false, nil
+	}
+	b := last.rows[i*s.width : (i+1)*s.width]
+	if ID(be.Uint64(b)) != id {
+		return r, false, nil
+	}
+	r = row{id: id, change: be.Uint64(b[8:]), offset: int64(be.Uint64(b[16:]))}
+	r.size, r.large = unpackSize(be.Uint64(b[24:]))
+	if r.offset < headerSize || r.offset >= x.end {
 		return r, false, errIndex
 	}
-	return r, ok, err
+	return r, true, nil
+}
+
+// block opens the file and reads one block of a table.
+func (x *indexFile) block(table, i int) ([]byte, error) {
+	f, err := x.fs.Open(x.path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return x.sections[table].block(f, int64(i))
 }
 
 // highest returns the highest number of a message whose data is there.

@@ -45,13 +45,19 @@ func (s *Spool) locate(id ID, last *place) (p place, err error) {
 		p.file, err = s.openSegment(seg)
 		return err
 	})
-	if s.readOnly && errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w: message %s: %w", ErrMoved, id, err)
-	}
+	err = s.moved(id, err)
 	if err == nil && last != nil && last.file != nil && last.file != p.file {
 		last.file.Close()
 	}
 	return p, err
+}
+
+// moved says what it means that a segment cannot be opened.
+func (s *Spool) moved(id ID, err error) error {
+	if s.readOnly && errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: message %s: %w", ErrMoved, id, err)
+	}
+	return err
 }
 
 // readHead reads the head of a message's record, and returns where its data begins.
@@ -61,7 +67,12 @@ func (p *place) readHead() (m message, data int64, err error) {
 	if err != nil && err != io.EOF {
 		return m, 0, err
 	}
-	fr, _, err := parseFrameHead(b[:n], p.segment.generation)
+	return p.parseHead(b[:n])
+}
+
+// parseHead is readHead for what was read already.
+func (p *place) parseHead(b []byte) (m message, data int64, err error) {
+	fr, _, err := parseFrameHead(b, p.segment.generation)
 	if err == nil && fr.kind != kindMessage && fr.kind != kindLarge {
 		err = errFrame
 	}
@@ -235,8 +246,11 @@ func (r *Reader) end() error {
 	if at == r.info.Size && [32]byte(r.sum.Sum(nil)) == r.info.SHA256 {
 		return io.EOF
 	}
-	err := fmt.Errorf("%w: message %s: its SHA-256 is not the log's", ErrDamaged, r.info.ID)
-	return r.s.quarantine(&r.place, err)
+	return r.s.quarantine(&r.place, notTheLogs(r.info.ID))
+}
+
+func notTheLogs(id ID) error {
+	return fmt.Errorf("%w: message %s: its SHA-256 is not the log's", ErrDamaged, id)
 }
 
 // ReadAt delivers bytes as they are on disk, unverified. Who needs both reads the
