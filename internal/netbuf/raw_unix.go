@@ -33,23 +33,37 @@ func (r *Reader) read(fd uintptr) (done bool) {
 	if r.buf == nil {
 		r.buf = pool.Get().(*[Size]byte)
 	}
-	n, err := syscall.Read(int(fd), r.buf[r.end:])
+	r.n, done, r.err = readSocket(r.conn, fd, r.buf[r.end:])
+	if !done && r.end == 0 {
+		r.Release()
+	}
+	return done
+}
+
+// read is the same for a parking.
+func (p *parking) read(fd uintptr) (done bool) {
+	p.n, done, p.err = readSocket(p.Conn, fd, p.into)
+	if !done {
+		p.park()
+	}
+	return done
+}
+
+// readSocket does one read(2) on c's socket, with what c's own Read would say of it. It is not done where
+// there is nothing to read yet.
+func readSocket(c net.Conn, fd uintptr, b []byte) (n int, done bool, err error) {
+	n, err = syscall.Read(int(fd), b)
 	for err == syscall.EINTR {
-		n, err = syscall.Read(int(fd), r.buf[r.end:])
+		n, err = syscall.Read(int(fd), b)
 	}
 	switch {
 	case err == syscall.EAGAIN:
-		if r.end == 0 {
-			r.Release()
-		}
-		return false
+		return 0, false, nil
 	case err != nil:
-		local := r.conn.LocalAddr()
-		r.err = &net.OpError{Op: "read", Net: local.Network(), Source: local, Addr: r.conn.RemoteAddr(), Err: os.NewSyscallError("read", err)}
+		local := c.LocalAddr()
+		return 0, true, &net.OpError{Op: "read", Net: local.Network(), Source: local, Addr: c.RemoteAddr(), Err: os.NewSyscallError("read", err)}
 	case n == 0:
-		r.err = io.EOF
-	default:
-		r.n = n
+		return 0, true, io.EOF
 	}
-	return true
+	return n, true, nil
 }
