@@ -88,6 +88,7 @@ var ErrTruncated error = truncated{}
 // peer that this is the end, within 5 seconds, and closes the connection below.
 type Conn struct {
 	net.Conn // the *tls.Conn
+	wire     *wire
 	below    net.Conn
 	server   crypt.PublicKey
 	binding  [BindingSize]byte
@@ -102,9 +103,17 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write sends. It wraps ErrAltered where that has ended the channel.
-func (c *Conn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
+// Write sends. It wraps ErrAltered where that has ended the channel. It is for one goroutine at a time.
+func (c *Conn) Write(p []byte) (n int, err error) {
+	if len(p) > maxRecord {
+		c.wire.hold()
+	}
+	n, err = c.Conn.Write(p)
+	if len(p) > maxRecord {
+		if lost := c.wire.release(); err == nil && lost != nil {
+			n, err = 0, lost
+		}
+	}
 	if err != nil {
 		err = named(err)
 	}
@@ -142,13 +151,13 @@ func (c *Conn) CloseWrite() error {
 }
 
 // newConn returns the channel that t has become.
-func newConn(t *tls.Conn, below net.Conn, server crypt.PublicKey) (*Conn, error) {
+func newConn(t *tls.Conn, w *wire, server crypt.PublicKey) (*Conn, error) {
 	state := t.ConnectionState()
 	b, err := state.ExportKeyingMaterial(BindingLabel, nil, BindingSize)
 	if err != nil {
 		return nil, fmt.Errorf("%w: exporting the binding: %w", ErrHandshake, err)
 	}
-	return &Conn{t, below, server, [BindingSize]byte(b)}, nil
+	return &Conn{t, w, w.Conn, server, [BindingSize]byte(b)}, nil
 }
 
 // shake performs t's handshake on the connection below until end at the latest,

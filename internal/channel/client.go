@@ -25,7 +25,8 @@ func Client(ctx context.Context, below net.Conn, unread int, timeout time.Durati
 		timeout = DefaultTimeout
 	}
 	var key crypt.PublicKey
-	t := tls.Client(&wire{Conn: below}, &tls.Config{
+	w := &wire{Conn: below}
+	t := tls.Client(w, &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		MaxVersion:             tls.VersionTLS13,
 		NextProtos:             []string{Protocol},
@@ -48,5 +49,5 @@ func Client(ctx context.Context, below net.Conn, unread int, timeout time.Durati
 	if err := shake(ctx, t, below, time.Now().Add(timeout)); err != nil {
 		return nil, fmt.Errorf("starting TLS: %w", err)
 	}
-	return newConn(t, below, key)
+	return newConn(t, w, key)
 }

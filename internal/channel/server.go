@@ -118,7 +118,7 @@ func (s *Server) handshake(ctx context.Context, below net.Conn, unread int) (*Co
 		return nil, err
 	}
 	w.turn = nil
-	return newConn(t, below, s.key)
+	return newConn(t, w, s.key)
 }
 
 // take is called when a ClientHello is there. What can be refused is refused here,

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"sync"
 )
 
 // truncated is the type of ErrTruncated. crypto/tls takes io.EOF between two
@@ -24,6 +25,68 @@ type wire struct {
 	// turn is a server's place among the handshakes, nil once its own is over.
 	// It belongs to the goroutine that performs the handshake.
 	turn *turn
+
+	mu     sync.Mutex
+	gather *[gatherSize]byte // under mu: records that are written together; nil while each is written alone
+	have   int               // under mu: bytes of them
+	failed error             // under mu: of a write of gathered records, after which nothing is written
+}
+
+// gatherSize is how many bytes of records are written at once: what tls makes of four times as much as a record
+// holds. A write to a socket costs as much as encrypting 16 KiB.
+const gatherSize = 4 * (maxRecord + 64)
+
+// maxRecord is how many bytes of plaintext a record has at most (RFC 8446 section 5.1).
+const maxRecord = 1 << 14
+
+var gathers = sync.Pool{New: func() any { return new([gatherSize]byte) }}
+
+// hold keeps what is written from now on back, until release or until there is too much.
+func (w *wire) hold() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.gather = gathers.Get().(*[gatherSize]byte)
+}
+
+// release writes what was kept back.
+func (w *wire) release() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	err := w.writeGathered()
+	gathers.Put(w.gather)
+	w.gather = nil
+	return err
+}
+
+// writeGathered writes what has been gathered.
+func (w *wire) writeGathered() error {
+	if w.have > 0 && w.failed == nil {
+		_, w.failed = w.Conn.Write(w.gather[:w.have])
+	}
+	w.have = 0
+	return w.failed
+}
+
+// write writes a record, or keeps it back. A record of Read's, an answer to a change of keys say, takes its place among the others.
+func (w *wire) write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.failed != nil {
+		return 0, w.failed
+	}
+	if w.gather == nil {
+		return w.Conn.Write(p)
+	}
+	if w.have+len(p) > gatherSize {
+		if err := w.writeGathered(); err != nil {
+			return 0, err
+		}
+	}
+	if len(p) > gatherSize {
+		return w.Conn.Write(p)
+	}
+	w.have += copy(w.gather[w.have:], p)
+	return len(p), nil
 }
 
 // Read reads from the connection; its end is ErrTruncated.
@@ -49,7 +112,7 @@ func (w *wire) Read(p []byte) (int, error) {
 // first: a client that takes its time to read must not use up that of others.
 func (w *wire) Write(p []byte) (int, error) {
 	if w.turn == nil {
-		return w.Conn.Write(p)
+		return w.write(p)
 	}
 	if w.turn.mute {
 		return len(p), nil
