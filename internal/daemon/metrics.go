@@ -34,6 +34,7 @@ type metrics struct {
 	reload   prometheus.Gauge   // 1: the last one failed
 	restart  prometheus.Gauge   // settings that wait for one
 	keyOK    prometheus.Counter // commands{KEYREQUEST,ok}: asked for too often to be looked up
+	fetchOK  prometheus.Counter // commands{FETCH,ok}, as well
 }
 
 func newMetrics(version string) *metrics {
@@ -53,6 +54,7 @@ func newMetrics(version string) *metrics {
 	m.reload = prometheus.NewGauge(prometheus.GaugeOpts{Name: "cmtpd_config_reload_failed", Help: "1 when the configuration could not be reloaded the last time that it was tried: an older one is in force."})
 	m.restart = prometheus.NewGauge(prometheus.GaugeOpts{Name: "cmtpd_config_restart_needed", Help: "Settings that have changed in the file and wait for a restart."})
 	m.keyOK = m.commands.WithLabelValues(cmtp.KeyRequest.String(), "ok")
+	m.fetchOK = m.commands.WithLabelValues(cmtp.Fetch.String(), "ok")
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "cmtpd_build_info", Help: "1, labelled with the version, that of Go, and the revision of the source."},
 		[]string{"version", "go", "revision"})
 	build.WithLabelValues(version, runtime.Version(), revision()).Set(1)
@@ -68,6 +70,8 @@ func (m *metrics) Command(v cmtp.Verb, ok bool) {
 	switch {
 	case ok && v == cmtp.KeyRequest:
 		m.keyOK.Inc()
+	case ok && v == cmtp.Fetch:
+		m.fetchOK.Inc()
 	case ok:
 		m.commands.WithLabelValues(v.String(), "ok").Inc()
 	default:

@@ -4,49 +4,71 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/spool"
 )
 
-// Of a message that goes out, pieceSize bytes are in memory, twice that where it is verified on
-// its way.
-const pieceSize = 64 << 10
+// Of a message that goes out and is not short, piecesAhead times pieceSize bytes are in memory.
+const (
+	pieceSize   = 64 << 10
+	piecesAhead = 3
+)
 
 var pieces = sync.Pool{New: func() any { return new([pieceSize]byte) }}
 
 // maxVerified is how many messages are remembered as verified.
 const maxVerified = 64
 
-// Verified are messages that were read once as a whole, and were as they were stored: of these a range
-// needs not be read with all of its message again. It belongs to one session. The zero value is empty.
-type Verified struct{ ids []spool.ID }
-
-func (v *Verified) has(id spool.ID) bool {
-	for _, known := range v.ids {
-		if known == id {
-			return true
-		}
-	}
-	return false
+// A Reading is what one session has of the messages that it reads. It remembers which ones were read once as a
+// whole, and were as they were stored: of these a range needs not be read with all of its message again. And
+// it holds what is open for the next one, until Release. The zero value is empty.
+type Reading struct {
+	verified []spool.ID
+	box      spool.MailboxID
+	browser  *spool.Browser // of box; or nil
 }
+
+// Release gives back what is held for the next message. Who reads calls it before waiting for what
+// may take long.
+func (r *Reading) Release() {
+	if r.browser != nil {
+		r.browser.Release()
+		r.browser = nil
+	}
+}
+
+// in returns the browser of a mailbox.
+func (r *Reading) in(s Spool, box spool.MailboxID) *spool.Browser {
+	if r.browser == nil || r.box != box {
+		r.Release()
+		r.browser, r.box = s.Browse(box), box
+	}
+	return r.browser
+}
+
+func (r *Reading) has(id spool.ID) bool { return slices.Contains(r.verified, id) }
 
 // add forgets the oldest where there are too many.
-func (v *Verified) add(id spool.ID) {
-	if len(v.ids) == maxVerified {
-		v.ids = append(v.ids[:0], v.ids[1:]...)
+func (r *Reading) add(id spool.ID) {
+	if len(r.verified) == maxVerified {
+		r.verified = slices.Delete(r.verified, 0, 1)
 	}
-	v.ids = append(v.ids, id)
+	r.verified = append(r.verified, id)
 }
 
-// A Body is the part of a message that a FETCH has asked for. It has to be closed.
+// A Body is the part of a message that a FETCH has asked for. It has to be closed, and is written before the
+// next one is asked for.
 type Body struct {
-	message  *spool.Reader
-	verified *Verified // where the message is to be noted once it has gone out whole; or nil: it was read before
-	small    *[pieceSize]byte
-	offset   int64
-	size     int64
+	id      spool.ID
+	whole   int64         // bytes of the message
+	short   []byte        // the part itself, where the message is short
+	message *spool.Reader // where it is not
+	reading *Reading      // where the message is to be noted once it has gone out whole; or nil: it was read before
+	offset  int64
+	size    int64
 }
 
 // Size returns how many bytes WriteTo writes.
@@ -54,15 +76,14 @@ func (b *Body) Size() int64 { return b.size }
 
 // Message returns which message it is, and whether the part ends where the message does.
 func (b *Body) Message() (id spool.ID, ends bool) {
-	info := b.message.Info()
-	return info.ID, b.offset+b.size == info.Size
+	return b.id, b.offset+b.size == b.whole
 }
 
 // Fetch opens what q asks for: ErrNoMessage, ErrOffset, spool.ErrDamaged. What is in the log is verified
 // before Fetch returns, and so is a message of which only a part is wanted; another one is
 // by WriteTo, before the last piece of it leaves.
-func (b *Box) Fetch(q cmtp.FetchQuery, known *Verified) (*Body, error) {
-	r, err := b.all.spool.Open(spool.ID(q.Number))
+func (b *Box) Fetch(q cmtp.FetchQuery, reading *Reading) (*Body, error) {
+	o, err := reading.in(b.all.spool, b.id).Open(spool.ID(q.Number))
 	if errors.Is(err, spool.ErrDamaged) && !b.lists(spool.ID(q.Number)) {
 		err = ErrNoMessage // of whom it is that is damaged is nobody else's business
 	}
@@ -72,8 +93,8 @@ func (b *Box) Fetch(q cmtp.FetchQuery, known *Verified) (*Body, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening message %d: %w", q.Number, err)
 	}
-	body := &Body{message: r, offset: int64(min(q.Offset, cmtp.MaxNumber))}
-	if err := b.prepare(body, &q, known); err != nil {
+	body := &Body{id: o.ID, whole: o.Size, message: o.Reader, offset: int64(min(q.Offset, cmtp.MaxNumber))}
+	if err := body.prepare(&o, &q, reading); err != nil {
 		body.Close()
 		return nil, fmt.Errorf("reading message %d: %w", q.Number, err)
 	}
@@ -81,35 +102,27 @@ func (b *Box) Fetch(q cmtp.FetchQuery, known *Verified) (*Body, error) {
 }
 
 // prepare finds out how much is wanted, and verifies what has to be beforehand.
-func (b *Box) prepare(body *Body, q *cmtp.FetchQuery, known *Verified) error {
-	info := body.message.Info()
-	switch {
-	case info.Mailbox != b.id:
-		return ErrNoMessage
-	case q.Offset > uint64(info.Size):
+func (b *Body) prepare(o *spool.Opened, q *cmtp.FetchQuery, reading *Reading) error {
+	if q.Offset > uint64(o.Size) {
 		return ErrOffset
 	}
-	body.size = int64(min(q.Length, uint64(info.Size-body.offset)))
+	b.size = int64(min(q.Length, uint64(o.Size-b.offset)))
 	switch {
-	case info.Size < pieceSize: // there is room for one byte more, so that the end is seen
-		body.small = pieces.Get().(*[pieceSize]byte)
-		_, err := io.ReadFull(body.message, body.small[:])
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			err = nil
-		}
-		return err
-	case known.has(info.ID):
+	case o.Reader == nil:
+		b.short = o.Short[b.offset:][:b.size]
 		return nil
-	case info.Large && body.size == info.Size:
-		body.verified = known
+	case reading.has(o.ID):
+		return nil
+	case o.Large && b.size == o.Size:
+		b.reading = reading
 		return nil
 	}
 	buf := pieces.Get().(*[pieceSize]byte)
 	defer pieces.Put(buf)
-	if _, err := io.CopyBuffer(onlyWriter{io.Discard}, body.message, buf[:]); err != nil {
+	if _, err := io.CopyBuffer(onlyWriter{io.Discard}, o.Reader, buf[:]); err != nil {
 		return err
 	}
-	known.add(info.ID)
+	reading.add(o.ID)
 	return nil
 }
 
@@ -128,50 +141,31 @@ func (b *Box) lists(id spool.ID) bool {
 }
 
 // WriteTo writes the part to w. With an error not all of it was written.
-func (b *Body) WriteTo(w io.Writer) (int64, error) {
-	if b.small != nil {
-		n, err := w.Write(b.small[b.offset:][:b.size])
+func (b *Body) WriteTo(w io.Writer) (written int64, err error) {
+	switch {
+	case b.message == nil:
+		n, err := w.Write(b.short)
 		return int64(n), err
+	case b.reading == nil:
+		buf := pieces.Get().(*[pieceSize]byte)
+		defer pieces.Put(buf)
+		return io.CopyBuffer(onlyWriter{w}, io.NewSectionReader(b.message, b.offset, b.size), buf[:])
 	}
-	if b.verified != nil {
-		return b.writeVerifying(w)
+	err = ahead(b.message, func(piece []byte) error {
+		n, err := w.Write(piece)
+		written += int64(n)
+		return err
+	})
+	if err == nil {
+		b.reading.add(b.id)
 	}
-	buf := pieces.Get().(*[pieceSize]byte)
-	defer pieces.Put(buf)
-	return io.CopyBuffer(onlyWriter{w}, io.NewSectionReader(b.message, b.offset, b.size), buf[:])
-}
-
-// writeVerifying writes a whole message, each piece when the next one was read: so the last one
-// stays back until it is known that the message is as it was.
-func (b *Body) writeVerifying(w io.Writer) (written int64, err error) {
-	held, next := pieces.Get().(*[pieceSize]byte), pieces.Get().(*[pieceSize]byte)
-	defer func() {
-		pieces.Put(held)
-		pieces.Put(next)
-	}()
-	have := 0
-	for {
-		n, err := io.ReadFull(b.message, next[:])
-		ended := err == io.EOF || err == io.ErrUnexpectedEOF
-		if err != nil && !ended {
-			return written, err
-		}
-		if n == 0 { // all is read and verified
-			b.verified.add(b.message.Info().ID)
-		}
-		k, err := w.Write(held[:have])
-		if written += int64(k); err != nil || n == 0 {
-			return written, err
-		}
-		held, next, have = next, held, n
-	}
+	return written, err
 }
 
 // Close gives back what the body holds.
 func (b *Body) Close() error {
-	if b.small != nil {
-		pieces.Put(b.small)
-		b.small = nil
+	if b.message == nil {
+		return nil
 	}
 	return b.message.Close()
 }

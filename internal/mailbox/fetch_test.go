@@ -12,7 +12,7 @@ import (
 )
 
 // fetch fetches, with what a session remembers.
-func (w *world) fetch(b *mailbox.Box, q cmtp.FetchQuery, known *mailbox.Verified) ([]byte, error) {
+func (w *world) fetch(b *mailbox.Box, q cmtp.FetchQuery, known *mailbox.Reading) ([]byte, error) {
 	body, err := b.Fetch(q, known)
 	if err != nil {
 		return nil, err
@@ -35,7 +35,7 @@ func TestBox_Fetch(t *testing.T) {
 	for _, size := range lengths {
 		data := message(size)
 		n, end := w.put(alice, data, ""), uint64(size)
-		known := &mailbox.Verified{}
+		known := &mailbox.Reading{}
 		for _, r := range [][2]uint64{
 			{0, end}, {0, math.MaxUint64}, {0, end - 1}, {1, end}, {0, 1}, {end - 1, 1}, {end - 1, 9}, {end, 0}, {end, 9}, {0, 0},
 			{end / 2, end / 4}, {0, end},
@@ -64,16 +64,16 @@ func TestBox_Fetch_Damage(t *testing.T) {
 			n := w.put(alice, data, "")
 			path, offset := w.find(data)
 			w.flip(path, offset+int64(at))
-			got, err := w.fetch(w.alice, cmtp.FetchQuery{Number: n, Length: uint64(size)}, &mailbox.Verified{})
+			got, err := w.fetch(w.alice, cmtp.FetchQuery{Number: n, Length: uint64(size)}, &mailbox.Reading{})
 			if !errors.Is(err, spool.ErrDamaged) || len(got) > 0 && (size < 200<<10 || len(got) > size-1) {
 				t.Errorf("%d bytes, wrong at %d: %d leave, %v", size, at, len(got), err)
 			}
 			for name, q := range map[string]cmtp.FetchQuery{"First": {Number: n, Length: 1}, "Last": {Number: n, Offset: uint64(size - 1), Length: 1}} {
-				if got, err := w.fetch(w.alice, q, &mailbox.Verified{}); !errors.Is(err, spool.ErrDamaged) || len(got) > 0 {
+				if got, err := w.fetch(w.alice, q, &mailbox.Reading{}); !errors.Is(err, spool.ErrDamaged) || len(got) > 0 {
 					t.Errorf("%s of %d bytes, wrong at %d: %d leave, %v", name, size, at, len(got), err)
 				}
 			}
-			if _, err := w.fetch(w.bob, cmtp.FetchQuery{Number: n, Length: 1}, &mailbox.Verified{}); !errors.Is(err, mailbox.ErrNoMessage) {
+			if _, err := w.fetch(w.bob, cmtp.FetchQuery{Number: n, Length: 1}, &mailbox.Reading{}); !errors.Is(err, mailbox.ErrNoMessage) {
 				t.Errorf("bob is told of damage: %v", err)
 			}
 			// It is listed without its header, can be deleted, and not be flagged.
@@ -137,7 +137,7 @@ func TestBox_Fetch_Verified(t *testing.T) {
 	w := newWorld(t)
 	data := message(300 << 10)
 	first := w.put(alice, data, "")
-	known := &mailbox.Verified{}
+	known := &mailbox.Reading{}
 	if _, err := w.fetch(w.alice, cmtp.FetchQuery{Number: first, Length: 1}, known); err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestBox_Fetch_Verified(t *testing.T) {
 func TestBody_WriteTo_Fails(t *testing.T) {
 	w := newWorld(t)
 	for _, size := range lengths {
-		body, err := w.alice.Fetch(cmtp.FetchQuery{Number: w.put(alice, message(size), ""), Length: 1 << 30}, &mailbox.Verified{})
+		body, err := w.alice.Fetch(cmtp.FetchQuery{Number: w.put(alice, message(size), ""), Length: 1 << 30}, &mailbox.Reading{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -43,7 +43,7 @@ type Spool interface {
 	GetStart(id spool.ID, n int) (spool.Info, error)
 	Changes(m spool.MailboxID, after uint64) iter.Seq2[spool.Change, error]
 	Usage(m spool.MailboxID) (spool.Usage, error)
-	Open(id spool.ID) (*spool.Reader, error)
+	Browse(m spool.MailboxID) *spool.Browser
 	MarkAll(ctx context.Context, all []spool.Marking) ([]spool.Marked, error)
 	RemoveAll(ctx context.Context, ids []spool.ID, by string) (int, error)
 }

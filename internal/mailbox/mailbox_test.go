@@ -279,7 +279,7 @@ func TestBox_OtherMailbox(t *testing.T) {
 	if p := w.changes(w.bob, cmtp.ChangesQuery{Count: 9}); len(p.Entries) != 0 {
 		t.Errorf("bob sees the changes %+v", p.Entries)
 	}
-	if _, err := w.bob.Fetch(cmtp.FetchQuery{Number: hers, Length: 9}, &mailbox.Verified{}); !errors.Is(err, mailbox.ErrNoMessage) {
+	if _, err := w.bob.Fetch(cmtp.FetchQuery{Number: hers, Length: 9}, &mailbox.Reading{}); !errors.Is(err, mailbox.ErrNoMessage) {
 		t.Errorf("bob fetches: %v", err)
 	}
 	for _, n := range []uint64{hers, 0, hers + 1, math.MaxUint64} {

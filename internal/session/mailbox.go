@@ -18,7 +18,10 @@ func (p *part2) box() (*mailbox.Box, error) {
 	if a == nil {
 		return nil, errNotReader
 	}
-	return p.cfg.Mailboxes.Of(spool.MailboxID(a.ID), a.Address.String()), nil
+	if p.own == nil || p.owner != a {
+		p.own, p.owner = p.cfg.Mailboxes.Of(spool.MailboxID(a.ID), a.Address.String()), a
+	}
+	return p.own, nil
 }
 
 // boxCommand is command for those of the mailbox.
@@ -85,7 +88,7 @@ func parameter(err error) error { return fmt.Errorf("%w: %w", errParameter, err)
 func (p *part2) cmdFetch(box *mailbox.Box, c *cmtp.Command, reply []byte) ([]byte, action, error) {
 	q, err := cmtp.ParseFetchQuery(c.Fixed)
 	if err == nil {
-		p.body, err = box.Fetch(q, &p.verified)
+		p.body, err = box.Fetch(q, &p.reading)
 	}
 	if err != nil {
 		return reply, next, err
@@ -161,10 +164,10 @@ func (s *session) stream(p *part2) error {
 	p.body = nil
 	defer body.Close()
 	id, ends := body.Message()
-	out := s.buffer()
-	start := len(*out)
-	*out = cmtp.AppendReplyHead(*out, cmtp.StatusDone, uint64(body.Size()))
 	if body.Size() <= flushAt {
+		out := s.buffer()
+		start := len(*out)
+		*out = cmtp.AppendReplyHead(*out, cmtp.StatusDone, uint64(body.Size()))
 		if _, err := body.WriteTo((*gatherer)(out)); err != nil { // nothing has left yet
 			*out = (*out)[:start]
 			s.outcome(cmtp.Fetch, err, "")
@@ -181,6 +184,7 @@ func (s *session) stream(p *part2) error {
 		}
 		return nil
 	}
+	s.reply(cmtp.AppendReplyHead(nil, cmtp.StatusDone, uint64(body.Size())))
 	if err := s.flush(); err != nil {
 		return err
 	}
@@ -219,10 +223,21 @@ func (w *pacedWriter) Write(p []byte) (int, error) {
 		deadline = w.ends
 	}
 	w.conn.SetWriteDeadline(deadline)
-	n, err := w.pipe.Write(p)
+	n, err := w.writeRecords(p)
 	w.waited += time.Since(start)
 	w.total += int64(n)
 	return n, err
+}
+
+// writeRecords writes a record at a time: the channel would copy several, to save a system call, and of so many bytes that costs
+// more than it saves.
+func (w *pacedWriter) writeRecords(p []byte) (written int, err error) {
+	for len(p) > 0 && err == nil {
+		var n int
+		n, err = w.pipe.Write(p[:min(len(p), flushAt)])
+		written, p = written+n, p[n:]
+	}
+	return written, err
 }
 
 // awaitNews answers WAIT. Meanwhile the session is one that waits for a command, with a

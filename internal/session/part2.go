@@ -20,13 +20,15 @@ type part2 struct {
 	strikes
 
 	user     *proof             // the user of this session, once proven
+	owner    *account.Account   // whose mailbox own is
+	own      *mailbox.Box       // what box has returned last
 	peer     *proof             // the server at the other end, once it has proven its key
 	charged  map[account.ID]int // attempts by this session that may come back
 	enrolled *enrollment        // what REGISTER may go on with
 	pending  func(form []byte) ([]byte, error)
-	body     *mailbox.Body    // that FETCH is answered with
-	verified mailbox.Verified // messages that were read as a whole
-	wait     cmtp.WaitQuery   // that is to be answered
+	body     *mailbox.Body   // that FETCH is answered with
+	reading  mailbox.Reading // what FETCH keeps for the next one
+	wait     cmtp.WaitQuery  // that is to be answered
 }
 
 // A proof is who has proven to hold a key. Whether the key is the one of a peer's

@@ -41,7 +41,7 @@ func (s *session) secure(ctx context.Context, refused error) error {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	c, err := s.cfg.Channel.Handshake(ctx, s.conn.Conn, 0)
+	c, err := s.cfg.Channel.Handshake(ctx, netbuf.Parking(s.conn.Conn, s.close), 0)
 	if err != nil {
 		s.conn.Farewell(nil)
 		return err

@@ -165,7 +165,6 @@ type session struct {
 	// flights are the MAILs that may still wait for their answers; nil when there are none. While
 	// there are, nothing else is written, and out is nil.
 	flights *flights
-
 	commands, messages int
 	readers            []spool.ID // were sent to their reader, and the log does not know yet
 }
@@ -176,6 +175,7 @@ type session struct {
 func (s *Server) Serve(ctx context.Context, c *netbuf.Conn) {
 	began := time.Now()
 	ses := s.newSession(c)
+	defer ses.close()
 	err := ses.run(ctx)
 	ses.in.Release()
 	ses.tellRead()
@@ -243,6 +243,9 @@ func (s *session) run(ctx context.Context) error {
 			s.refuseWith(err)
 			return s.goodbye(err)
 		}
+		if cmd.Verb != cmtp.Fetch {
+			s.close()
+		}
 		s.commands++
 		s.fresh = true
 		do, err := s.answer(ctx, &cmd)
@@ -267,6 +270,13 @@ func (s *session) run(ctx context.Context) error {
 		if err != nil {
 			return s.goodbye(err)
 		}
+	}
+}
+
+// close closes what one FETCH keeps open for the next: whatever else comes, or may take long, it is not held.
+func (s *session) close() {
+	if p, ok := s.dialect.(*part2); ok {
+		p.reading.Release()
 	}
 }
 
