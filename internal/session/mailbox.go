@@ -165,7 +165,7 @@ func (s *session) stream(p *part2) error {
 	defer body.Close()
 	id, ends := body.Message()
 	if body.Size() <= flushAt {
-		out := s.buffer()
+		out := s.wide(body.Size())
 		start := len(*out)
 		*out = cmtp.AppendReplyHead(*out, cmtp.StatusDone, uint64(body.Size()))
 		if _, err := body.WriteTo((*gatherer)(out)); err != nil { // nothing has left yet
@@ -179,8 +179,8 @@ func (s *session) stream(p *part2) error {
 		if ends {
 			s.read(id)
 		}
-		if len(*out) >= flushAt {
-			return s.flush()
+		if len(*out) >= gatherAt {
+			return s.flushAside()
 		}
 		return nil
 	}

@@ -165,6 +165,9 @@ type session struct {
 	// flights are the MAILs that may still wait for their answers; nil when there are none. While
 	// there are, nothing else is written, and out is nil.
 	flights *flights
+	// aside tells of answers to FETCH that are being written; nil when none are.
+	aside chan aside
+
 	commands, messages int
 	readers            []spool.ID // were sent to their reader, and the log does not know yet
 }
@@ -290,7 +293,7 @@ func (s *session) answer(ctx context.Context, cmd *cmtp.Command) (action, error)
 	if err != nil {
 		s.refuseWith(err)
 	}
-	if len(*out) >= flushAt && do != secure { // which may have to take its answer back
+	if len(*out) >= flushAt && do != secure && do != stream { // the one may have to take its answer back, the other gathers more
 		if err := s.flush(); err != nil {
 			return end, err
 		}
@@ -379,6 +382,9 @@ func (s *session) reply(b []byte) {
 
 // flush writes the replies gathered so far.
 func (s *session) flush() error {
+	if err := s.landed(); err != nil {
+		return err
+	}
 	if s.out == nil {
 		return nil
 	}
@@ -388,16 +394,16 @@ func (s *session) flush() error {
 	if len(*out) > 0 {
 		_, err = s.pipe.Write(*out)
 	}
-	if cap(*out) <= 2*flushAt {
-		*out = (*out)[:0]
-		buffers.Put(out)
-	}
+	giveBack(out)
 	return err
 }
 
 // goodbye ends a session whose MAILs are settled. Where the peer may still be sending, what it is owed is
 // written so that no reset overtakes it.
 func (s *session) goodbye(err error) error {
+	if lost := s.landed(); lost != nil && err == nil {
+		return lost
+	}
 	switch {
 	case err == nil || errors.Is(err, cmtp.ErrCommand) || errors.Is(err, errOutOfStep):
 		s.pipe.Farewell(*s.buffer())
