@@ -150,6 +150,10 @@ func TestSend_CopyRefused(t *testing.T) {
 		if all := p.outbox(); len(all) != 2*tt.waits || tt.waits > 0 && (states(all[0]) != bob+" sent\n" || all[0].Own.State != "sealed") {
 			t.Fatalf("%s: the outbox has %+v", name, all)
 		}
+		p.want(ok, "", []string{"outbox", "send"})
+		if all := p.outbox(); len(all) != 2*tt.waits {
+			t.Fatalf("%s: after another try the outbox has %+v", name, all)
+		}
 		refuse.Store(false)
 		p.want(ok, "", []string{"outbox", "send"})
 		if len(h.Messages()) != 2 || len(h.copies()) != 2*tt.waits || len(p.outbox()) > 0 {
