@@ -7,7 +7,7 @@ GO       = go
 LDFLAGS  = -s -w
 FUZZTIME = 10s
 PACKAGES = ./...
-PEERS    = libsodium-dev pkg-config gcc libc6-dev postfix swaks libnet-ssleay-perl openssl haproxy e2fsprogs mount strace xfsprogs knot unbound dbus-daemon gnome-keyring systemd chromium prometheus
+PEERS    = libsodium-dev pkg-config gcc libc6-dev postfix swaks libnet-ssleay-perl openssl haproxy e2fsprogs mount strace xfsprogs knot unbound dbus-daemon gnome-keyring systemd chromium prometheus mandoc
 
 # What the race detector and the sodium build need is missed with CI=true, and
 # left out elsewhere. Asked when used, since "make peers" may install it.
@@ -28,21 +28,26 @@ help: ## show this list
 build: ## build static bin/cmtpd and bin/shorebird
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/cmtpd ./cmd/shorebird
 
-man: build ## write shorebird's manual pages, and completions for shells, into dist/
-	bin/shorebird man dist/man/man1
+# The date of everything that is built for others: the commit's.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
+
+man: build ## write the manual pages, and completions for shells, into dist/
+	bin/shorebird man dist/man
+	bin/cmtpd man dist/man configs/cmtpd.toml
 	@mkdir -p dist/completions
-	for s in bash zsh fish; do bin/shorebird completion $$s >dist/completions/shorebird.$$s || exit 1; done
+	for p in cmtpd shorebird; do for s in bash zsh fish; do bin/$$p completion $$s >dist/completions/$$p.$$s || exit 1; done; done
 
 # What is there is not built again: as root there may be no Go.
 PREFIX = /usr/local
 SHARE  = $(DESTDIR)$(PREFIX)/share
-install: $(if $(and $(wildcard bin/cmtpd),$(wildcard bin/shorebird),$(wildcard dist/man/man1)),,man) ## copy programs, manual and completions below PREFIX (and DESTDIR)
-	install -d $(DESTDIR)$(PREFIX)/bin $(SHARE)/man/man1 $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+install: $(if $(and $(wildcard bin/cmtpd),$(wildcard bin/shorebird),$(wildcard dist/man/man8)),,man) ## copy programs, manual and completions below PREFIX (and DESTDIR)
+	install -d $(DESTDIR)$(PREFIX)/bin $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
 	install -m 755 bin/cmtpd bin/shorebird $(DESTDIR)$(PREFIX)/bin
-	install -m 644 dist/man/man1/*.1 $(SHARE)/man/man1
-	install -m 644 dist/completions/shorebird.bash $(SHARE)/bash-completion/completions/shorebird
-	install -m 644 dist/completions/shorebird.zsh $(SHARE)/zsh/site-functions/_shorebird
-	install -m 644 dist/completions/shorebird.fish $(SHARE)/fish/vendor_completions.d
+	for n in 1 5 8; do install -d $(SHARE)/man/man$$n && install -m 644 dist/man/man$$n/*.$$n $(SHARE)/man/man$$n || exit 1; done
+	for p in cmtpd shorebird; do \
+	  install -m 644 dist/completions/$$p.bash $(SHARE)/bash-completion/completions/$$p && \
+	  install -m 644 dist/completions/$$p.zsh $(SHARE)/zsh/site-functions/_$$p && \
+	  install -m 644 dist/completions/$$p.fish $(SHARE)/fish/vendor_completions.d || exit 1; done
 
 demo: build ## show everything working on this machine, and leave nothing behind
 	$(GO) run ./cmd/demo -bin bin

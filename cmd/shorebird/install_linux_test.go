@@ -19,9 +19,9 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	built := []string{"bin/cmtpd", "bin/shorebird", "dist/man/man1/shorebird.1", "dist/man/man1/shorebird-send.1"}
+	built := []string{"bin/cmtpd", "bin/shorebird", "dist/man/man1/shorebird.1", "dist/man/man1/shorebird-send.1", "dist/man/man5/cmtpd.toml.5", "dist/man/man8/cmtpd.8"}
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		built = append(built, "dist/completions/shorebird."+shell)
+		built = append(built, "dist/completions/shorebird."+shell, "dist/completions/cmtpd."+shell)
 	}
 	for _, name := range built {
 		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o700); err != nil {
@@ -49,9 +49,11 @@ func TestInstall(t *testing.T) {
 		return err
 	})
 	want := []string{
-		"-rwxr-xr-x bin/cmtpd", "-rwxr-xr-x bin/shorebird", "-rw-r--r-- share/bash-completion/completions/shorebird",
-		"-rw-r--r-- share/fish/vendor_completions.d/shorebird.fish", "-rw-r--r-- share/man/man1/shorebird-send.1",
-		"-rw-r--r-- share/man/man1/shorebird.1", "-rw-r--r-- share/zsh/site-functions/_shorebird",
+		"-rwxr-xr-x bin/cmtpd", "-rwxr-xr-x bin/shorebird",
+		"-rw-r--r-- share/bash-completion/completions/cmtpd", "-rw-r--r-- share/bash-completion/completions/shorebird",
+		"-rw-r--r-- share/fish/vendor_completions.d/cmtpd.fish", "-rw-r--r-- share/fish/vendor_completions.d/shorebird.fish",
+		"-rw-r--r-- share/man/man1/shorebird-send.1", "-rw-r--r-- share/man/man1/shorebird.1", "-rw-r--r-- share/man/man5/cmtpd.toml.5",
+		"-rw-r--r-- share/man/man8/cmtpd.8", "-rw-r--r-- share/zsh/site-functions/_cmtpd", "-rw-r--r-- share/zsh/site-functions/_shorebird",
 	}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("installed %q, %v", got, err)
