@@ -200,6 +200,16 @@ func TestParse_FileSize(t *testing.T) {
 	problems(t, err)
 }
 
+// A file of comments alone is no configuration yet: one line says what to do.
+func TestParse_NothingSet(t *testing.T) {
+	for _, text := range []string{"", "# none yet\n"} {
+		_, err := config.Parse("c.toml", []byte(text))
+		if p := problems(t, err); len(p) != 1 || p[0].File != "c.toml" || !strings.Contains(p[0].Text, "cmtpd init") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 // What cannot be read is told from what is wrong, and is both times named.
 func TestLoad_Unreadable(t *testing.T) {
 	dir := t.TempDir()

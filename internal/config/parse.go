@@ -55,6 +55,9 @@ func parse(name string, data []byte, hostname func() (string, error)) (*Config, 
 	if err != nil {
 		return nil, newError([]Problem{syntaxProblem(name, err)})
 	}
+	if len(meta.Keys()) == 0 {
+		return nil, newError([]Problem{{File: name, Text: `nothing is set in it: "cmtpd init" writes a configuration`}})
+	}
 	d := &decoder{file: name, data: data, meta: meta, seen: make(map[string]toml.Primitive)}
 	c := Default()
 	d.table(nil, root, reflect.ValueOf(c).Elem())

@@ -1,6 +1,7 @@
 package setup
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,12 +55,25 @@ const (
 	dataMode      = 0o700
 )
 
-// Existing returns what the configuration at path says, or nil if there is none.
+// Existing returns what the configuration at path says, or nil if there is none, or one that sets nothing.
 func Existing(path string) (*config.Config, error) {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	if text, err := os.ReadFile(path); err == nil && setsNothing(text) {
+		return nil, nil
+	}
 	return config.Load(path)
+}
+
+// setsNothing reports whether a configuration has nothing but comments, as a package brings it.
+func setsNothing(text []byte) bool {
+	for line := range bytes.Lines(text) {
+		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
+			return false
+		}
+	}
+	return true
 }
 
 // Prepare finds out what there is to do at path for a configuration, of which text is nothing
@@ -68,6 +82,7 @@ func Prepare(path, text string, means *config.Config, owner Owner, now time.Time
 	w := &Work{Config: File{path, New, ""}, DataDir: File{means.DataDir, New, ""}, Key: File{means.KeyFile(), New, ""}, Owner: owner, Text: text, Means: means}
 	old, err := os.ReadFile(path)
 	switch {
+	case err == nil && text != "" && setsNothing(old):
 	case err == nil && (text == "" || string(old) == text):
 		w.Config.State = Kept
 	case err == nil:

@@ -136,6 +136,37 @@ func read(t *testing.T, path string) string {
 }
 
 // TestPrepare_Refuses what would harm, before anything is written.
+// A configuration of comments alone, as the Debian package brings it, is as good as none: it gives way without a copy.
+func TestPrepare_SetsNothing(t *testing.T) {
+	stub, err := os.ReadFile("../../packaging/cmtpd.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]setup.State{string(stub): setup.New, "": setup.New, "\n # x\n\t\n": setup.New, string(stub) + "domains = []\n": setup.Replaced} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "etc", "cmtpd.toml")
+		if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := setup.Existing(path); c != nil || (err == nil) != (want == setup.New) {
+			t.Errorf("with %q there is %v, %v", text, c, err)
+		}
+		w, err := prepared(t, dir, answers(t, dir), self())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.Config.State != want || (w.Config.Copy == "") != (want == setup.New) {
+			t.Errorf("with %q the configuration is %+v", text, w.Config)
+		}
+		if err := w.Do(); err != nil {
+			t.Errorf("with %q: %v", text, err)
+		}
+	}
+}
+
 func TestPrepare_Refuses(t *testing.T) {
 	for name, tt := range map[string]struct {
 		spoil func(dir string) error
