@@ -7,7 +7,7 @@ GO       = go
 LDFLAGS  = -s -w
 FUZZTIME = 10s
 PACKAGES = ./...
-PEERS    = libsodium-dev pkg-config gcc libc6-dev postfix swaks libnet-ssleay-perl openssl haproxy e2fsprogs mount strace xfsprogs knot unbound dbus-daemon gnome-keyring systemd chromium prometheus mandoc
+PEERS    = libsodium-dev pkg-config gcc libc6-dev postfix swaks libnet-ssleay-perl openssl haproxy e2fsprogs mount strace xfsprogs knot unbound dbus-daemon gnome-keyring systemd chromium prometheus mandoc debootstrap
 
 # What the race detector and the sodium build need is missed with CI=true, and
 # left out elsewhere. Asked when used, since "make peers" may install it.
@@ -20,7 +20,7 @@ NO_SODIUM   = which needs gcc, pkg-config and libsodium-dev
 export MAIL_SERVERS ?= /var/cache/cmtpd-mail-servers
 UNPACKED            = opensmtpd exim4-daemon-heavy exim4-config
 
-.PHONY: help build man install test check fuzz demo bench peers clean
+.PHONY: help build man install deb release test check fuzz demo bench peers clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -48,6 +48,11 @@ install: $(if $(and $(wildcard bin/cmtpd),$(wildcard bin/shorebird),$(wildcard d
 	  install -m 644 dist/completions/$$p.bash $(SHARE)/bash-completion/completions/$$p && \
 	  install -m 644 dist/completions/$$p.zsh $(SHARE)/zsh/site-functions/_$$p && \
 	  install -m 644 dist/completions/$$p.fish $(SHARE)/fish/vendor_completions.d || exit 1; done
+
+deb: ## build packages for Debian, archives and lists of contents (SBOM), for amd64 and arm64, into dist/
+	$(GO) run ./cmd/release
+
+release: deb ## the same
 
 demo: build ## show everything working on this machine, and leave nothing behind
 	$(GO) run ./cmd/demo -bin bin

@@ -138,7 +138,7 @@ func read(t *testing.T, path string) string {
 // TestPrepare_Refuses what would harm, before anything is written.
 // A configuration of comments alone, as the Debian package brings it, is as good as none: it gives way without a copy.
 func TestPrepare_SetsNothing(t *testing.T) {
-	stub, err := os.ReadFile("../../packaging/cmtpd.toml")
+	stub, err := os.ReadFile("../../configs/debian/cmtpd.toml")
 	if err != nil {
 		t.Fatal(err)
 	}
