@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,11 +13,29 @@ import (
 	"cmtpd/internal/front"
 )
 
+// A lockedBuffer is written by timers' goroutines.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
 // A flood makes a line when it begins, and one a minute with what was counted: none of it is lost,
 // and silence makes no lines.
 func TestTally(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
+		var log lockedBuffer
 		tally := front.NewTally(slog.New(slog.NewTextHandler(&log, nil)), slog.LevelWarn, "refused", "all", "address")
 		who := netip.MustParseAddrPort("192.0.2.1:4711")
 		want := func(when string, lines ...string) {
