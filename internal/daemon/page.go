@@ -71,7 +71,7 @@ func (d *daemon) queueTable() status.Table {
 
 func (d *daemon) keysTable() status.Table {
 	path := d.cfg.KeyFile()
-	rows := []status.Row{{Name: "Fingerprint", Value: d.identity.Public().String(), Code: true}, dated("Since", path, "")}
+	rows := []status.Row{{Name: "Fingerprint", Value: d.identity.Public().String(), Code: true}, dated("File written", path, "")}
 	if former, err := keyfile.Former(path); err == nil && len(former) > 0 {
 		rows = append(rows, status.Row{Name: "Former keys", Value: status.Count(len(former))})
 	}
