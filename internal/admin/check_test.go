@@ -3,6 +3,7 @@ package admin_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -237,6 +238,20 @@ func TestCheck_Running(t *testing.T) {
 		t.Errorf("%q, %q", wrong, notes)
 	}
 }
+
+// A daemon that is not met where it should listen is as good as none.
+func TestCheck_Unmet(t *testing.T) {
+	cfg := newServer(t)
+	_, stop := startDaemonWith(t, cfg, soundSpool{})
+	defer stop()
+	wrong, _ := checked(t, cfg, fmt.Sprintf("listen.addresses = [%q]\n", net.JoinHostPort(cmtptest.Loopback(), "1")))
+	one(t, wrong, "ports: a daemon runs, and is not met at 127.", "connection refused", "ss -ltnp")
+}
+
+type soundSpool struct{ brokenSpool }
+
+func (soundSpool) Stats() spool.Stats     { return spool.Stats{} }
+func (soundSpool) Damage() []spool.Damage { return nil }
 
 type brokenSpool struct{}
 

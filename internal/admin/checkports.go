@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"cmtpd/internal/client"
+	"cmtpd/internal/control"
 )
 
 const (
@@ -30,13 +31,43 @@ func (c *checkup) ports(ctx context.Context) (found []Finding) {
 	if err != nil {
 		return nil // said already
 	}
-	for _, a := range c.cfg.Listen.Addresses {
+	l := c.listeners()
+	for _, a := range l.Shared {
 		found = append(found, c.meet(ctx, a, portTime, s)...)
 	}
-	for _, a := range c.cfg.Listen.CMTPOnly {
+	for _, a := range l.CMTPOnly {
 		found = append(found, c.meet(ctx, a, silence, s)...)
 	}
-	return found
+	return append(found, c.unopened(l)...)
+}
+
+// listeners returns where the daemon says that it listens, or should where it does not say.
+func (c *checkup) listeners() control.Listeners {
+	if l, err := control.Dial(c.cfg.ControlSocket()).Listeners(); err == nil {
+		return l
+	}
+	return control.Listeners{Shared: c.cfg.Listen.Addresses, CMTPOnly: c.cfg.Listen.CMTPOnly}
+}
+
+// unopened notes of which configured ports the daemon has none: a service manager's sockets took their place, or it
+// was not restarted.
+func (c *checkup) unopened(l control.Listeners) []Finding {
+	open := make(map[string]bool)
+	for _, a := range slices.Concat(l.Shared, l.CMTPOnly) {
+		_, port, _ := net.SplitHostPort(a)
+		open[port] = true
+	}
+	var none []string
+	for _, a := range slices.Concat(c.cfg.Listen.Addresses, c.cfg.Listen.CMTPOnly) {
+		if _, port, err := net.SplitHostPort(a); err == nil && port != "0" && !open[port] {
+			none = append(none, a)
+		}
+	}
+	if len(none) == 0 {
+		return nil
+	}
+	return []Finding{{Note: true, Text: fmt.Sprintf("the daemon listens at %s, and not at %s, which is configured", some(slices.Concat(l.Shared, l.CMTPOnly)), some(none)),
+		Remedy: "where systemd opens the sockets, let ListenStream= of cmtpd.socket say the same as listen.addresses; else restart the daemon"}}
 }
 
 // meet connects to an address of the daemon's, waits for its greeting, and compares the key that it shows.

@@ -77,6 +77,7 @@ type daemon struct {
 	front     *front.Server
 	broken    chan error // the spool has stopped; one is enough
 	listens   []net.Listener
+	listening control.Listeners
 	serving   []func(context.Context) error // what runs until it is stopped
 
 	began    time.Time
@@ -274,6 +275,7 @@ func (d *daemon) listenControl() error {
 	srv := control.NewServer(localUsers{d.accounts, &d.names}, d.spool)
 	control.HandleTrust(srv, decisions{d.trust, d.elsewhere.Queue, d.log})
 	control.HandleQueue(srv, d.elsewhere.Queue)
+	control.HandleListeners(srv, d.listening)
 	control.Audit(srv, d.log)
 	d.serving = append(d.serving, serveHTTP(srv, l))
 	return nil

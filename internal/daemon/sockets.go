@@ -89,7 +89,10 @@ func (d *daemon) listenMail(ctx context.Context) (addrs []net.Addr, err error) {
 			return nil, err
 		}
 		for _, l := range open {
-			if !list.alone {
+			if list.alone {
+				d.listening.CMTPOnly = append(d.listening.CMTPOnly, l.Addr().String())
+			} else {
+				d.listening.Shared = append(d.listening.Shared, l.Addr().String())
 				addrs = append(addrs, l.Addr())
 			}
 			d.log.Info("listening", "address", l.Addr().String(), "cmtp_only", list.alone)
