@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"strconv"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -22,20 +24,33 @@ func enqueue(ts *testscript.TestScript, neg bool, args []string) {
 	argument(ts, neg, args, 2)
 	length, err := strconv.Atoi(args[1])
 	ts.Check(err)
-	identity, _, err := keyfile.LoadOrCreate(ts.MkAbs("data/server.key"))
+	id, err := enqueueIn(ts.MkAbs("data"), args[0], length)
 	ts.Check(err)
-	key, _, err := keyfile.LoadOrCreate(ts.MkAbs("data/spool.key"))
-	ts.Check(err)
-	s, err := spool.Open(ts.MkAbs("data/spool"), spool.Options{FS: durable.OS, Key: key, Identity: identity})
-	ts.Check(err)
-	h := cmtp.Header{System: cmtp.SystemSealed, LogLength: 1, BodyLength: uint64(length), DestinationAccount: "bob", DestinationDomain: args[0],
+	ts.Setenv("ID", fmt.Sprint(id))
+}
+
+// enqueueIn stores a message in a data directory, which no daemon has.
+func enqueueIn(data, domain string, length int) (id spool.ID, err error) {
+	identity, _, err := keyfile.LoadOrCreate(filepath.Join(data, "server.key"))
+	if err != nil {
+		return 0, err
+	}
+	key, _, err := keyfile.LoadOrCreate(filepath.Join(data, "spool.key"))
+	if err != nil {
+		return 0, err
+	}
+	s, err := spool.Open(filepath.Join(data, "spool"), spool.Options{FS: durable.OS, Key: key, Identity: identity})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	h := cmtp.Header{System: cmtp.SystemSealed, LogLength: 1, BodyLength: uint64(length), DestinationAccount: "bob", DestinationDomain: domain,
 		SourceAccount: "alice", SourceDomain: "example.org"}
-	data := append(append(h.Append(nil), 0), bytes.Repeat([]byte{1}, length)...)
+	message := append(append(h.Append(nil), 0), bytes.Repeat([]byte{1}, length)...)
 	w := s.NewWriter()
-	_, err = w.Write(data)
-	ts.Check(err)
-	stored, err := w.Commit(context.Background(), spool.Entry{Mailbox: spool.MailboxID(account.Outgoing), Digest: sha256.Sum256(data)})
-	ts.Check(err)
-	ts.Check(s.Close())
-	ts.Setenv("ID", fmt.Sprint(stored.ID))
+	if _, err := w.Write(message); err != nil {
+		return 0, err
+	}
+	stored, err := w.Commit(context.Background(), spool.Entry{Mailbox: spool.MailboxID(account.Outgoing), Digest: sha256.Sum256(message)})
+	return stored.ID, err
 }

@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"context"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -19,23 +20,40 @@ import (
 // daemon may run.
 func meet(ts *testscript.TestScript, neg bool, args []string) {
 	argument(ts, neg, args, 2)
-	domain, err := address.ParseDomain(args[0])
-	ts.Check(err)
 	n, err := strconv.Atoi(args[1])
 	ts.Check(err)
-	var shown crypt.PublicKey
 	for i := n + 2; i >= n; i-- {
-		key, err := crypt.PrivateKeyFromSeed(bytes.Repeat([]byte{byte(i)}, crypt.SeedSize))
-		ts.Check(err)
-		shown = key.Public()
-		ts.Setenv("KEY"+strconv.Itoa(i), trust.Public{PublicKey: shown}.Base64())
-		ts.Setenv("PRINT"+strconv.Itoa(i), shown.String())
+		key := numbered(i)
+		ts.Setenv("KEY"+strconv.Itoa(i), trust.Public{PublicKey: key}.Base64())
+		ts.Setenv("PRINT"+strconv.Itoa(i), key.String())
 	}
-	store, err := trust.Open(ts.MkAbs("data/trust"), trust.Options{FS: durable.OS})
+	file, err := meetIn(ts.MkAbs("data"), args[0], n)
 	ts.Check(err)
-	_, err = store.Judge(context.Background(), domain, trust.Sighting{Shown: shown, CMTP1: true, Record: trust.Record{Answer: trust.Absent}})
-	ts.Check(err)
+	ts.Setenv("FILE", strings.TrimPrefix(file, ts.MkAbs(".")+"/"))
+}
+
+// numbered is a server's key.
+func numbered(n int) crypt.PublicKey {
+	key, err := crypt.PrivateKeyFromSeed(bytes.Repeat([]byte{byte(n)}, crypt.SeedSize))
+	if err != nil {
+		panic(err) // the seed has its length
+	}
+	return key.Public()
+}
+
+// meetIn has a data directory, which no daemon has, judge a key, and returns the domain's file.
+func meetIn(data, name string, n int) (string, error) {
+	domain, err := address.ParseDomain(name)
+	if err != nil {
+		return "", err
+	}
+	store, err := trust.Open(filepath.Join(data, "trust"), trust.Options{FS: durable.OS})
+	if err != nil {
+		return "", err
+	}
+	if _, err := store.Judge(context.Background(), domain, trust.Sighting{Shown: numbered(n), CMTP1: true, Record: trust.Record{Answer: trust.Absent}}); err != nil {
+		return "", err
+	}
 	e, err := store.Show(domain)
-	ts.Check(err)
-	ts.Setenv("FILE", strings.TrimPrefix(e.File, ts.MkAbs(".")+"/"))
+	return e.File, err
 }

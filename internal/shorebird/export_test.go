@@ -1,6 +1,8 @@
 package shorebird
 
 import (
+	"github.com/spf13/cobra"
+
 	"cmtpd/internal/address"
 	"cmtpd/internal/cache"
 )
@@ -36,3 +38,6 @@ func Folded(text string, width int) string {
 	r := &run{App: &App{Terminal: Terminal{OutIsTerminal: true, Width: func() int { return width }}}}
 	return r.folded(text)
 }
+
+// Command is the command line, for tests that hold documents to it.
+func Command() *cobra.Command { return (&run{App: &App{}}).command() }
