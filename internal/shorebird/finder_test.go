@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -337,8 +338,8 @@ func TestSend_AbroadAgain(t *testing.T) {
 	h := privateHouse(t, alice)
 	f := h.abroad(t)
 	p := h.recovered(t, h.Start(t))
-	now := p.app.Now()
-	p.app.Now = func() time.Time { now = now.Add(2 * time.Minute); return now }
+	began, asked := p.app.Now(), atomic.Int64{}
+	p.app.Now = func() time.Time { return began.Add(time.Duration(asked.Add(1)) * 2 * time.Minute) }
 	p.want(ok, "x", []string{"send", dora}, "queued")
 	if len(f.mail) != 1 {
 		t.Error("no letter came")
