@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"cmtpd/internal/address"
@@ -24,6 +25,8 @@ const (
 	DefaultKeyCache = 10000
 	DefaultKeyLife  = time.Hour
 
+	freshLife     = time.Minute      // of an answer that Refresh gives
+	anyAge        = math.MaxInt64    // what is remembered expires by itself
 	noAccountLife = 5 * time.Minute  // of the answer that there is none
 	failureLife   = 30 * time.Second // of any other failure
 	lookupTime    = 10 * time.Second
@@ -59,6 +62,7 @@ type Keys struct {
 	limit time.Duration
 
 	flights singleflight.Group
+	now     func() time.Time
 	running *places // of the lookups under way
 	answers *cache[address.Address, answer]
 	domains *cache[address.Domain, error]           // whose server could not be met
@@ -70,6 +74,7 @@ type Keys struct {
 type answer struct {
 	foreign *Foreign
 	err     error
+	asked   time.Time // when the question began
 }
 
 // NewKeys returns Keys that remember nothing yet.
@@ -85,7 +90,7 @@ func NewKeys(c KeysConfig) *Keys {
 	}
 	now := c.Peers.cfg.Now
 	return &Keys{
-		peers: c.Peers, life: c.Life, limit: c.Timeout, running: newPlaces(maxLookups, maxSlow), crowds: newCrowds(maxPerDomain),
+		peers: c.Peers, life: c.Life, limit: c.Timeout, now: now, running: newPlaces(maxLookups, maxSlow), crowds: newCrowds(maxPerDomain),
 		answers: newCache[address.Address, answer](c.Size, c.Size*answerBytes, now),
 		domains: newCache[address.Domain, error](c.Size, c.Size*answerBytes, now),
 		servers: newCache[address.Domain, crypt.PublicKey](c.Size, c.Size*answerBytes, now),
@@ -97,12 +102,25 @@ func NewKeys(c KeysConfig) *Keys {
 // a *MeetError, or wraps ErrNoAccount or what the server said; LookupStatus makes a
 // status of it. A caller that gives up leaves the question under way for the others.
 func (k *Keys) Lookup(ctx context.Context, name address.Address) (*Foreign, error) {
-	if a, ok := k.known(name); ok {
+	return k.lookup(ctx, name, anyAge)
+}
+
+// Refresh is Lookup for who cannot do with an old answer, since the key may have changed: what was asked a minute ago
+// or earlier is asked anew, and what comes of it is what Lookup returns from then on. So nobody makes this
+// server ask more often than once a minute for a name. A question that fails is an error, whatever was said before; Lookup goes on
+// with that where the other server could not be met.
+func (k *Keys) Refresh(ctx context.Context, name address.Address) (*Foreign, error) {
+	return k.lookup(ctx, name, freshLife)
+}
+
+// lookup returns an answer that is younger than age.
+func (k *Keys) lookup(ctx context.Context, name address.Address, age time.Duration) (*Foreign, error) {
+	if a, ok := k.known(name, age); ok {
 		return a.foreign, a.err
 	}
 	landed := k.flights.DoChan(name.String(), func() (any, error) {
-		if a, ok := k.known(name); ok {
-			return a, nil // of a flight that landed just before
+		if a, ok := k.known(name, freshLife); ok { // fresh, since any caller may have joined this flight
+			return a, nil // of one that landed just before
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), k.limit)
 		defer cancel()
@@ -120,9 +138,9 @@ func (k *Keys) Lookup(ctx context.Context, name address.Address) (*Foreign, erro
 // Forget drops that the domain's server could not be met.
 func (k *Keys) Forget(d address.Domain) { k.domains.forget(d) }
 
-// known returns what is remembered and still holds.
-func (k *Keys) known(name address.Address) (answer, bool) {
-	if a, ok := k.answers.get(name); ok && (a.foreign == nil || k.holds(name.Domain, a.foreign)) {
+// known returns what is remembered, is younger than age, and still holds. That a server could not be met is always young.
+func (k *Keys) known(name address.Address, age time.Duration) (answer, bool) {
+	if a, ok := k.answers.get(name); ok && k.now().Sub(a.asked) < age && (a.foreign == nil || k.holds(name.Domain, a.foreign)) {
 		return a, true
 	}
 	err, ok := k.domains.get(name.Domain)
@@ -145,23 +163,25 @@ func (k *Keys) ask(ctx context.Context, name address.Address) answer {
 		return answer{err: err} // we were busy, which says nothing about the domain
 	}
 	defer release()
-	if a, ok := k.known(name); ok {
+	if a, ok := k.known(name, freshLife); ok {
 		return a // the domain was found to be out of reach meanwhile
 	}
+	asked := k.now()
 	foreign, err := k.fetch(ctx, name)
+	a := answer{foreign, err, asked}
 	var unmet *MeetError
 	switch {
 	case err == nil:
-		k.answers.put(name, answer{foreign: foreign}, len(foreign.Payload), k.life)
+		k.answers.put(name, a, len(foreign.Payload), k.life)
 		k.servers.put(name.Domain, foreign.Server, len(foreign.Server), k.life)
 	case errors.As(err, &unmet):
 		k.domains.put(name.Domain, err, len(err.Error()), failureLife)
 	case errors.Is(err, ErrNoAccount):
-		k.answers.put(name, answer{err: err}, len(err.Error()), noAccountLife)
+		k.answers.put(name, a, len(err.Error()), noAccountLife)
 	default:
-		k.answers.put(name, answer{err: err}, len(err.Error()), failureLife)
+		k.answers.put(name, a, len(err.Error()), failureLife)
 	}
-	return answer{foreign, err}
+	return a
 }
 
 // enter waits for a place among the lookups, which one domain cannot fill.

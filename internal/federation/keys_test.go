@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -356,5 +357,164 @@ func TestKeys_Lookup_Distrusted(t *testing.T) {
 	}
 	if got, err := lookup(t, keys, "bob@b.example"); !errors.Is(err, federation.ErrDistrusted) {
 		t.Errorf("with another key pinned: %+v, %v", got, err)
+	}
+}
+
+func refresh(t testing.TB, k *federation.Keys, who string) (*federation.Foreign, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	return k.Refresh(ctx, name(who))
+}
+
+// A shifty server says of bob what it is told to; of the others, nothing.
+type shifty struct {
+	key       atomic.Pointer[crypt.PublicKey] // bob's; nil: there is no such account
+	busy      atomic.Bool                     // it has a trouble
+	reach     func(bool)                      // whether it can be met
+	questions func() int                      // how often it was called
+}
+
+func (w *world) shifty() *shifty {
+	s, f := w.fake("b.example", "127.0.0.3", true), new(shifty)
+	s.Answer = func(c *clienttest.Conn, cmd cmtp.Command) (bool, error) {
+		key := f.key.Load()
+		switch {
+		case cmd.Verb != cmtp.KeyRequest || string(cmd.User()) != "bob":
+			return false, nil
+		case f.busy.Load():
+			return true, c.Fail(cmtp.StatusTooOften, "later")
+		case key == nil:
+			return true, c.Fail(cmtp.StatusNoAccount, "no such account")
+		}
+		k := crypt.KeyStatement{Name: name("bob@b.example"), Key: *key}
+		return true, c.Done(c.Server.History(k.Name, []crypt.SignedKey{{KeyStatement: k}}).Append(nil))
+	}
+	at := s.Start(w.t)
+	f.reach = func(can bool) {
+		w.lead("127.0.0.3", at)
+		if !can {
+			w.strand("127.0.0.3")
+		}
+	}
+	f.reach(true)
+	f.questions = func() int { return w.dialed("127.0.0.3") }
+	return f
+}
+
+func (f *shifty) changeKey(t testing.TB) crypt.PublicKey {
+	k := newKey(t).Public()
+	f.key.Store(&k)
+	return k
+}
+
+// Who doubts what is remembered is given nothing that is a minute old, and what is learnt for one stands for all; more than
+// once a minute nobody has the other server asked.
+func TestKeys_Refresh(t *testing.T) {
+	w := newWorld(t)
+	keys, b := keysOf(w.site("a.example", "127.0.0.2", options{}, "alice")), w.shifty()
+	for _, step := range []struct {
+		what   string
+		after  time.Duration
+		change bool
+		ask    func(testing.TB, *federation.Keys, string) (*federation.Foreign, error)
+		asked  bool
+	}{
+		{"first", 0, true, refresh, true},
+		{"at once", 0, false, refresh, false},
+		{"just young enough", time.Minute - 1, false, refresh, false},
+		{"old, but good enough", 1, false, lookup, false},
+		{"too old, changed", 0, true, refresh, true},
+		{"the others after that", 0, false, lookup, false},
+		{"young again", time.Minute - 1, false, refresh, false},
+		{"old again", 1, false, refresh, true},
+		{"kept as long as any", federation.DefaultKeyLife - 1, false, lookup, false},
+		{"not longer", 1, true, lookup, true},
+		{"after one that was no refresh", 0, false, refresh, false},
+	} {
+		w.clock.add(step.after)
+		if step.change {
+			b.changeKey(t)
+		}
+		before := b.questions()
+		got, err := step.ask(t, keys, "bob@b.example")
+		if err != nil || got.Key != *b.key.Load() || b.questions() != before+map[bool]int{true: 1}[step.asked] {
+			t.Errorf("%s: %+v, %v, asked %d times", step.what, got, err, b.questions()-before)
+		}
+	}
+}
+
+// A refresh that fails is a failure like any other: no old answer comes out as a new one, and a trouble is not asked for again at once.
+func TestKeys_Refresh_Fails(t *testing.T) {
+	w := newWorld(t)
+	keys, b := keysOf(w.site("a.example", "127.0.0.2", options{}, "alice")), w.shifty()
+	old := b.changeKey(t)
+	step := func(what string, ask func(testing.TB, *federation.Keys, string) (*federation.Foreign, error), status cmtp.Status, questions int) {
+		t.Helper()
+		before := b.questions()
+		got, err := ask(t, keys, "bob@b.example")
+		if (err != nil) != (status != 0) || err != nil && statusOf(err) != status || err == nil && got.Key != *b.key.Load() || b.questions() != before+questions {
+			t.Errorf("%s: %+v, %v, asked %d times", what, got, err, b.questions()-before)
+		}
+	}
+	step("first", lookup, 0, 1)
+
+	w.clock.add(time.Minute)
+	b.reach(false)
+	step("out of reach", refresh, cmtp.StatusPeerUnreached, 1)
+	step("at once", refresh, cmtp.StatusPeerUnreached, 0)
+	step("who takes an old answer", lookup, 0, 0)
+	w.clock.add(30 * time.Second)
+	step("still out of reach", refresh, cmtp.StatusPeerUnreached, 1)
+	b.reach(true)
+	w.clock.add(30 * time.Second)
+	step("back", refresh, 0, 1)
+
+	w.clock.add(time.Minute)
+	b.busy.Store(true)
+	step("in trouble", refresh, cmtp.StatusPeerUnreached, 1)
+	step("at once", refresh, cmtp.StatusPeerUnreached, 0)
+	step("the others", lookup, cmtp.StatusPeerUnreached, 0)
+	w.clock.add(30 * time.Second)
+	b.busy.Store(false)
+	step("without trouble", lookup, 0, 1)
+
+	w.clock.add(time.Minute)
+	b.key.Store(nil)
+	step("removed", refresh, cmtp.StatusNoAccount, 1)
+	step("the others", lookup, cmtp.StatusNoAccount, 0)
+	w.clock.add(time.Minute)
+	if b.changeKey(t) == old {
+		t.Fatal("the same key")
+	}
+	step("made anew, as remembered", func(t testing.TB, k *federation.Keys, who string) (*federation.Foreign, error) {
+		if _, err := lookup(t, k, who); statusOf(err) != cmtp.StatusNoAccount {
+			t.Errorf("what is remembered: %v", err)
+		}
+		return refresh(t, k, who)
+	}, 0, 1)
+}
+
+// Many who doubt at once make one question.
+func TestKeys_Refresh_OneFlight(t *testing.T) {
+	w := newWorld(t)
+	keys, b := keysOf(w.site("a.example", "127.0.0.2", options{}, "alice")), w.shifty()
+	b.changeKey(t)
+	if _, err := lookup(t, keys, "bob@b.example"); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.add(time.Minute)
+	want, before := b.changeKey(t), b.questions()
+	var all sync.WaitGroup
+	for range 100 {
+		all.Go(func() {
+			if got, err := refresh(t, keys, "bob@b.example"); err != nil || got.Key != want {
+				t.Errorf("%+v, %v", got, err)
+			}
+		})
+	}
+	all.Wait()
+	if n := b.questions() - before; n != 1 {
+		t.Errorf("%d questions", n)
 	}
 }

@@ -114,6 +114,13 @@ func (w *world) lead(ip, to string) {
 	w.hosts[ip+":25"] = to
 }
 
+// strand makes an address lead nowhere.
+func (w *world) strand(ip string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.hosts, ip+":25")
+}
+
 func (w *world) dialed(ip string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -208,7 +215,7 @@ func (s *site) open(dir string, users []string) {
 	if s.trust, err = trust.Open(filepath.Join(dir, "trust"), trust.Options{FS: durable.OS, Now: s.clock.now}); err != nil {
 		s.t.Fatal(err)
 	}
-	s.accounts, err = account.Open(account.Options{Dir: filepath.Join(dir, "accounts"), FS: durable.OS, Signer: s.key, Now: time.Now})
+	s.accounts, err = account.Open(account.Options{Dir: filepath.Join(dir, "accounts"), Invitations: filepath.Join(dir, "invitations"), FS: durable.OS, Signer: s.key, Now: time.Now})
 	if err != nil {
 		s.t.Fatal(err)
 	}

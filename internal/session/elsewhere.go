@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"cmtpd/internal/account"
@@ -19,6 +20,8 @@ type Elsewhere interface {
 	// Lookup asks another domain's server for the key of a name. federation.LookupStatus
 	// makes a status of its error.
 	Lookup(ctx context.Context, name address.Address) (*federation.Foreign, error)
+	// Refresh is Lookup without answers that are a minute old, or older.
+	Refresh(ctx context.Context, name address.Address) (*federation.Foreign, error)
 	// JudgePeer says whether a server that has proven to hold a key is its domain's.
 	JudgePeer(ctx context.Context, r federation.Remote, client netip.Addr) (federation.Standing, error)
 	// CheckOrigin says whether the source's domain vouches for a message.
@@ -31,6 +34,10 @@ type Elsewhere interface {
 // section 17.7): one that comes by more often goes in circles.
 const maxReceived = 30
 
+// maxAsked is how many foreign names a session remembers to have asked for: as many as a client asks for at once, so that it can
+// go over all of them again. Of one that is forgotten the next answer may be as old as a first one.
+const maxAsked = 16
+
 var (
 	errOwnOrigin = errors.New("only a server writes an origin entry, when it hands a message on")
 	errLoop      = fmt.Errorf("it has gone through %d servers, and so in circles", maxReceived)
@@ -42,7 +49,7 @@ type lookupError struct{ error }
 func (e lookupError) Unwrap() error { return e.error }
 
 // lookup answers for a name of another domain, to a proven user alone: the question makes
-// this server connect to somebody else's.
+// this server connect to somebody else's. Who asks again in the same session wants no old answer (docs/protocol.md section 19.1).
 func (p *part2) lookup(ctx context.Context, user, domain string) ([]byte, error) {
 	asked, err := parseName(user, domain)
 	if err != nil {
@@ -51,11 +58,28 @@ func (p *part2) lookup(ctx context.Context, user, domain string) ([]byte, error)
 	if p.proven() == nil {
 		return nil, errNotAsker
 	}
-	f, err := p.cfg.Elsewhere.Lookup(ctx, asked)
+	lookup := p.cfg.Elsewhere.Lookup
+	if p.again(asked) {
+		lookup = p.cfg.Elsewhere.Refresh
+	}
+	f, err := lookup(ctx, asked)
 	if err != nil {
 		return nil, lookupError{err}
 	}
 	return f.Payload, nil
+}
+
+// again reports whether the session has asked for a foreign name before, and remembers that it has now.
+func (p *part2) again(name address.Address) bool {
+	i := slices.Index(p.asked, name)
+	switch {
+	case i >= 0:
+		p.asked = slices.Delete(p.asked, i, i+1)
+	case len(p.asked) == maxAsked:
+		p.asked = slices.Delete(p.asked, 0, 1)
+	}
+	p.asked = append(p.asked, name)
+	return i >= 0
 }
 
 // provenance says who vouches for a message that was read to its end, in the words of

@@ -24,6 +24,7 @@ type part2 struct {
 	own      *mailbox.Box       // what box has returned last
 	peer     *proof             // the server at the other end, once it has proven its key
 	charged  map[account.ID]int // attempts by this session that may come back
+	asked    []address.Address  // the foreign names that the user has asked for last, the latest at the end
 	enrolled *enrollment        // what REGISTER may go on with
 	pending  func(form []byte) ([]byte, error)
 	body     *mailbox.Body   // that FETCH is answered with
