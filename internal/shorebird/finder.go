@@ -21,6 +21,7 @@ type finder struct {
 	home    home
 	account address.Address // zero: every server is asked directly
 	direct  bool            // so it is because the user wants it
+	fresh   bool            // answers from the server's memory will not do
 	desk    *desk           // of the account, once it had to be proven
 }
 
@@ -71,6 +72,9 @@ func (f *finder) find(ctx context.Context, a address.Address) (*answer, error) {
 			return nil, err
 		}
 		history, foreign, err = p.channel.Either(a)
+	}
+	if f.fresh && history == nil && (err == nil || isStatus(err)) {
+		history, foreign, err = p.channel.Either(a) // which is not answered from memory (docs/protocol.md section 19.1)
 	}
 	if err != nil {
 		if !isStatus(err) {

@@ -3,7 +3,9 @@ package shorebird_test
 import (
 	"bytes"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,13 +36,16 @@ type foreigner struct {
 	refusal   cmtp.Status // of KEYREQUEST, when not zero
 	forged    bool
 
+	old   *crypt.PrivateKey        // of dora, which alice's server remembers, and answers a session's first question with; nil: key
+	asked map[*clienttest.Conn]int // of proven users
+
 	proven map[*clienttest.Conn]bool
 	mail   [][]byte
 }
 
 // abroad makes h tell of a foreigner, and queue what is for it.
 func (h *house) abroad(t *testing.T) *foreigner {
-	f := &foreigner{home: h, server: clienttest.Key(t), trust: crypt.TrustDNS, part: 2, key: clienttest.Key(t), proven: map[*clienttest.Conn]bool{}}
+	f := &foreigner{home: h, server: clienttest.Key(t), trust: crypt.TrustDNS, part: 2, key: clienttest.Key(t), asked: map[*clienttest.Conn]int{}, proven: map[*clienttest.Conn]bool{}}
 	h.Answer = f.answer
 	return f
 }
@@ -61,6 +66,10 @@ func (f *foreigner) answer(c *clienttest.Conn, cmd cmtp.Command) (bool, error) {
 		switch {
 		case !f.proven[c]:
 			return true, c.Fail(cmtp.StatusNotProven, "for users")
+		case f.remembers(c):
+			defer func(now *crypt.PrivateKey) { f.key = now }(f.key)
+			f.key = f.old
+			return true, c.Done(f.says(string(cmd.User())))
 		case f.refusal != 0:
 			return true, c.Fail(f.refusal, "says the server")
 		}
@@ -69,6 +78,12 @@ func (f *foreigner) answer(c *clienttest.Conn, cmd cmtp.Command) (bool, error) {
 		return true, f.queue(c)
 	}
 	return false, nil
+}
+
+// remembers reports whether a question is answered from memory, and counts it.
+func (f *foreigner) remembers(c *clienttest.Conn) bool {
+	f.asked[c]++
+	return f.old != nil && f.asked[c] == 1
 }
 
 // says returns the payload about a name.
@@ -320,8 +335,11 @@ func TestKeys_AbroadAtHome(t *testing.T) {
 	h.Users["erna@example.com"] = clienttest.User{Key: clienttest.Key(t).Public()}
 	h.abroad(t)
 	p := h.recovered(t, h.Start(t))
-	auth := h.sent(cmtp.Auth)
+	auth, questions := h.sent(cmtp.Auth), h.sent(cmtp.KeyRequest)
 	p.want(ok, "", []string{"keys", "erna@example.com"}, "first contact", h.Key.Public().String())
+	if n := h.sent(cmtp.KeyRequest) - questions; n != 1 {
+		t.Errorf("asked %d times for what is the own server's", n)
+	}
 	if h.sent(cmtp.Auth) != auth || p.known()["example.com"]["key"] != b64(h.Key.Public()) {
 		t.Errorf("remembered %v, or proven without need", p.known())
 	}
@@ -344,4 +362,42 @@ func TestSend_AbroadAgain(t *testing.T) {
 	if len(f.mail) != 1 {
 		t.Error("no letter came")
 	}
+}
+
+// What the user's own server remembers is good enough to send with, and not for who asks for a key, or decides about one: they ask a
+// second time in the session, and what that fails with they are told.
+func TestFinder_Fresh(t *testing.T) {
+	h := privateHouse(t, alice, bob)
+	f := h.abroad(t)
+	p := h.recovered(t, h.Start(t))
+	p.want(ok, "", []string{"keys", dora})
+	old, next := f.key, clienttest.Key(t)
+	asked := func(questions int, code int, args []string, words ...string) {
+		t.Helper()
+		f.with(func() { clear(f.asked) })
+		p.want(code, "x", args, words...)
+		f.with(func() {
+			if n := slices.Collect(maps.Values(f.asked)); !slices.Equal(n, []int{questions}) {
+				t.Errorf("%q asks %d times, want %d", args, n, questions)
+			}
+		})
+	}
+	asked(2, ok, []string{"keys", dora}, old.Public().String())
+	f.with(func() { f.old, f.key = old, next })
+	asked(1, ok, []string{"send", dora}, old.Public().String())
+	asked(2, trust, []string{"keys", dora}, "did not sign for it", next.Public().String())
+	asked(1, ok, []string{"send", dora}, old.Public().String())
+	// It is asked for before and after the comparison, which may outlast a session.
+	asked(4, ok, []string{"trust", "accept", dora, "--fingerprint", next.Public().String()}, "is accepted")
+	f.with(func() { f.old = nil })
+	asked(1, ok, []string{"send", dora}, next.Public().String())
+
+	f.with(func() { f.old, f.refusal = next, cmtp.StatusPeerUnreached })
+	asked(2, temporary, []string{"keys", dora}, "cannot reach the server of example.net")
+	asked(2, temporary, []string{"trust", "accept", dora}, "cannot reach the server of example.net")
+	asked(1, ok, []string{"send", dora}, next.Public().String())
+
+	// That there is no such account may be remembered, too.
+	f.with(func() { f.old, f.refusal = nil, cmtp.StatusNoAccount })
+	asked(2, refused, []string{"keys", dora}, "knows no such account")
 }

@@ -128,7 +128,9 @@ func (r *run) keys(ctx context.Context, arg string, o keysOptions) error {
 			return fmt.Errorf("--account: %w", err)
 		}
 	}
-	a, err := r.finder(n, h, account, o.direct).find(ctx, addr)
+	f := r.finder(n, h, account, o.direct)
+	f.fresh = true
+	a, err := f.find(ctx, addr)
 	if err != nil {
 		return err
 	}

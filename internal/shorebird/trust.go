@@ -307,6 +307,7 @@ func (r *run) trustAccept(ctx context.Context, arg string, o trustOptions) error
 		return err
 	}
 	f := r.finder(n, h, account, o.direct)
+	f.fresh = true
 	_, changed := f.find(ctx, a)
 	if changed != nil && !errors.Is(changed, errContactKey) && !errors.Is(changed, errContactReset) {
 		return changed
