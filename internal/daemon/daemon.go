@@ -33,6 +33,7 @@ import (
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/limit"
 	"cmtpd/internal/mailbox"
+	"cmtpd/internal/metrics"
 	"cmtpd/internal/service"
 	"cmtpd/internal/session"
 	"cmtpd/internal/spool"
@@ -73,7 +74,7 @@ type daemon struct {
 	starts    *limit.Rate // STARTTLS of one
 	smtp      handler
 	cmtp      handler
-	metrics   *metrics
+	metrics   *metrics.Metrics
 	front     *front.Server
 	broken    chan error // the spool has stopped; one is enough
 	listens   []net.Listener
@@ -106,7 +107,7 @@ type Options struct {
 func Run(ctx context.Context, cfg *config.Config, log *slog.Logger, o Options) error {
 	troubles := new(status.Troubles)
 	log = slog.New(troubles.Handler(log.Handler()))
-	d := &daemon{cfg: withSockets(cfg, o.Manager), options: o, log: log, metrics: newMetrics(version.Number), broken: make(chan error, 1),
+	d := &daemon{cfg: withSockets(cfg, o.Manager), options: o, log: log, metrics: metrics.New(version.Number), broken: make(chan error, 1),
 		began: time.Now(), troubles: troubles}
 	d.now.Store(d.cfg)
 	defer d.close()
@@ -174,11 +175,11 @@ func (d *daemon) open() (err error) {
 	if d.trust, err = trust.Open(d.cfg.TrustDir(), trust.Options{FS: durable.OS, Log: d.log}); err != nil {
 		return err
 	}
-	d.metrics.registry.MustRegister(newTrustCollector(d.trust))
+	d.metrics.ShowTrust(d.trust)
 	d.spool, err = spool.Open(d.cfg.SpoolDir(), spool.Options{
 		FS: cmp.Or(d.options.FS, durable.OS), Key: spoolKey, Identity: d.identity, Former: d.former, Now: time.Now, Log: d.log,
 		LargeThreshold: int64(d.cfg.Limits.LargeMessage), MemoryBudget: int64(d.cfg.Limits.MessageMemory),
-		Flushed: d.metrics.commits.flushed, Changed: d.boxes.Changed,
+		Flushed: d.metrics.Flushed, Changed: d.boxes.Changed,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the spool: %w", err)
@@ -193,7 +194,7 @@ func (d *daemon) makeMailboxes(key crypt.PublicKey) {
 	d.boxes = mailbox.New(mailbox.Config{Key: key, Size: int64(limits.MailboxSize), MaxWaits: limits.MaxWaits,
 		MaxWaitsAccount: limits.MaxWaitsAccount, MarkRate: limits.MarkRate, MarkBurst: limits.MarkBurst, Unlimited: []spool.MailboxID{spool.MailboxID(account.Outgoing)},
 		Failed: func(err error) { tell(d.broken, err) }})
-	d.metrics.watchWaits(d.boxes)
+	d.metrics.ShowMailboxes(d.boxes)
 }
 
 // openAccounts opens what is kept of the users. Of one that is removed, the guesses are
@@ -252,12 +253,13 @@ func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
 		return nil, err
 	}
 	d.front = front.New(front.Config{
-		Hostname: d.cfg.Hostname.String(), IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) }, Log: d.log, Ended: d.metrics.unspoken,
+		Hostname: d.cfg.Hostname.String(), IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) }, Log: d.log, Ended: d.metrics.Unspoken,
 	}, &d.smtp, &d.cmtp)
 	d.front.SetLimits(frontLimits(d.cfg))
 	d.serving = append(d.serving, d.reloads, d.watch)
-	d.metrics.watch(d.front, d.spool, d.config)
-	d.metrics.watchReady(d.state)
+	d.metrics.ShowFront(d.front)
+	d.metrics.ShowSpool(d.spool, d.cfg.SpoolDir(), func() uint64 { return uint64(d.config().Limits.MinFreeSpace) })
+	d.metrics.ShowReady(d.state)
 	d.serving = append(d.serving, func(ctx context.Context) error { return d.spool.Scrub(ctx, d.cfg.Spool.ScrubEvery) })
 	addrs, err := d.listenMail(ctx)
 	if err != nil {

@@ -17,7 +17,7 @@ func (d *daemon) page() status.Page {
 	state, _ := d.state()
 	return status.Page{
 		Host: d.config().Hostname.String(), Version: version.Number, Now: time.Now(), Since: d.began, State: state,
-		Traffic: d.metrics.traffic, Troubles: d.troubles.Recent(),
+		Traffic: d.metrics.Traffic(), Troubles: d.troubles.Recent(),
 		Tables: []status.Table{d.spoolTable(), d.queueTable(), d.keysTable(), d.limitsTable()},
 	}
 }
@@ -103,8 +103,8 @@ func (d *daemon) limitsTable() status.Table {
 	open := d.front.Stats().Open
 	t := status.Table{Caption: "Limits since the start", Rows: []status.Row{{Name: "Connections now",
 		Value: status.Count(open) + " of " + status.Count(d.config().Limits.MaxConnections)}}}
-	for _, name := range d.metrics.limits.names {
-		if n := d.metrics.limits.count(name); n > 0 {
+	for name, n := range d.metrics.LimitsMet() {
+		if n > 0 {
 			t.Rows = append(t.Rows, status.Row{Name: name, Value: "met " + status.Count(n) + " times"})
 		}
 	}

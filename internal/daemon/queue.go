@@ -25,13 +25,11 @@ type elsewhere struct {
 // openQueue makes what delivers mail for other servers, and asks them for keys. Nothing is
 // dialled before the daemon serves.
 func (d *daemon) openQueue() error {
-	c, counts := d.cfg.Delivery, newQueueCollector(d.metrics.traffic)
+	c, counts := d.cfg.Delivery, d.metrics.Deliveries()
 	finder := discovery.New(d.cfg, discovery.Options{})
-	tested := newTested()
-	d.metrics.registry.MustRegister(tested)
 	peers := federation.New(federation.Config{
 		Domains: d.cfg.Domains, Key: d.identity, Former: publicKeys(d.formers), Finder: finder, Aside: finder.Aside(), Trust: d.trust,
-		Tested: tested.Inc, Log: d.log,
+		Tested: d.metrics.EnforceTested, Log: d.log,
 	})
 	keys := federation.NewKeys(federation.KeysConfig{Peers: peers, Size: c.KeyCache, Life: c.KeyCacheTime})
 	q, err := queue.New(queue.Config{
@@ -47,8 +45,7 @@ func (d *daemon) openQueue() error {
 		return err
 	}
 	d.elsewhere = &elsewhere{peers, keys, q}
-	counts.queue = q
-	d.metrics.registry.MustRegister(counts)
+	d.metrics.ShowQueue(q, counts)
 	d.serving = append(d.serving, q.Run)
 	return nil
 }

@@ -119,7 +119,7 @@ func (d *daemon) reload(ctx context.Context) {
 		err = d.take(ctx, next)
 	}
 	if err != nil {
-		d.metrics.reloaded(false, 0)
+		d.metrics.Reloaded(false, 0)
 		for _, text := range problemsOf(err) {
 			d.log.Error("the configuration is wrong", "problem", text)
 		}
@@ -140,7 +140,7 @@ func (d *daemon) reload(ctx context.Context) {
 		waiting++
 		d.log.Warn("a setting has changed in the file, and waits for a restart", "key", c.Key, "old", c.Old, "new", c.New)
 	}
-	d.metrics.reloaded(true, waiting)
+	d.metrics.Reloaded(true, waiting)
 	d.log.Info("the configuration was reloaded", "changed", len(changes)-waiting, "waiting_for_restart", waiting)
 	status := d.status()
 	if waiting > 0 {

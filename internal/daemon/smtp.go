@@ -44,12 +44,12 @@ func (d *daemon) smtpHandler(ctx context.Context, c *config.Config) (front.Handl
 		return *h, nil
 	}
 	if c.SMTP.Mode == config.Refuse {
-		return relay.Refuse{Hostname: c.Hostname.String(), Log: d.log, Ended: d.metrics.relayed}, nil
+		return relay.Refuse{Hostname: c.Hostname.String(), Log: d.log, Ended: d.metrics.Relayed}, nil
 	}
 	rc := relay.Config{
 		Hostname: c.Hostname.String(), Backend: c.SMTP.Backend, Proxy: c.SMTP.ProxyProtocol,
 		ConnectTimeout: c.SMTP.ConnectTimeout, IdleTimeout: c.SMTP.IdleTimeout, SessionTimeout: c.SMTP.SessionTimeout,
-		Log: d.log, Ended: d.metrics.relayed,
+		Log: d.log, Ended: d.metrics.Relayed,
 	}
 	g := &gate{cfg: rc, relay: relay.New(rc), warn: c.SMTP.RelayCheck == config.WarnBackend, log: d.log}
 	if err := g.check(ctx); errors.Is(err, relay.ErrWouldRelay) && !g.warn {

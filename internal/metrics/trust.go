@@ -1,4 +1,4 @@
-package daemon
+package metrics
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +23,12 @@ func newTrustCollector(s *trust.Store) *trustCollector {
 		changes: desc("cmtpd_trust_changes_total", "Changes of what is remembered of domains, and new holds, since the start."),
 	}
 }
+
+// ShowTrust adds what the store of other servers' keys knows.
+func (m *Metrics) ShowTrust(s *trust.Store) { m.registry.MustRegister(newTrustCollector(s)) }
+
+// EnforceTested is a federation.Config.Tested.
+func (m *Metrics) EnforceTested() { m.tested.Inc() }
 
 // newTested counts what domains ask to be told of.
 func newTested() prometheus.Counter {

@@ -1,4 +1,4 @@
-package daemon
+package metrics
 
 import (
 	"time"
@@ -10,10 +10,10 @@ import (
 	"cmtpd/internal/status"
 )
 
-// A queueCollector shows what waits for other servers, as it is when somebody asks, and
-// counts what became of the rest. It implements queue.Observer.
-type queueCollector struct {
-	queue     *queue.Queue
+// Deliveries count what became of mail for other servers, and show what waits for them, as it is when somebody asks.
+// They implement queue.Observer.
+type Deliveries struct {
+	queue     *queue.Queue // not written after ShowQueue
 	delivered *prometheus.CounterVec
 	refused   *prometheus.CounterVec
 	traffic   *status.Traffic
@@ -21,9 +21,9 @@ type queueCollector struct {
 	messages, held, destinations, workers, oldest *prometheus.Desc
 }
 
-func newQueueCollector(traffic *status.Traffic) *queueCollector {
+func newDeliveries(traffic *status.Traffic) *Deliveries {
 	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
-	c := &queueCollector{
+	c := &Deliveries{
 		traffic: traffic,
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_delivery_failures_total",
 			Help: "Attempts at messages or destinations that failed, by the reason."}, []string{"reason"}),
@@ -45,8 +45,17 @@ func newQueueCollector(traffic *status.Traffic) *queueCollector {
 	return c
 }
 
+// Deliveries returns the observer for a queue, which is to be shown by ShowQueue.
+func (m *Metrics) Deliveries() *Deliveries { return newDeliveries(m.traffic) }
+
+// ShowQueue adds what the queue knows, and what its observer has counted.
+func (m *Metrics) ShowQueue(q *queue.Queue, counted *Deliveries) {
+	counted.queue = q
+	m.registry.MustRegister(counted)
+}
+
 // Refused implements queue.Observer.
-func (c *queueCollector) Refused(status uint16) {
+func (c *Deliveries) Refused(status uint16) {
 	reason := "unanswered"
 	if status != 0 {
 		reason = reasonOf(cmtp.Status(status))
@@ -55,7 +64,7 @@ func (c *queueCollector) Refused(status uint16) {
 }
 
 // Delivered implements queue.Observer.
-func (c *queueCollector) Delivered(n int) {
+func (c *Deliveries) Delivered(n int) {
 	c.delivered.WithLabelValues("delivered").Add(float64(n))
 	for range n {
 		c.traffic.Add(status.Out, time.Now())
@@ -63,13 +72,13 @@ func (c *queueCollector) Delivered(n int) {
 }
 
 // Deferred implements queue.Observer.
-func (c *queueCollector) Deferred(n int) { c.delivered.WithLabelValues("deferred").Add(float64(n)) }
+func (c *Deliveries) Deferred(n int) { c.delivered.WithLabelValues("deferred").Add(float64(n)) }
 
 // Failed implements queue.Observer.
-func (c *queueCollector) Failed(n int) { c.delivered.WithLabelValues("failed").Add(float64(n)) }
+func (c *Deliveries) Failed(n int) { c.delivered.WithLabelValues("failed").Add(float64(n)) }
 
 // Describe implements prometheus.Collector.
-func (c *queueCollector) Describe(ch chan<- *prometheus.Desc) {
+func (c *Deliveries) Describe(ch chan<- *prometheus.Desc) {
 	c.delivered.Describe(ch)
 	c.refused.Describe(ch)
 	for _, d := range []*prometheus.Desc{c.messages, c.held, c.destinations, c.workers, c.oldest} {
@@ -78,7 +87,7 @@ func (c *queueCollector) Describe(ch chan<- *prometheus.Desc) {
 }
 
 // Collect implements prometheus.Collector.
-func (c *queueCollector) Collect(ch chan<- prometheus.Metric) {
+func (c *Deliveries) Collect(ch chan<- prometheus.Metric) {
 	c.delivered.Collect(ch)
 	c.refused.Collect(ch)
 	st := c.queue.Stats()

@@ -1,4 +1,4 @@
-package daemon
+package metrics
 
 import (
 	"os"
@@ -12,8 +12,7 @@ import (
 	"cmtpd/internal/spool"
 )
 
-// commits are what is counted of the spool's commits. The spool calls it after each flush,
-// with everybody waiting.
+// commits are what is counted of the spool's commits.
 type commits struct {
 	records prometheus.Histogram
 	seconds prometheus.Histogram
@@ -30,10 +29,19 @@ func newCommits() *commits {
 	}
 }
 
-// flushed is a spool.Options.Flushed.
-func (c *commits) flushed(records int, took time.Duration) {
-	c.records.Observe(float64(records))
-	c.seconds.Observe(took.Seconds())
+// Flushed is a spool.Options.Flushed.
+func (m *Metrics) Flushed(records int, took time.Duration) {
+	m.commits.records.Observe(float64(records))
+	m.commits.seconds.Observe(took.Seconds())
+}
+
+// ShowSpool adds what the spool in dir knows of itself, and minFree: the bytes of free space below which mail
+// is refused now.
+func (m *Metrics) ShowSpool(s *spool.Spool, dir string, minFree func() uint64) {
+	m.registry.MustRegister(newSpoolCollector(s, dir))
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cmtpd_disk_free_min_bytes",
+		Help: "Free space below which mail is refused: limits.min_free_space."},
+		func() float64 { return float64(minFree()) }))
 }
 
 // A spoolCollector shows the spool's numbers as they are when somebody asks, all of one moment.

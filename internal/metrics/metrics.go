@@ -1,12 +1,18 @@
-package daemon
+// Package metrics counts what happens in the daemon, and shows it and what the daemon's parts know of themselves in the
+// form that Prometheus reads. docs/operations.md has a row for each metric.
+//
+// It guarantees that counting waits for nobody, and that what is shown names no user and no client.
+package metrics
 
 import (
+	"net/http"
 	"runtime"
 	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"cmtpd/internal/channel"
 	"cmtpd/internal/cmtp"
@@ -15,8 +21,8 @@ import (
 	"cmtpd/internal/status"
 )
 
-// metrics are what an operator can watch. They implement session.Observer and channel.Observer.
-type metrics struct {
+// Metrics are what an operator can watch. They implement session.Observer and channel.Observer.
+type Metrics struct {
 	registry *prometheus.Registry
 	commands *prometheus.CounterVec
 	messages *prometheus.CounterVec
@@ -30,6 +36,7 @@ type metrics struct {
 	failures *prometheus.CounterVec
 	limits   *limits
 	traffic  *status.Traffic
+	tested   prometheus.Counter
 	commits  *commits
 	reload   prometheus.Gauge   // 1: the last one failed
 	restart  prometheus.Gauge   // settings that wait for one
@@ -37,12 +44,14 @@ type metrics struct {
 	fetchOK  prometheus.Counter // commands{FETCH,ok}, as well
 }
 
-func newMetrics(version string) *metrics {
-	m := &metrics{
+// New returns the metrics of a daemon of this version. Its parts are shown once there is a Show of each.
+func New(version string) *Metrics {
+	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		commits:  newCommits(),
 		limits:   newLimits(),
 		traffic:  status.NewTraffic(),
+		tested:   newTested(),
 		commands: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_commands_total", Help: "CMTP commands by verb and whether they were answered."}, []string{"verb", "result"}),
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_messages_total", Help: "CMTP messages by what became of them."}, []string{"outcome"}),
 		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_message_bytes_total", Help: "Bytes of CMTP messages by what became of the message."}, []string{"outcome"}),
@@ -59,14 +68,14 @@ func newMetrics(version string) *metrics {
 		[]string{"version", "go", "revision"})
 	build.WithLabelValues(version, runtime.Version(), revision()).Set(1)
 	m.makeSessions()
-	m.registry.MustRegister(m.reload, m.restart)
+	m.registry.MustRegister(m.reload, m.restart, m.tested)
 	m.registry.MustRegister(m.commands, m.messages, m.bytes, m.guesses, m.fetched, m.shakes, m.commits.records, m.commits.seconds, build,
 		m.sessions, m.seconds, m.passed, m.failures, m.limits, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
 // Command implements session.Observer.
-func (m *metrics) Command(v cmtp.Verb, ok bool) {
+func (m *Metrics) Command(v cmtp.Verb, ok bool) {
 	switch {
 	case ok && v == cmtp.KeyRequest:
 		m.keyOK.Inc()
@@ -80,7 +89,7 @@ func (m *metrics) Command(v cmtp.Verb, ok bool) {
 }
 
 // Message implements session.Observer.
-func (m *metrics) Message(o session.Outcome, bytes int64) {
+func (m *Metrics) Message(o session.Outcome, bytes int64) {
 	m.messages.WithLabelValues(string(o)).Inc()
 	m.bytes.WithLabelValues(string(o)).Add(float64(bytes))
 	if o == session.Stored || o == session.Queued {
@@ -89,15 +98,15 @@ func (m *metrics) Message(o session.Outcome, bytes int64) {
 }
 
 // Guess implements session.Observer.
-func (m *metrics) Guess(result session.Guess, n int) {
+func (m *Metrics) Guess(result session.Guess, n int) {
 	m.guesses.WithLabelValues(string(result)).Add(float64(n))
 }
 
 // Fetched implements session.Observer.
-func (m *metrics) Fetched(bytes int64) { m.fetched.Add(float64(bytes)) }
+func (m *Metrics) Fetched(bytes int64) { m.fetched.Add(float64(bytes)) }
 
-// reloaded notes what became of a reload, and how many settings wait for a restart.
-func (m *metrics) reloaded(ok bool, waiting int) {
+// Reloaded notes what became of a reload, and how many settings wait for a restart.
+func (m *Metrics) Reloaded(ok bool, waiting int) {
 	if !ok {
 		m.reload.Set(1)
 		return
@@ -106,18 +115,26 @@ func (m *metrics) reloaded(ok bool, waiting int) {
 	m.restart.Set(float64(waiting))
 }
 
-// watchWaits adds how many clients wait for news.
-func (m *metrics) watchWaits(boxes *mailbox.Mailboxes) {
+// ShowMailboxes adds how many clients wait for news.
+func (m *Metrics) ShowMailboxes(boxes *mailbox.Mailboxes) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cmtpd_waits", Help: "Clients that wait for news of their mailboxes now."},
 		func() float64 { return float64(boxes.Waiting()) }))
 }
 
 // Handshake implements channel.Observer.
-func (m *metrics) Handshake(o channel.Outcome, took time.Duration) {
+func (m *Metrics) Handshake(o channel.Outcome, took time.Duration) {
 	m.shakes.WithLabelValues(string(o)).Observe(took.Seconds())
 	if o == channel.Busy {
 		m.limits.hit("max_handshakes")
 	}
+}
+
+// Traffic returns the counts of the last hour.
+func (m *Metrics) Traffic() *status.Traffic { return m.traffic }
+
+// Handler shows the metrics to who asks.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 2, Timeout: 20 * time.Second})
 }
 
 // revision returns which source the program was built from, "" where that is not known.
