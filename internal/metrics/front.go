@@ -20,17 +20,15 @@ func (m *Metrics) ShowFront(f *front.Server) {
 	counter(refused, refusedHelp, prometheus.Labels{"cap": "address"}, func(s front.Stats) uint64 { return s.RefusedAddress })
 	counter(refused, refusedHelp, prometheus.Labels{"cap": "rate"}, func(s front.Stats) uint64 { return s.RefusedRate })
 	counter(refused, refusedHelp, prometheus.Labels{"cap": "proxy_header"}, func(s front.Stats) uint64 { return s.BadProxy })
-	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cmtpd_connections_open", Help: "Connections open now."},
-		func() float64 { return float64(f.Stats().Open) }))
+	m.showGauge("cmtpd_connections_open", "Connections open now.", func() float64 { return float64(f.Stats().Open) })
 }
 
 // ShowReady adds what /readyz says.
 func (m *Metrics) ShowReady(state func() (status.State, bool)) {
-	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cmtpd_ready", Help: "1 while mail is taken; /readyz says why it is not."},
-		func() float64 {
-			if _, ready := state(); ready {
-				return 1
-			}
-			return 0
-		}))
+	m.showGauge("cmtpd_ready", "1 while mail is taken; /readyz says why it is not.", func() float64 {
+		if _, ready := state(); ready {
+			return 1
+		}
+		return 0
+	})
 }

@@ -52,26 +52,45 @@ func New(version string) *Metrics {
 		limits:   newLimits(),
 		traffic:  status.NewTraffic(),
 		tested:   newTested(),
-		commands: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_commands_total", Help: "CMTP commands by verb and whether they were answered."}, []string{"verb", "result"}),
-		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_messages_total", Help: "CMTP messages by what became of them."}, []string{"outcome"}),
-		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_message_bytes_total", Help: "Bytes of CMTP messages by what became of the message."}, []string{"outcome"}),
+		commands: counters("cmtpd_commands_total", "CMTP commands by verb and whether they were answered.", "verb", "result"),
+		messages: counters("cmtpd_messages_total", "CMTP messages by what became of them.", "outcome"),
+		bytes:    counters("cmtpd_message_bytes_total", "Bytes of CMTP messages by what became of the message.", "outcome"),
+		guesses: counters("cmtpd_guesses_total", "Attempts at passwords and codes of invitations, by what became of them.",
+			"result"),
+		fetched: prometheus.NewCounter(prometheus.CounterOpts{Name: "cmtpd_fetched_bytes_total",
+			Help: "Bytes of messages that were sent to their readers."}),
+		shakes: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "cmtpd_handshake_seconds",
+			Help:    "Set-ups of CMTP 1's channel, by outcome.",
+			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .5, 1, 10}}, []string{"outcome"}),
+		reload: prometheus.NewGauge(prometheus.GaugeOpts{Name: "cmtpd_config_reload_failed",
+			Help: "1 when the configuration could not be reloaded the last time that it was tried: an older one is in force."}),
+		restart: prometheus.NewGauge(prometheus.GaugeOpts{Name: "cmtpd_config_restart_needed",
+			Help: "Settings that have changed in the file and wait for a restart."}),
 	}
-	m.guesses = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_guesses_total", Help: "Attempts at passwords and codes of invitations, by what became of them."}, []string{"result"})
-	m.fetched = prometheus.NewCounter(prometheus.CounterOpts{Name: "cmtpd_fetched_bytes_total", Help: "Bytes of messages that were sent to their readers."})
-	m.shakes = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "cmtpd_handshake_seconds", Help: "Set-ups of CMTP 1's channel, by outcome.",
-		Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .5, 1, 10}}, []string{"outcome"})
-	m.reload = prometheus.NewGauge(prometheus.GaugeOpts{Name: "cmtpd_config_reload_failed", Help: "1 when the configuration could not be reloaded the last time that it was tried: an older one is in force."})
-	m.restart = prometheus.NewGauge(prometheus.GaugeOpts{Name: "cmtpd_config_restart_needed", Help: "Settings that have changed in the file and wait for a restart."})
 	m.keyOK = m.commands.WithLabelValues(cmtp.KeyRequest.String(), "ok")
 	m.fetchOK = m.commands.WithLabelValues(cmtp.Fetch.String(), "ok")
-	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "cmtpd_build_info", Help: "1, labelled with the version, that of Go, and the revision of the source."},
-		[]string{"version", "go", "revision"})
-	build.WithLabelValues(version, runtime.Version(), revision()).Set(1)
 	m.makeSessions()
-	m.registry.MustRegister(m.reload, m.restart, m.tested)
-	m.registry.MustRegister(m.commands, m.messages, m.bytes, m.guesses, m.fetched, m.shakes, m.commits.records, m.commits.seconds, build,
-		m.sessions, m.seconds, m.passed, m.failures, m.limits, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.commands, m.messages, m.bytes, m.guesses, m.fetched, m.shakes, m.reload, m.restart, m.tested,
+		m.commits.records, m.commits.seconds, m.sessions, m.seconds, m.passed, m.failures, m.limits, buildInfo(version),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+func counters(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+}
+
+// showGauge shows what value returns whenever somebody asks.
+func (m *Metrics) showGauge(name, help string, value func() float64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
+}
+
+// buildInfo is the number 1, with labels that say what is running.
+func buildInfo(version string) prometheus.Collector {
+	v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "cmtpd_build_info",
+		Help: "1, labelled with the version, that of Go, and the revision of the source."}, []string{"version", "go", "revision"})
+	v.WithLabelValues(version, runtime.Version(), revision()).Set(1)
+	return v
 }
 
 // Command implements session.Observer.
@@ -117,8 +136,7 @@ func (m *Metrics) Reloaded(ok bool, waiting int) {
 
 // ShowMailboxes adds how many clients wait for news.
 func (m *Metrics) ShowMailboxes(boxes *mailbox.Mailboxes) {
-	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cmtpd_waits", Help: "Clients that wait for news of their mailboxes now."},
-		func() float64 { return float64(boxes.Waiting()) }))
+	m.showGauge("cmtpd_waits", "Clients that wait for news of their mailboxes now.", func() float64 { return float64(boxes.Waiting()) })
 }
 
 // Handshake implements channel.Observer.

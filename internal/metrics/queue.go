@@ -25,10 +25,9 @@ func newDeliveries(traffic *status.Traffic) *Deliveries {
 	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
 	c := &Deliveries{
 		traffic: traffic,
-		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_delivery_failures_total",
-			Help: "Attempts at messages or destinations that failed, by the reason."}, []string{"reason"}),
-		delivered: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_deliveries_total",
-			Help: "Messages for other servers by what became of an attempt: delivered, deferred, failed for good."}, []string{"outcome"}),
+		refused: counters("cmtpd_delivery_failures_total", "Attempts at messages or destinations that failed, by the reason.", "reason"),
+		delivered: counters("cmtpd_deliveries_total",
+			"Messages for other servers by what became of an attempt: delivered, deferred, failed for good.", "outcome"),
 		messages:     desc("cmtpd_queue_messages", "Messages that wait for other servers."),
 		held:         desc("cmtpd_queue_held", "Of them, those that the operator holds."),
 		destinations: desc("cmtpd_queue_destinations", "Domains that they are for."),

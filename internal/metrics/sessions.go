@@ -15,11 +15,12 @@ import (
 // makeSessions makes what is counted of sessions. Every series is there from the start, so that the first
 // of a kind is an increase, as alerts need it.
 func (m *Metrics) makeSessions() {
-	m.sessions = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_sessions_total", Help: "Sessions that have ended, by protocol and how."}, []string{"protocol", "outcome"})
-	m.seconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "cmtpd_session_seconds", Help: "How long sessions lasted, by protocol.",
-		Buckets: []float64{.01, .1, 1, 10, 60, 600, 3600}}, []string{"protocol"})
-	m.passed = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_smtp_bytes_total", Help: "Bytes of SMTP sessions that were passed on: in, to the mail server, and out, to clients."}, []string{"direction"})
-	m.failures = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cmtpd_failures_total", Help: "CMTP commands and messages that were not done, by the reason."}, []string{"reason"})
+	m.sessions = counters("cmtpd_sessions_total", "Sessions that have ended, by protocol and how.", "protocol", "outcome")
+	m.seconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "cmtpd_session_seconds",
+		Help: "How long sessions lasted, by protocol.", Buckets: []float64{.01, .1, 1, 10, 60, 600, 3600}}, []string{"protocol"})
+	m.passed = counters("cmtpd_smtp_bytes_total",
+		"Bytes of SMTP sessions that were passed on: in, to the mail server, and out, to clients.", "direction")
+	m.failures = counters("cmtpd_failures_total", "CMTP commands and messages that were not done, by the reason.", "reason")
 	for _, o := range relay.Outcomes {
 		m.sessions.WithLabelValues("smtp", string(o))
 	}

@@ -39,9 +39,8 @@ func (m *Metrics) Flushed(records int, took time.Duration) {
 // is refused now.
 func (m *Metrics) ShowSpool(s *spool.Spool, dir string, minFree func() uint64) {
 	m.registry.MustRegister(newSpoolCollector(s, dir))
-	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cmtpd_disk_free_min_bytes",
-		Help: "Free space below which mail is refused: limits.min_free_space."},
-		func() float64 { return float64(minFree()) }))
+	m.showGauge("cmtpd_disk_free_min_bytes", "Free space below which mail is refused: limits.min_free_space.",
+		func() float64 { return float64(minFree()) })
 }
 
 // A spoolCollector shows the spool's numbers as they are when somebody asks, all of one moment.
