@@ -137,8 +137,8 @@ func (d *daemon) status() string {
 	return fmt.Sprintf("serving %s at %s, SMTP: %s", d.cfg.Domains[0], strings.Join(d.cfg.Listen.Addresses, ", "), d.config().SMTP.Mode)
 }
 
-// watch feeds the service manager's watchdog.
-func (d *daemon) watch(ctx context.Context) error {
+// feedWatchdog feeds the service manager's watchdog.
+func (d *daemon) feedWatchdog(ctx context.Context) error {
 	return d.options.Manager.Watch(ctx,
 		service.Probe{What: "taking connections", Ask: func(context.Context) error { return d.front.Alive(acceptPatience) }},
 		service.Probe{What: "storing messages", Ask: d.spool.Probe})
@@ -256,7 +256,7 @@ func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
 		Hostname: d.cfg.Hostname.String(), IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) }, Log: d.log, Ended: d.metrics.Unspoken,
 	}, &d.smtp, &d.cmtp)
 	d.front.SetLimits(frontLimits(d.cfg))
-	d.serving = append(d.serving, d.reloads, d.watch)
+	d.serving = append(d.serving, d.reloads, d.feedWatchdog)
 	d.metrics.ShowFront(d.front)
 	d.metrics.ShowSpool(d.spool, d.cfg.SpoolDir(), func() uint64 { return uint64(d.config().Limits.MinFreeSpace) })
 	d.metrics.ShowReady(d.state)

@@ -20,7 +20,7 @@ var ofTheDaemon = []string{"account", "backup", "channel", "control", "daemon", 
 // made are the calls whose text is made, not written there: where the parts of it are.
 var made = map[string]func(*testing.T) []string{
 	"../session/mail.go": func(t *testing.T) (texts []string) { // "message " and the outcome
-		for outcome := range names(t, regexp.MustCompile(`(?m)^\t\w+ +Outcome = "([a-z]+)"`), "../session/watch.go") {
+		for outcome := range names(t, regexp.MustCompile(`(?m)^\t\w+ +Outcome = "([a-z]+)"`), "../session/observe.go") {
 			texts = append(texts, "message "+outcome)
 		}
 		return texts
@@ -32,7 +32,7 @@ var made = map[string]func(*testing.T) []string{
 		return texts
 	},
 	"../session/suspect.go": nil, // the texts are its callers'
-	"../session/watch.go":   nil,
+	"../session/told.go":    nil, // likewise
 	"../front/tally.go":     nil, // those of newTally
 	"../trust/store.go":     nil, // those of add in changes.go
 }

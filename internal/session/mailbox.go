@@ -177,7 +177,7 @@ func (s *session) stream(p *part2) error {
 		s.outcome(cmtp.Fetch, nil, "")
 		s.cfg.Observer.Fetched(body.Size())
 		if ends {
-			s.read(id)
+			s.noteFetched(id)
 		}
 		if len(*out) >= gatherAt {
 			return s.flushAside()
@@ -195,7 +195,7 @@ func (s *session) stream(p *part2) error {
 		return fmt.Errorf("%w: %v", errCut, err) // no 421 may follow, so the error is not a timeout
 	}
 	if ends {
-		s.read(id)
+		s.noteFetched(id)
 	}
 	s.rearm()
 	return nil
@@ -248,7 +248,7 @@ func (s *session) awaitNews(p *part2) error {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	s.tellRead()
+	s.tellFetched()
 	box, err := p.box()
 	var w *mailbox.Wait
 	if err == nil {

@@ -169,7 +169,7 @@ type session struct {
 	aside chan aside
 
 	commands, messages int
-	readers            []spool.ID // were sent to their reader, and the log does not know yet
+	fetched            []spool.ID // were sent to their reader, and the log does not know yet
 }
 
 // Serve runs one session to its end. It leaves closing the connection to the
@@ -181,7 +181,7 @@ func (s *Server) Serve(ctx context.Context, c *netbuf.Conn) {
 	defer ses.close()
 	err := ses.run(ctx)
 	ses.in.Release()
-	ses.tellRead()
+	ses.tellFetched()
 	took := time.Since(began)
 	s.cfg.Observer.Ended(ses.protocol(), ses.how(err), took)
 	ses.log().Info("session ended", "protocol", ses.protocol(), "why", why(err), "commands", ses.commands,
@@ -331,7 +331,7 @@ func (s *session) outcome(v cmtp.Verb, err error, about string) {
 // await blocks until more bytes of a command are there.
 func (s *session) await() error {
 	s.arm()
-	s.tellRead()
+	s.tellFetched()
 	s.conn.SetIdle(true)
 	defer s.conn.SetIdle(false)
 	return s.in.Fill()

@@ -1,12 +1,9 @@
 package session
 
 import (
-	"encoding/hex"
 	"errors"
 	"io"
-	"log/slog"
 	"os"
-	"strings"
 	"syscall"
 	"time"
 
@@ -140,47 +137,4 @@ func limitOf(v cmtp.Verb, err error) Limit {
 func (s *Server) refused(v cmtp.Verb, err error) {
 	status, _ := explain(err)
 	s.cfg.Observer.Refused(status, limitOf(v, err))
-}
-
-// A core is a message's core digest in the log, in the form of spool list and of receipts: it is the same at
-// every server that the message comes to.
-type core [32]byte
-
-// LogValue implements slog.LogValuer.
-func (c core) LogValue() slog.Value { return slog.StringValue(hex.EncodeToString(c[:])) }
-
-// maxRead is how many messages a line tells of.
-const maxRead = 32
-
-// read notes for the log that a message was sent to its reader, to its end. What a client fetches at once is
-// told together: a line for each would cost more than the fetching.
-func (s *session) read(id spool.ID) {
-	if s.readers = append(s.readers, id); len(s.readers) == maxRead {
-		s.tellRead()
-	}
-}
-
-// tellRead tells the log of the messages that were read since the last line.
-func (s *session) tellRead() {
-	if len(s.readers) == 0 {
-		return
-	}
-	s.dialect.(*part2).tellOf("messages fetched", s.readers)
-	s.readers = nil
-}
-
-// tellOf tells the log what became of some messages of the session's user.
-func (p *part2) tellOf(text string, ids []spool.ID) {
-	for len(ids) > 0 {
-		n := min(len(ids), maxRead)
-		var names strings.Builder
-		for i, id := range ids[:n] {
-			if i > 0 {
-				names.WriteByte(' ')
-			}
-			names.WriteString(id.String())
-		}
-		p.cfg.Log.Info(text, "conn", p.client.conn, "client", p.client.addr, "message", names.String(), "account", p.user.name.String())
-		ids = ids[n:]
-	}
 }
