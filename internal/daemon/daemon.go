@@ -249,7 +249,7 @@ func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
 	limits := d.cfg.Limits
 	d.logins = limit.NewRate(limits.LoginRate, limits.LoginBurst, time.Now)
 	d.starts = limit.NewRate(limits.StartTLSRate, limits.StartTLSBurst, time.Now)
-	if err := d.put(ctx, d.cfg); err != nil {
+	if err := d.enforce(ctx, d.cfg); err != nil {
 		return nil, err
 	}
 	d.front = front.New(front.Config{

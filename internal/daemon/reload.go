@@ -49,9 +49,9 @@ func (n *names) Account(at address.Address) (*account.Account, error) {
 // config returns the configuration that is in force.
 func (d *daemon) config() *config.Config { return d.now.Load() }
 
-// put takes c into force, for all that begins from then on. What can fail is made before
+// enforce takes c into force, for all that begins from then on. What can fail is made before
 // anything is changed.
-func (d *daemon) put(ctx context.Context, c *config.Config) error {
+func (d *daemon) enforce(ctx context.Context, c *config.Config) error {
 	if err := checkFiles(c); err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (d *daemon) reload(ctx context.Context) {
 	if err == nil {
 		next = withSockets(next, d.options.Manager)
 		changes = d.config().Changes(next)
-		err = d.take(ctx, next)
+		err = d.enforceLive(ctx, next)
 	}
 	if err != nil {
 		d.metrics.Reloaded(false, 0)
@@ -149,13 +149,13 @@ func (d *daemon) reload(ctx context.Context) {
 	d.options.Manager.Ready(status)
 }
 
-// take takes of next what can change. Together with what cannot, it may be wrong.
-func (d *daemon) take(ctx context.Context, next *config.Config) error {
+// enforceLive takes of next into force what can change. Together with what cannot, it may be wrong.
+func (d *daemon) enforceLive(ctx context.Context, next *config.Config) error {
 	merged := d.config().Reloaded(next)
 	if err := merged.Validate(); err != nil {
 		return fmt.Errorf("as long as only a restart takes the rest of the file into force: %w", err)
 	}
-	if err := d.put(ctx, merged); err != nil {
+	if err := d.enforce(ctx, merged); err != nil {
 		return err
 	}
 	d.front.SetLimits(frontLimits(merged))

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"cmtpd/internal/config"
 	"cmtpd/internal/front"
@@ -130,4 +132,22 @@ func listenAll(ctx context.Context, all []string) (open []net.Listener, err erro
 		open = append(open, l)
 	}
 	return open, err
+}
+
+// serveHTTP returns a function that serves l until its context ends.
+func serveHTTP(srv *http.Server, l net.Listener) func(context.Context) error {
+	return func(ctx context.Context) error {
+		stop := context.AfterFunc(ctx, func() {
+			grace, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			if srv.Shutdown(grace) != nil {
+				srv.Close()
+			}
+		})
+		defer stop()
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	}
 }
