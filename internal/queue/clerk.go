@@ -70,7 +70,7 @@ func (q *Queue) tell(ctx context.Context, some []errand) {
 		told, untold := q.ask(tries, func(t *try) error { return q.cfg.Reporter.Failed(ctx, t.Item) })
 		q.retire(d, told, "reported to its sender")
 		q.cfg.Observer.Failed(len(told))
-		q.again(d, untold)
+		q.putBack(d, untold)
 	}
 }
 
@@ -88,7 +88,7 @@ func (q *Queue) gather(errands []errand) map[*destination][]try {
 // notice tells senders that their messages are late, and notes that it has.
 func (q *Queue) notice(ctx context.Context, d *destination, tries []try) {
 	told, untold := q.ask(tries, func(t *try) error { return q.cfg.Reporter.Delayed(ctx, t.Item, t.Arrived.Add(q.cfg.MaxAge)) })
-	q.again(d, untold)
+	q.putBack(d, untold)
 	for n := range told {
 		told[n].State.Flags |= flagNoticed
 	}
@@ -125,8 +125,8 @@ func (q *Queue) ask(tries []try, write func(*try) error) (told, untold []try) {
 	return told, untold
 }
 
-// again puts messages back whose senders could not be told, to be tried a little later.
-func (q *Queue) again(d *destination, tries []try) {
+// putBack puts messages back whose senders could not be told, to be tried a little later.
+func (q *Queue) putBack(d *destination, tries []try) {
 	if len(tries) == 0 {
 		return
 	}

@@ -54,25 +54,25 @@ func (q *Queue) serve(ctx context.Context, v *visit, lead item) {
 // open connects.
 func (q *Queue) open(ctx context.Context, v *visit) (Session, error) {
 	q.mu.Lock()
-	limit := min(q.patience(v), q.cfg.OpenTimeout)
+	limit := min(q.connectTime(v), q.cfg.OpenTimeout)
 	q.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return q.cfg.Deliverer.Open(ctx, v.domain)
 }
 
-// patience returns how long a destination may take until it is connected. One of which nothing is known has little
-// time while others may wait. Where many of its kind do, it has less, and when it is tried again patience, then twice as long
-// each time: else who takes a moment would wait for all those who never answer. Under mu.
-func (q *Queue) patience(v *visit) time.Duration {
+// connectTime returns how long a destination may take until it is connected. One of which nothing is known has little
+// time while others may wait. Where many of its kind do, it has less, and when it is tried again freshTime, then twice
+// as long each time: else who takes a moment would wait for all those who never answer. Under mu.
+func (q *Queue) connectTime(v *visit) time.Duration {
 	many := q.waiting[v.as].len() > crowd*q.cfg.Workers
 	switch {
 	case v.as == fresh && many:
-		return hurried
+		return hurryTime
 	case v.as == fresh:
-		return patience
+		return freshTime
 	case v.as == doubtful && v.failures > 0 && many:
-		return patience << min(v.failures-1, 16)
+		return freshTime << min(v.failures-1, 16)
 	}
 	return q.cfg.OpenTimeout
 }
@@ -162,7 +162,7 @@ func (q *Queue) record(doing string, d *destination, tries []try) (done []try) {
 			q.gone(d, t)
 		default:
 			t.item.next = until(q.cfg.Now().Add(q.cfg.FirstRetry))
-			q.again(d, []try{t})
+			q.putBack(d, []try{t})
 		}
 	}
 	if err != nil && !errors.Is(err, spool.ErrNotFound) {
@@ -399,6 +399,6 @@ func (q *Queue) retire(d *destination, tries []try, why string) bool {
 		return true
 	}
 	q.fail(fmt.Sprintf("removing messages that were %s", why), err)
-	q.again(d, tries)
+	q.putBack(d, tries)
 	return false
 }

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	patience   = 5 * time.Second  // for a destination of which nothing is known, to take a connection
-	hurried    = time.Second      // the same where more of them wait than
+	freshTime  = 5 * time.Second  // for a destination of which nothing is known, to take a connection
+	hurryTime  = time.Second      // the same where more of them wait than
 	crowd      = 1                // for each worker
 	slow       = 10 * time.Second // from which a destination counts as slow: to connect, or to answer a batch
 	turnTime   = 10 * time.Second // and
