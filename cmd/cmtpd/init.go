@@ -94,7 +94,7 @@ func initServer(c *cobra.Command, _ []string) error {
 		return err
 	}
 	without, _ := f.GetBool(withoutDNSFlag)
-	if v.Publish, err = setup.Publish(ctx, means, setup.OwnAddresses(), !without); err != nil {
+	if v.Publish, err = setup.Publish(ctx, means, setup.PublicAddresses(), !without); err != nil {
 		return err
 	}
 	v.Next = nextCommands(&v)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 	"sync"
 
@@ -31,7 +29,7 @@ func (c *checkup) routes(ctx context.Context, finder *discovery.Finder) (found [
 		})
 	}
 	asked.Wait()
-	own := ownAddresses()
+	own := OwnAddresses()
 	var elsewhere []string
 	for _, r := range all {
 		var failed *discovery.Error
@@ -57,11 +55,11 @@ func (c *checkup) routes(ctx context.Context, finder *discovery.Finder) (found [
 
 // publishRoute says which records are missing, as lines of a zone file.
 func (c *checkup) publishRoute(d address.Domain, err error) string {
-	host := fmt.Sprintf("%s. %d IN A (this machine's address)", c.cfg.Hostname, recordTTL)
+	host := fmt.Sprintf("%s. %d IN A (this machine's address)", c.cfg.Hostname, RecordTTL)
 	if errors.Is(err, discovery.ErrNoServer) {
 		return "publish an address of the host, as in: " + host
 	}
-	return fmt.Sprintf("publish: %s. %d IN MX 10 %s. and %s", d, recordTTL, c.cfg.Hostname, host)
+	return fmt.Sprintf("publish: %s. %d IN MX 10 %s. and %s", d, RecordTTL, c.cfg.Hostname, host)
 }
 
 // hostFindings tells of hosts of a domain that nobody can reach.
@@ -74,18 +72,4 @@ func hostFindings(r route) (found []Finding) {
 		found = append(found, Finding{Text: fmt.Sprintf("a mail host of %s cannot be reached: %v", r.domain, err), Remedy: "publish its address, or take it out of the MX records"})
 	}
 	return found
-}
-
-// ownAddresses returns the addresses of this machine's interfaces, or nil where they are not known.
-func ownAddresses() (own []netip.Addr) {
-	all, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	for _, a := range all {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			own = append(own, p.Addr().Unmap())
-		}
-	}
-	return own
 }

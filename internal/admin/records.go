@@ -3,6 +3,8 @@ package admin
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -17,8 +19,8 @@ import (
 const (
 	// lookTime bounds all that is asked of DNS by one command.
 	lookTime = 5 * time.Second
-	// recordTTL is the TTL of the records that are printed, in seconds.
-	recordTTL = 3600
+	// RecordTTL is the TTL of the records that are printed, in seconds.
+	RecordTTL = 3600
 	// stringSize is the longest string of a TXT record (RFC 1035 section 3.3).
 	stringSize = 255
 )
@@ -43,7 +45,7 @@ type PublishedView struct {
 // ZoneLine returns a domain's record as a line of a zone file.
 func ZoneLine(d address.Domain, text string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "_cmtp.%s. %d IN TXT", d, recordTTL)
+	fmt.Fprintf(&b, "_cmtp.%s. %d IN TXT", d, RecordTTL)
 	for part := range slices.Chunk([]byte(text), stringSize) {
 		fmt.Fprintf(&b, " %q", part) // printable ASCII, without quotes
 	}
@@ -214,4 +216,18 @@ func (s *keyState) publishedView(g *sight) *PublishedView {
 		v.Right = v.Right && f.flaw == alien // which may well be meant
 	}
 	return v
+}
+
+// OwnAddresses returns the addresses of this machine's interfaces, or nil where they are not known.
+func OwnAddresses() (own []netip.Addr) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	for _, a := range all {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			own = append(own, p.Addr().Unmap())
+		}
+	}
+	return own
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -72,7 +71,7 @@ func (p *Published) ways(ctx context.Context, cfg *config.Config, own []netip.Ad
 	for i, d := range cfg.Domains {
 		result, err := results[i+1], errs[i+1]
 		leads := func(s discovery.Server) bool { return strings.EqualFold(s.Host, host) }
-		switch mx := fmt.Sprintf("%s. %d IN MX 10 %s.", d, ttl, host); {
+		switch mx := fmt.Sprintf("%s. %d IN MX 10 %s.", d, admin.RecordTTL, host); {
 		case isAbsent(err):
 			p.Zone = append(p.Zone, mx)
 		case err != nil:
@@ -82,8 +81,6 @@ func (p *Published) ways(ctx context.Context, cfg *config.Config, own []netip.Ad
 		}
 	}
 }
-
-const ttl = 3600 // seconds, of the records that are printed
 
 // isAbsent reports whether DNS has said that there is no way to a name.
 func isAbsent(err error) bool {
@@ -96,25 +93,15 @@ func addressRecords(host string, own []netip.Addr) (lines []string) {
 		if a.Is4() {
 			kind = "A"
 		}
-		lines = append(lines, fmt.Sprintf("%s. %d IN %s %s", host, ttl, kind, a))
+		lines = append(lines, fmt.Sprintf("%s. %d IN %s %s", host, admin.RecordTTL, kind, a))
 	}
 	if lines == nil {
-		return []string{fmt.Sprintf("; %s. %d IN A (the address at which others reach this machine)", host, ttl)}
+		return []string{fmt.Sprintf("; %s. %d IN A (the address at which others reach this machine)", host, admin.RecordTTL)}
 	}
 	return lines
 }
 
-// OwnAddresses returns this machine's addresses at which others can reach it.
-func OwnAddresses() (own []netip.Addr) {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	for _, a := range addrs {
-		p, err := netip.ParsePrefix(a.String())
-		if ip := p.Addr(); err == nil && ip.IsGlobalUnicast() && !ip.IsPrivate() {
-			own = append(own, ip)
-		}
-	}
-	return own
+// PublicAddresses returns this machine's addresses at which others can reach it.
+func PublicAddresses() []netip.Addr {
+	return slices.DeleteFunc(admin.OwnAddresses(), func(ip netip.Addr) bool { return !ip.IsGlobalUnicast() || ip.IsPrivate() })
 }
