@@ -99,6 +99,17 @@ func OwnData(dir string) error {
 	return nil
 }
 
+// KeyNotLost returns an error where there was an identity and is none: with another one nobody would know the server,
+// and its spool would be another's.
+func KeyNotLost(cfg *config.Config) error {
+	_, key := os.Lstat(cfg.KeyFile())
+	if _, err := os.Lstat(cfg.SpoolDir()); err != nil || !errors.Is(key, fs.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("%s is missing, and there is a spool that belongs to it: restore it from a backup, "+
+		"or see docs/operations.md, A lost key", cfg.KeyFile())
+}
+
 // Close lets a daemon start again.
 func (u *Users) Close() error {
 	if u.lock == nil {

@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -155,7 +154,7 @@ func (d *daemon) open() (err error) {
 	} else if err != nil {
 		return fmt.Errorf("locking the data directory: %w", err)
 	}
-	if err := d.notLost(); err != nil {
+	if err := admin.KeyNotLost(d.cfg); err != nil {
 		return err
 	}
 	if d.identity, err = d.key(d.cfg.KeyFile(), "identity"); err != nil {
@@ -228,15 +227,6 @@ func (d *daemon) key(path, what string) (*crypt.PrivateKey, error) {
 		d.log.Info("made a key", "what", what, "file", path, "key", key.Public().String())
 	}
 	return key, nil
-}
-
-// notLost refuses to make an identity where there was one: nobody would know the server, and its spool be another's.
-func (d *daemon) notLost() error {
-	_, key := os.Lstat(d.cfg.KeyFile())
-	if _, err := os.Lstat(d.cfg.SpoolDir()); err != nil || !errors.Is(key, fs.ErrNotExist) {
-		return nil
-	}
-	return fmt.Errorf("%s is missing, and there is a spool that belongs to it: restore it from a backup, or see docs/operations.md, A lost key", d.cfg.KeyFile())
 }
 
 // former loads an identity key that the server had before it was rotated.

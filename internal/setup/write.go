@@ -118,17 +118,15 @@ func (w *Work) prepareData() error {
 	if len(entries) > 0 {
 		w.DataDir.State = Kept
 	}
-	switch _, err := os.Lstat(w.Key.Path); {
-	case err == nil:
-		w.Key.State = Kept
-		key, err := keyfile.Load(w.Key.Path)
-		if err != nil {
-			return err
-		}
-		key.Wipe()
-	case exists(os.DirFS(w.DataDir.Path), "spool"):
-		return fmt.Errorf("%s is missing, and there is a spool that belongs to it: restore it from a backup, or see docs/operations.md, A lost key", w.Key.Path)
+	if _, err := os.Lstat(w.Key.Path); err != nil {
+		return admin.KeyNotLost(w.Means)
 	}
+	w.Key.State = Kept
+	key, err := keyfile.Load(w.Key.Path)
+	if err != nil {
+		return err
+	}
+	key.Wipe()
 	return nil
 }
 
