@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/client"
 	"cmtpd/internal/cmtp"
+	"cmtpd/internal/netbuf"
 	"cmtpd/internal/queue"
 	"cmtpd/internal/spool"
 )
@@ -244,10 +244,8 @@ type part struct {
 
 func (p part) Size() int64 { return p.Length }
 
-var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
-
 func (p part) WriteTo(w io.Writer) (int64, error) {
-	buf := copyBuffers.Get().(*[32 << 10]byte)
-	defer copyBuffers.Put(buf)
+	buf := netbuf.Borrow()
+	defer netbuf.GiveBack(buf)
 	return io.CopyBuffer(w, p.Section(p.in), buf[:])
 }

@@ -8,18 +8,16 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 	"unicode"
 
 	"cmtpd/internal/cmtp"
+	"cmtpd/internal/netbuf"
 	"cmtpd/internal/spool"
 )
 
 // errOutOfStep ends a session after a message that was not read to its end.
 var errOutOfStep = errors.New("the rest of a refused message was not read")
-
-var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 // mail receives one message, and answers it or gives it to the store, which comes to the same
 // for the client. An error ends the session.
@@ -112,8 +110,8 @@ func (s *session) refuse(src *pacedReader, m *cmtp.MessageReader, o Outcome, rea
 // than drainBytes.
 func drain(src *pacedReader, m *cmtp.MessageReader) bool {
 	most := src.total + drainBytes
-	buf := copyBuffers.Get().(*[32 << 10]byte)
-	defer copyBuffers.Put(buf)
+	buf := netbuf.Borrow()
+	defer netbuf.GiveBack(buf)
 	for src.total <= most {
 		if _, err := m.Read(buf[:]); err != nil {
 			return err == io.EOF
@@ -189,8 +187,8 @@ const (
 // copyMessage copies m to w and says which of them failed: only one of the two
 // is the client's doing.
 func copyMessage(w io.Writer, m *cmtp.MessageReader) (side, error) {
-	buf := copyBuffers.Get().(*[32 << 10]byte)
-	defer copyBuffers.Put(buf)
+	buf := netbuf.Borrow()
+	defer netbuf.GiveBack(buf)
 	for {
 		n, err := m.Read(buf[:])
 		if n > 0 {
