@@ -83,6 +83,15 @@ func (l *lab) besieged() (*site, string, error) {
 	return s, watch, os.WriteFile(s.conf, []byte(conf), 0o600)
 }
 
+// A fortress is one server under different kinds of load, and what somebody who visits it waits for.
+type fortress struct {
+	*lab
+	*table
+	site  *site
+	watch string // the address of its metrics
+	usual visits // when there is no load
+}
+
 // besiege measures with one kind of besieger after the other, each beside those before it.
 func (l *lab) besiege(t *table, s *site, watch string, pid int) (err error) {
 	bare, err := l.self("door")
@@ -94,65 +103,77 @@ func (l *lab) besiege(t *table, s *site, watch string, pid int) (err error) {
 		return err
 	}
 	t.add(usual.row("nothing else", usual, "")...)
-	apart := func(name, role, addr string) error {
-		before, err := refused(watch)
-		if err != nil {
+	g := &fortress{l, t, s, watch, usual}
+	for _, a := range []struct{ name, role string }{{"knocking", "knock"}, {"rushing", "rush"}, {"churning", "churn"}} {
+		if err := g.under(a.name+" at the bare server", a.role, bare); err != nil {
 			return err
 		}
-		var w visits
-		rate, err := during(role, addr, func() (err error) {
-			w, err = l.visit(s.addr)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		after, err := refused(watch)
-		if err != nil {
-			return err
-		}
-		if counted := after - before; addr == s.addr && role == "knock" && counted < rate { // a rate of a second is less than what there was in three
-			return fmt.Errorf("the metrics know of %.0f refused connections, and %.0f a second were", counted, rate)
-		}
-		t.add(w.row(name, usual, number(rate))...)
-		return nil
-	}
-	beside := func(name string) error {
-		w, err := l.visit(s.addr)
-		if err == nil {
-			t.add(w.row(name, usual, "")...)
-		}
-		return err
-	}
-	for _, a := range []struct{ name, role, addr string }{
-		{"knocking at the bare server", "knock", bare}, {"knocking", "knock", s.addr}, {"rushing at the bare server", "rush", bare}, {"rushing", "rush", s.addr},
-		{"churning at the bare server", "churn", bare}, {"churning", "churn", s.addr},
-	} {
-		if err := apart(a.name, a.role, a.addr); err != nil {
+		if err := g.under(a.name, a.role, s.addr); err != nil {
 			return err
 		}
 	}
-	crowd, err := idlers(s.addr)
-	defer func() { closeAll(crowd) }()
-	if err != nil {
-		return err
-	}
-	if err := beside("idle connections"); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(l.ctx)
-	var dripping sync.WaitGroup
-	defer dripping.Wait()
-	defer cancel()
-	if err := drip(ctx, s.addr, &dripping); err != nil {
-		return err
-	}
-	if err := errors.Join(beside("idle connections, slow senders"), apart("idle connections, slow senders, knocking", "knock", s.addr)); err != nil {
+	if err := g.crowded(); err != nil {
 		return err
 	}
 	most, err := memory(pid, "VmHWM")
 	t.add("most resident, MiB", "", "", "", number(most/1024), "")
 	return err
+}
+
+// under visits while another process plays a role at an address.
+func (g *fortress) under(name, role, addr string) error {
+	before, err := refused(g.watch)
+	if err != nil {
+		return err
+	}
+	var w visits
+	rate, err := during(role, addr, func() (err error) {
+		w, err = g.visit(g.site.addr)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	after, err := refused(g.watch)
+	if err != nil {
+		return err
+	}
+	// A rate of a second is less than what there was in three.
+	if counted := after - before; addr == g.site.addr && role == "knock" && counted < rate {
+		return fmt.Errorf("the metrics know of %.0f refused connections, and %.0f a second were", counted, rate)
+	}
+	g.add(w.row(name, g.usual, number(rate))...)
+	return nil
+}
+
+// beside visits beside whatever is there now.
+func (g *fortress) beside(name string) error {
+	w, err := g.visit(g.site.addr)
+	if err == nil {
+		g.add(w.row(name, g.usual, "")...)
+	}
+	return err
+}
+
+// crowded visits beside those who do nothing, and those who do it slowly.
+func (g *fortress) crowded() error {
+	crowd, err := idlers(g.site.addr)
+	defer func() { closeAll(crowd) }()
+	if err != nil {
+		return err
+	}
+	if err := g.beside("idle connections"); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(g.ctx)
+	var dripping sync.WaitGroup
+	defer dripping.Wait()
+	defer cancel()
+	if err := drip(ctx, g.site.addr, &dripping); err != nil {
+		return err
+	}
+	return errors.Join(g.beside("idle connections, slow senders"),
+		g.under("idle connections, slow senders, knocking", "knock", g.site.addr))
 }
 
 // visits is what a client waited for, at each kind of visit.

@@ -114,19 +114,7 @@ func TestMove_Configs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			words := func(line string) string { return strings.Join(strings.Fields(line), " ") }
-			var have []string
-			for line := range strings.Lines(string(got)) {
-				have = append(have, words(line))
-			}
-			text := "\n" + strings.Join(have, "\n") + "\n"
-			var live []string
-			for line := range strings.Lines(string(want)) {
-				if !strings.HasPrefix(line, "#") {
-					live = append(live, words(line))
-				}
-			}
-			if len(live) == 0 || !strings.Contains(text, "\n"+strings.Join(live, "\n")+"\n") {
+			if live, text, ok := isIn(string(want), string(got)); !ok {
 				t.Errorf("%s has %q; by the steps %s\nis\n%s", tt.file, live, said, text)
 			}
 			// What the comments say besides is what init says.
@@ -140,4 +128,21 @@ func TestMove_Configs(t *testing.T) {
 			}
 		})
 	}
+}
+
+// isIn reports whether the settings of a file, without its comments, stand one behind the other in another. It returns
+// both as they were compared.
+func isIn(want, got string) (live []string, text string, ok bool) {
+	words := func(line string) string { return strings.Join(strings.Fields(line), " ") }
+	var have []string
+	for line := range strings.Lines(got) {
+		have = append(have, words(line))
+	}
+	text = "\n" + strings.Join(have, "\n") + "\n"
+	for line := range strings.Lines(want) {
+		if !strings.HasPrefix(line, "#") {
+			live = append(live, words(line))
+		}
+	}
+	return live, text, len(live) > 0 && strings.Contains(text, "\n"+strings.Join(live, "\n")+"\n")
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,14 +69,7 @@ func TestServe_Secrets(t *testing.T) {
 	d.Line(t, "message stored") // so the log is at work
 	d.Stop(t)
 
-	onDisk := map[string][]byte{"a password": []byte(cmtptest.Password), "the other password": []byte(otherPassword),
-		"the subject": []byte(secretSubject), "the text": []byte(secretText),
-		"a code": []byte(code), "a code's secret": []byte(strings.ReplaceAll(code, "-", "")[:12])}
-	for name, secret := range keys {
-		for form, text := range forms(secret[:32]) { // a seed; the rest is public
-			onDisk[name+form] = text
-		}
-	}
+	onDisk := neverOnDisk(code, keys)
 	logged := map[string][]byte{"plaintext": []byte(plaintext)}
 	for _, file := range []string{"server.key", "spool.key"} {
 		key, err := keyfile.Load(filepath.Join(site.Data, file))
@@ -91,9 +85,7 @@ func TestServe_Secrets(t *testing.T) {
 			t.Errorf("%s does not hold its own key, %v", file, err)
 		}
 	}
-	for name, text := range onDisk {
-		logged[name] = text
-	}
+	maps.Copy(logged, onDisk)
 	for form, text := range forms(seedOf(t, site.Data, carol)) {
 		logged["a seed"+form] = text
 	}
@@ -101,6 +93,19 @@ func TestServe_Secrets(t *testing.T) {
 	search(t, "what was printed", []byte(printed.String()), logged)
 	searchFiles(t, site.Data, onDisk)
 	newLife(t).search(t)
+}
+
+// neverOnDisk are the secrets that no file of a server may hold, by what they are: the code of an invitation, and users' keys.
+func neverOnDisk(code string, keys map[string][]byte) map[string][]byte {
+	all := map[string][]byte{"a password": []byte(cmtptest.Password), "the other password": []byte(otherPassword),
+		"the subject": []byte(secretSubject), "the text": []byte(secretText),
+		"a code": []byte(code), "a code's secret": []byte(strings.ReplaceAll(code, "-", "")[:12])}
+	for name, secret := range keys {
+		for form, text := range forms(secret[:32]) { // a seed; the rest is public
+			all[name+form] = text
+		}
+	}
+	return all
 }
 
 // seedOf returns the server's secret for opening a user's keys.

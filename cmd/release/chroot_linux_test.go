@@ -188,8 +188,24 @@ func (c *chroot) live(t *testing.T, out string) {
 	}
 	c.installed(t)
 	c.noLinks(t)
+	c.upgrade(t, second, later, c.setUp(t))
+	c.purge(t, fresh)
 
-	// What an administrator does: sets it up, enables it.
+	// Again, never set up: nothing is there to keep.
+	check(t, os.RemoveAll(c.path("var/lib/cmtpd")))
+	c.run(t, append([]string{"apt-get", "install", "-y"}, first...)...)
+	c.run(t, "apt-get", "purge", "-y", "cmtpd", "shorebird")
+	if got := c.left(t, fresh); !slices.Equal(got, accounts) {
+		t.Errorf("purging leaves %q, want %q", got, accounts)
+	}
+	if said := c.run(t, "dpkg", "--audit"); said != "" {
+		t.Errorf("dpkg --audit says:\n%s", said)
+	}
+}
+
+// setUp does what an administrator does, and enables the units; then there is mail. It returns the configuration.
+func (c *chroot) setUp(t *testing.T) (config []byte) {
+	t.Helper()
 	c.run(t, "cmtpd", "init", "--yes", "--domain", "example.org", "--hostname", "mx.example.org", "--backend", "none", "--without-dns")
 	config, err := os.ReadFile(c.path("etc/cmtpd/cmtpd.toml"))
 	check(t, err)
@@ -205,8 +221,13 @@ func (c *chroot) live(t *testing.T, out string) {
 		check(t, os.MkdirAll(dir, 0o755))
 		check(t, os.Symlink("/lib/systemd/system/"+unit, filepath.Join(dir, unit)))
 	}
+	return config
+}
 
-	if said := c.run(t, "apt-get", "install", "-y", second); strings.Contains(said, "cmtpd init") || strings.Contains(said, "onfiguration file") {
+// upgrade installs a later version's package, and expects everything of the administrator's as it was.
+func (c *chroot) upgrade(t *testing.T, deb, later string, config []byte) {
+	t.Helper()
+	if said := c.run(t, "apt-get", "install", "-y", deb); strings.Contains(said, "cmtpd init") || strings.Contains(said, "onfiguration file") {
 		t.Errorf("an upgrade says:\n%s", said)
 	}
 	if got := c.run(t, "dpkg-query", "-W", "-f", "${Version}", "cmtpd"); got != later {
@@ -221,31 +242,25 @@ func (c *chroot) live(t *testing.T, out string) {
 	if links := c.links(t); len(links) != 2 {
 		t.Errorf("the upgrade left the links %q", links)
 	}
+}
 
+// purge removes the packages, which keeps the configuration, and purges them, which leaves mail and keys alone.
+func (c *chroot) purge(t *testing.T, fresh map[string]string) {
+	t.Helper()
 	c.run(t, "apt-get", "remove", "-y", "cmtpd", "shorebird")
 	for _, name := range []string{"etc/cmtpd/cmtpd.toml", "var/lib/cmtpd/letter"} {
 		if _, err := os.Stat(c.path(name)); err != nil {
 			t.Errorf("removing took it: %v", err)
 		}
 	}
-	if said := c.run(t, "apt-get", "purge", "-y", "cmtpd", "shorebird"); !strings.Contains(said, "The mail and the keys in /var/lib/cmtpd are left") {
+	said := c.run(t, "apt-get", "purge", "-y", "cmtpd", "shorebird")
+	if !strings.Contains(said, "The mail and the keys in /var/lib/cmtpd are left") {
 		t.Errorf("purging says:\n%s", said)
 	}
 	c.noLinks(t)
 	want := slices.Concat([]string{"+var/lib/cmtpd", "+var/lib/cmtpd/letter", "+var/lib/cmtpd/server.key"}, accounts)
 	if got := c.left(t, fresh); !slices.Equal(got, want) {
 		t.Errorf("purging leaves %q, want %q", got, want)
-	}
-
-	// Again, never set up: nothing is there to keep.
-	check(t, os.RemoveAll(c.path("var/lib/cmtpd")))
-	c.run(t, append([]string{"apt-get", "install", "-y"}, first...)...)
-	c.run(t, "apt-get", "purge", "-y", "cmtpd", "shorebird")
-	if got := c.left(t, fresh); !slices.Equal(got, accounts) {
-		t.Errorf("purging leaves %q, want %q", got, accounts)
-	}
-	if said := c.run(t, "dpkg", "--audit"); said != "" {
-		t.Errorf("dpkg --audit says:\n%s", said)
 	}
 }
 

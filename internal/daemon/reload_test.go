@@ -296,14 +296,7 @@ func TestRun_Reload(t *testing.T) {
 	}
 	expect(t, "cmtpd_config_restart_needed", metric(t, d.journal, "cmtpd_config_restart_needed"), "1")
 
-	quiet := next
-	quiet.Log.Level = config.LogError
-	expect(t, "the log", d.give(t, &quiet, nil), "key=log.level old=debug new=error")
-	d.give(t, &quiet, errors.New("no file")) // which is told when the one before is done
-	if d.level.Level() != slog.LevelError {
-		t.Error("the log's level is what it was")
-	}
-	expect(t, "the log", d.give(t, &next, nil), "key=log.level old=error new=debug")
+	d.quietly(t, next)
 
 	// What the same file says again is no change, but for what still waits.
 	expect(t, "the log", d.give(t, &next, nil), "changed=0 waiting_for_restart=1")
@@ -313,6 +306,19 @@ func TestRun_Reload(t *testing.T) {
 	if err := d.stop(); err != nil {
 		t.Error(err)
 	}
+}
+
+// quietly reloads with another level of the log, and back: what follows is told if either of them tells it.
+func (d *reloaded) quietly(t *testing.T, next config.Config) {
+	t.Helper()
+	quiet := next
+	quiet.Log.Level = config.LogError
+	expect(t, "the log", d.give(t, &quiet, nil), "key=log.level old=debug new=error")
+	d.give(t, &quiet, errors.New("no file")) // which is told when the one before is done
+	if d.level.Level() != slog.LevelError {
+		t.Error("the log's level is what it was")
+	}
+	expect(t, "the log", d.give(t, &next, nil), "key=log.level old=error new=debug")
 }
 
 // TestRun_Reload_Limits: a limit that shrinks counts for who comes, not for who is there.
