@@ -60,28 +60,10 @@ func (r *run) draftsCommand() *cobra.Command {
 		Long: "A letter that was composed and not sent is kept as a draft, in the encrypted copy of your\n" +
 			"mailbox on this machine. The files that it attaches stay where they are until it is sent.",
 	}
-	return group(c, r.draftCommand("list", "List the drafts", cobra.NoArgs, r.listDrafts),
-		r.draftCommand("edit N", "Go on with draft N in your editor, and send it", cobra.ExactArgs(1), r.editDraft),
-		r.draftCommand("send N", "Send draft N as it is", cobra.ExactArgs(1), r.sendDraft),
-		r.draftCommand("delete N...", "Delete drafts", cobra.MinimumNArgs(1), r.deleteDrafts))
-}
-
-type draftWork func(context.Context, *office, *cache.Cache, address.Address, []string) error
-
-func (r *run) draftCommand(use, short string, args cobra.PositionalArgs, do draftWork) *cobra.Command {
-	account, direct := "", false
-	c := &cobra.Command{Use: use, Short: short, Args: args,
-		RunE: r.action(func(ctx context.Context, args []string) error {
-			return r.withBox(ctx, account, direct, func(o *office, box *cache.Cache, a address.Address) error {
-				return do(ctx, o, box, a, args)
-			})
-		})}
-	r.accountFlag(c, &account)
-	if strings.HasSuffix(use, " N") { // it may be sent
-		r.directFlag(c, &direct)
-	}
-	r.passwordFlag(c)
-	return c
+	return group(c, r.boxCommand("list", "List the drafts", cobra.NoArgs, r.listDrafts),
+		r.boxCommand("edit N", "Go on with draft N in your editor, and send it", cobra.ExactArgs(1), r.editDraft),
+		r.boxCommand("send N", "Send draft N as it is", cobra.ExactArgs(1), r.sendDraft),
+		r.boxCommand("delete N...", "Delete drafts", cobra.MinimumNArgs(1), r.deleteDrafts))
 }
 
 func (r *run) listDrafts(ctx context.Context, _ *office, box *cache.Cache, a address.Address, _ []string) error {

@@ -60,31 +60,42 @@ func (r *run) outboxCommand() *cobra.Command {
 			"waiting to be sealed, once every key can be had; or sealed, and sent again as it is,\n" +
 			"so that it arrives once. What a server has refused stays, too, so that nothing is lost.",
 	}
-	return group(c, r.outboxListCommand(), r.outboxSendCommand(), r.outboxDropCommand())
+	return group(c, r.boxCommand("list", "List the letters in the outbox", cobra.NoArgs, r.listOutbox),
+		r.outboxSendCommand(),
+		r.boxCommand("drop N...", "Remove letters from the outbox; what was sent stays sent", cobra.MinimumNArgs(1), r.dropOutbox))
 }
 
 func (r *run) accountFlag(c *cobra.Command, account *string) {
 	c.Flags().StringVar(account, "account", "", "your own `ADDRESS`, instead of the configuration's account")
 }
 
-func (r *run) outboxListCommand() *cobra.Command {
-	account := ""
-	c := &cobra.Command{
-		Use: "list", Short: "List the letters in the outbox", Args: cobra.NoArgs,
-		RunE: r.action(func(ctx context.Context, _ []string) error {
-			return r.withBox(ctx, account, false, func(o *office, box *cache.Cache, a address.Address) error {
-				all, err := box.Outbox(ctx)
-				if err != nil {
-					return err
-				}
-				v := newOutboxReport(a, all)
-				return r.report(v, func(out *bytes.Buffer) { v.text(out) })
+// boxWork is done with the copy of the user's mailbox.
+type boxWork func(context.Context, *office, *cache.Cache, address.Address, []string) error
+
+// boxCommand returns a command that opens the copy of the user's mailbox for its work, and has the flags for that.
+func (r *run) boxCommand(use, short string, args cobra.PositionalArgs, do boxWork) *cobra.Command {
+	account, direct := "", false
+	c := &cobra.Command{Use: use, Short: short, Args: args,
+		RunE: r.action(func(ctx context.Context, args []string) error {
+			return r.withBox(ctx, account, direct, func(o *office, box *cache.Cache, a address.Address) error {
+				return do(ctx, o, box, a, args)
 			})
-		}),
-	}
+		})}
 	r.accountFlag(c, &account)
+	if strings.HasSuffix(use, " N") { // it may be sent
+		r.directFlag(c, &direct)
+	}
 	r.passwordFlag(c)
 	return c
+}
+
+func (r *run) listOutbox(ctx context.Context, _ *office, box *cache.Cache, a address.Address, _ []string) error {
+	all, err := box.Outbox(ctx)
+	if err != nil {
+		return err
+	}
+	v := newOutboxReport(a, all)
+	return r.report(v, func(out *bytes.Buffer) { v.text(out) })
 }
 
 func (r *run) outboxSendCommand() *cobra.Command {
@@ -111,26 +122,15 @@ func (r *run) outboxSendCommand() *cobra.Command {
 	return c
 }
 
-func (r *run) outboxDropCommand() *cobra.Command {
-	account := ""
-	c := &cobra.Command{
-		Use: "drop N...", Short: "Remove letters from the outbox; what was sent stays sent", Args: cobra.MinimumNArgs(1),
-		RunE: r.action(func(ctx context.Context, args []string) error {
-			return r.withBox(ctx, account, false, func(_ *office, box *cache.Cache, _ address.Address) error {
-				return r.removeAll(args, "outbox list", func(id int64) error {
-					lock, err := lockLetter(ctx, box, id) // not one that is just being sent
-					if err != nil {
-						return err
-					}
-					defer lock.Close()
-					return box.RemoveLetter(ctx, id)
-				})
-			})
-		}),
-	}
-	r.accountFlag(c, &account)
-	r.passwordFlag(c)
-	return c
+func (r *run) dropOutbox(ctx context.Context, _ *office, box *cache.Cache, _ address.Address, args []string) error {
+	return r.removeAll(args, "outbox list", func(id int64) error {
+		lock, err := lockLetter(ctx, box, id) // not one that is just being sent
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+		return box.RemoveLetter(ctx, id)
+	})
 }
 
 // number reads the number of a letter or a draft; 0 where there is none.
