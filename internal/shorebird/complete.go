@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -70,19 +71,30 @@ func (r *run) arguments(command string) completion {
 	return nil
 }
 
-// offered offers words for the arguments from one place up to before another, or all behind it where that is -1; each word once.
-// A word may have a tab and a description behind it.
+// offered offers words for the arguments from one place up to before another, or all behind it where that is -1; each word once, and
+// none that a shell may take for more than a word. A word may have a tab and a description behind it.
 func offered(words func() []string, from, to int) completion {
 	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		var all []string
 		if len(args) >= from && (to < 0 || len(args) < to) {
 			all = slices.DeleteFunc(words(), func(w string) bool {
 				w, _, _ = strings.Cut(w, "\t")
-				return slices.Contains(args, w)
+				return slices.Contains(args, w) || !isMereWord(w)
 			})
 		}
 		return all, cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// isMereWord reports whether a word is nothing else to any shell, nor an option to us. A stranger chooses the name in an address, which may
+// hold $(command); and bash puts what several words begin with into the line as it is, without quoting it.
+func isMereWord(w string) bool {
+	for i, r := range w {
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) && r != '_' && (i == 0 || !strings.ContainsRune("@.+-=%", r)) {
+			return false
+		}
+	}
+	return true
 }
 
 // kept is offered for words from the copy of the mailbox, where it can be opened.

@@ -24,6 +24,7 @@ var (
 	Query       = query
 	ServerSays  = serverSays
 	Attachments = attachmentRows
+	IsMereWord  = isMereWord
 )
 
 // For the form in which a letter is edited.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"cmtpd/internal/cmtptest"
+	"cmtpd/internal/shorebird"
 )
 
 // The manual has a page for each command, and says what the help says.
@@ -48,6 +49,27 @@ func TestCompletion(t *testing.T) {
 	p.want(ok, "", []string{"__complete", "s"}, "send\t", "sync\t", "search\t")
 	p.want(ok, "", []string{"__complete", "send", "--no"}, "--no-outbox\t")
 	p.want(ok, "", []string{"__complete", "drafts", ""}, "edit\t", "send\t")
+}
+
+// What a shell would take for more than a word is not offered to it, whatever a stranger's address is: bash puts what several words begin with
+// into the line unquoted.
+func TestCompletion_Words(t *testing.T) {
+	evil := []string{"$(id)a@" + strings.SplitAfter(bob, "@")[1], "--from=x@" + strings.SplitAfter(bob, "@")[1], "*@" + strings.SplitAfter(bob, "@")[1]}
+	h := privateHouse(t, append(evil, alice, bob)...)
+	p := h.device(t, h.Start(t))
+	for _, a := range append(evil, bob) {
+		p.want(ok, "", []string{"keys", "--", a})
+	}
+	p.mute()
+	if p.want(ok, "", []string{"__complete", "send", ""}); p.out.String() != bob+"\tfirst contact\n:4\n" {
+		t.Errorf("offered %q", p.out.String())
+	}
+	for word, want := range map[string]bool{"": true, "ann+x_y.z-1@example.org": true, "änne@example.org": true, "17": true, "-x@example.org": false, "=x": false, "~x": false,
+		"a;b": false, "a`b": false, "a$b": false, "a'b": false, "a b": false, "a&b": false, "a|b": false, "a>b": false, "a{b": false, "a?b": false, "a!b": false, "a#b": false, "a\"b": false} {
+		if shorebird.IsMereWord(word) != want {
+			t.Errorf("%q is a mere word: %v", word, !want)
+		}
+	}
 }
 
 // A shell is told of contacts and accounts, with no server there and no password to be had; and of what is in the copy of
