@@ -27,8 +27,12 @@ func Prefix(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// maxKeys bounds how many networks are told apart at one time.
-const maxKeys = 1 << 16
+const (
+	// maxKeys bounds how many networks are told apart at one time.
+	maxKeys = 1 << 16
+	// looks is how many of them are looked at to make room for another.
+	looks = 16
+)
 
 // A Rate allows each network a number of events in a burst and refills them
 // evenly. It is the generic cell rate algorithm: one time a network, and a
@@ -40,7 +44,6 @@ type Rate struct {
 	every time.Duration              // under mu: between two events at the steady rate
 	burst time.Duration              // under mu: how far a network may run ahead
 	next  map[netip.Prefix]time.Time // under mu: when the network will have paid for all it had
-	swept time.Time                  // under mu
 }
 
 // NewRate allows burst events at once and perMinute a minute after that.
@@ -65,7 +68,7 @@ func (r *Rate) Allow(a netip.Addr) bool {
 	defer r.mu.Unlock()
 	paid, known := r.next[key]
 	if !known && len(r.next) >= maxKeys {
-		r.sweep(now)
+		r.makeRoom(now)
 		if len(r.next) >= maxKeys {
 			// More networks than can be told apart: the rest share one budget.
 			key = netip.Prefix{}
@@ -82,16 +85,16 @@ func (r *Rate) Allow(a netip.Addr) bool {
 	return true
 }
 
-// sweep forgets the networks that have paid. It looks at all of them, and so
-// waits until as much time has gone by as one network can owe.
-func (r *Rate) sweep(now time.Time) {
-	if now.Sub(r.swept) < r.burst {
-		return
-	}
-	r.swept = now
+// makeRoom forgets networks that have paid, of a few that chance chooses. To keep strangers from being told apart, somebody so has to
+// keep nearly all of maxKeys networks in debt, not only to have come from that many: whoever is routed an IPv6 /48 can do that.
+func (r *Rate) makeRoom(now time.Time) {
+	left := looks
 	for k, paid := range r.next {
 		if !paid.After(now) {
 			delete(r.next, k)
+		}
+		if left--; left == 0 {
+			return
 		}
 	}
 }

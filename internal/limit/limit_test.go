@@ -72,3 +72,28 @@ func TestRate_Allow_ManyNetworks(t *testing.T) {
 		t.Error("a new network is still refused when all others have paid")
 	}
 }
+
+// Who has 65,536 networks, and comes once from each, shuts nobody out: not even for as long as one of them could owe.
+func TestRate_Allow_PassingNetworks(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	r := limit.NewRate(600, 1200, func() time.Time { return now })
+	come := func(n uint64) {
+		b := netip.MustParseAddr("2001:db8::").As16()
+		for i := range n {
+			binary.BigEndian.PutUint32(b[4:], uint32(i))
+			now = now.Add(time.Millisecond)
+			r.Allow(netip.AddrFrom16(b))
+		}
+	}
+	come(1 << 16)
+	for round := range uint32(2) {
+		come(1<<16 + 5000) // the last ones are not told apart, if there is no room for them
+		for i := range uint32(1000) {
+			var b [4]byte
+			binary.BigEndian.PutUint32(b[:], 1000*round+i)
+			if !r.Allow(netip.AddrFrom4(b)) {
+				t.Fatalf("stranger %d of round %d is refused", i, round)
+			}
+		}
+	}
+}
