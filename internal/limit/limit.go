@@ -53,7 +53,7 @@ func NewRate(perMinute, burst int, now func() time.Time) *Rate {
 	return r
 }
 
-// Set changes the rate from now on. What a network has used stays used.
+// Set changes the rate from now on. What a network has used stays used, as far as the new one can owe it.
 func (r *Rate) Set(perMinute, burst int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,6 +77,9 @@ func (r *Rate) Allow(a netip.Addr) bool {
 	}
 	if paid.Before(now) {
 		paid = now
+	} else if most := now.Add(r.burst); paid.After(most) { // another rate had it owe that
+		paid = most
+		r.next[key] = paid
 	}
 	if paid = paid.Add(r.every); paid.Sub(now) > r.burst {
 		return false

@@ -31,4 +31,15 @@ func TestRate_Set(t *testing.T) {
 	now = now.Add(time.Second)
 	allow(true)
 	allow(false)
+	// Under a rate that owes for hours, nothing is owed for longer than under the one that follows.
+	r.Set(1, 1000)
+	now = now.Add(time.Minute)
+	for range 1000 {
+		allow(true)
+	}
+	r.Set(60, 2)
+	allow(false)
+	now = now.Add(time.Second)
+	allow(true)
+	allow(false)
 }

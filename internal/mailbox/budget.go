@@ -24,7 +24,7 @@ func newBudget(perMinute, burst int, now func() time.Time) *budget {
 	return b
 }
 
-// set changes the rate. What mailboxes have used stays used.
+// set changes the rate. What mailboxes have used stays used, as far as the new one can owe it.
 func (b *budget) set(perMinute, burst int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -40,6 +40,8 @@ func (b *budget) take(id spool.MailboxID, n int) int {
 	paid := b.paid[id]
 	if paid.Before(now) {
 		paid = now
+	} else if most := now.Add(b.burst); paid.After(most) { // another rate had it owe that
+		paid = most
 	}
 	n = max(0, min(n, int((b.burst-paid.Sub(now))/b.every)))
 	b.paid[id] = paid.Add(time.Duration(n) * b.every)

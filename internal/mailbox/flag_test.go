@@ -162,6 +162,20 @@ func TestBox_Flag_Rate(t *testing.T) {
 	if got := done(w.flag(b, others)); got != 1 {
 		t.Error("another user pays for it")
 	}
+	// What was used under a rate that owes for hours is not owed for longer than under the one that follows.
+	limits := mailbox.Limits{Size: c.Size, MaxWaits: c.MaxWaits, MaxWaitsAccount: c.MaxWaitsAccount, MarkRate: 1, MarkBurst: 1000}
+	w.SetLimits(limits)
+	if got := done(w.flag(a, set...)); got != len(set) {
+		t.Errorf("%d changes were made of a burst of 1000", got)
+	}
+	limits.MarkRate, limits.MarkBurst = 60, 1
+	w.SetLimits(limits)
+	if got := done(w.flag(a, clear[0])); got != 0 {
+		t.Errorf("%d changes were made on top of a burst", got)
+	}
+	if now = now.Add(time.Second); done(w.flag(a, clear[0])) != 1 {
+		t.Error("a second later, at one a second, none is made")
+	}
 }
 
 // A contested spool is one in which somebody else is quicker a few times.
