@@ -9,13 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/net/netutil"
-
 	"cmtpd/internal/status"
 )
-
-// maxWatchers is how many connections are served at a time to who watches. Others wait.
-const maxWatchers = 16
 
 // listenMetrics serves the metrics and the status page where the configuration says so.
 func (d *daemon) listenMetrics(ctx context.Context) error {
@@ -31,7 +26,8 @@ func (d *daemon) listenMetrics(ctx context.Context) error {
 	d.log.Info("metrics", "address", l.Addr().String())
 	srv := &http.Server{Handler: d.watchers(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
-	d.serving = append(d.serving, serveHTTP(srv, netutil.LimitListener(l, maxWatchers)))
+	new(audience).join(srv)
+	d.serving = append(d.serving, serveHTTP(srv, l))
 	return nil
 }
 
@@ -66,6 +62,8 @@ func (d *daemon) onlyOwnNames(next http.Handler) http.Handler {
 			http.Error(w, "This server does not go by that name: ask for localhost, an address, or its hostname.", http.StatusMisdirectedRequest)
 			return
 		}
+		w.Header().Set("Cross-Origin-Resource-Policy", "same-origin")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
 		next.ServeHTTP(w, req)
 	})
 }

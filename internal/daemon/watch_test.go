@@ -1,8 +1,9 @@
 package daemon_test
 
 import (
+	"bufio"
 	"bytes"
-	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -141,8 +142,9 @@ func TestWatchers(t *testing.T) {
 		"evil.example": 421, "localhost.evil.example:9125": 421, "127.0.0.1.evil.example": 421, "www.example.org": 421,
 	} {
 		for _, path := range []string{"/", "/metrics", "/healthz", "/readyz"} {
-			if code, _, _ := w.ask(t, "GET", path, host); code != want {
-				t.Errorf("%s of %q: %d, want %d", path, host, code, want)
+			code, _, header := w.ask(t, "GET", path, host)
+			if code != want || code == 200 && (header.Get("X-Content-Type-Options") != "nosniff" || header.Get("Cross-Origin-Resource-Policy") != "same-origin") {
+				t.Errorf("%s of %q: %d, want %d; %v", path, host, code, want, header)
 			}
 		}
 	}
@@ -165,36 +167,48 @@ func TestWatchers(t *testing.T) {
 	}
 }
 
-// Who watches has 16 connections; further ones wait for one of them.
+// Who watches has 16 connections. One more ends the one that has asked nothing for the longest, and not the one that is
+// being answered.
 func TestWatchers_Cap(t *testing.T) {
 	w := watch(t, nil)
 	defer w.stop()
 	w.until(t, "/readyz", 200, "ready: ")
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-	var idle []net.Conn
-	for range 16 {
+	var all []net.Conn
+	come := func() {
+		t.Helper()
 		c, err := net.Dial("tcp", strings.TrimPrefix(w.base, "http://"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		t.Cleanup(func() { c.Close() })
 		c.SetDeadline(time.Now().Add(time.Minute))
+		all = append(all, c)
+	}
+	asks := func(c net.Conn) {
+		t.Helper()
 		io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-		if _, err := io.ReadFull(c, make([]byte, len("HTTP/1.1 200 OK"))); err != nil {
+		answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
 			t.Fatal(err)
 		}
-		idle = append(idle, c)
+		io.Copy(io.Discard, answer.Body)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, "GET", w.base+"/healthz", nil)
-	if err != nil {
-		t.Fatal(err)
+	for range 16 {
+		come()
+		asks(all[len(all)-1])
 	}
-	if answer, err := http.DefaultTransport.RoundTrip(req); err == nil {
-		answer.Body.Close()
-		t.Error("a connection more is served")
+	asks(all[0])
+	for range 2 { // in silence
+		come()
 	}
-	idle[0].Close()
+	for _, c := range all[1:3] {
+		if n, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("one of those that are silent for the longest has %d bytes, %v", n, err)
+		}
+	}
 	w.until(t, "/healthz", 200, "ok")
+	for _, c := range append(all[4:16], all[0]) {
+		asks(c)
+	}
 }
