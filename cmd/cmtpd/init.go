@@ -172,11 +172,11 @@ func servingUser(c *cobra.Command) (setup.Owner, error) {
 func nextCommands(v *initView) (next []string) {
 	cmtpd, as := "cmtpd", ""
 	if os.Geteuid() == 0 && v.Owner.UID != 0 {
-		as = "sudo -u " + v.Owner.Name + " "
+		as = "sudo -u " + setup.Word(v.Owner.Name) + " "
 	}
 	more := ""
 	if v.Config.Path != "/etc/cmtpd/cmtpd.toml" {
-		more = " --config " + v.Config.Path
+		more = " --config " + setup.Word(v.Config.Path)
 	}
 	start := as + cmtpd + " serve" + more
 	if v.Found.Units && more == "" {

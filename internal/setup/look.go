@@ -48,12 +48,15 @@ type Listener struct {
 	Addresses []string `json:"addresses"`
 }
 
-// String names it as far as it is known.
+// String names it as far as it is known. Where ports below 1024 are anybody's, so is the name of the program.
 func (l *Listener) String() string {
 	switch {
 	case l.Kind != "":
 		return l.Kind.String()
 	case l.Program != "":
+		if q := strconv.Quote(l.Program); q != `"`+l.Program+`"` || strings.Contains(l.Program, " ") {
+			return q
+		}
 		return l.Program
 	case l.Greeting != "":
 		return "a server that greets with " + strconv.Quote(l.Greeting)

@@ -90,6 +90,19 @@ func TestLook_Program(t *testing.T) {
 	}
 }
 
+// A program is named in one line that steers no terminal.
+func TestListener_String(t *testing.T) {
+	for program, want := range map[string]string{
+		"/usr/sbin/sendmail-mta":            "/usr/sbin/sendmail-mta",
+		"/tmp/x\n  Next\n  sh\x1b[2J\u202e": `"/tmp/x\n  Next\n  sh\x1b[2J\u202e"`,
+		"/tmp/x (is harmless)":              `"/tmp/x (is harmless)"`,
+	} {
+		if got := (&setup.Listener{Program: program}).String(); got != want {
+			t.Errorf("%q is named %s", program, got)
+		}
+	}
+}
+
 // TestLook_Greeting: where only root may know the program, the server is asked, at an address where it listens.
 func TestLook_Greeting(t *testing.T) {
 	for _, tt := range []struct {

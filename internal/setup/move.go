@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"path"
+	"regexp"
 	"strings"
 
 	"cmtpd/internal/config"
@@ -124,6 +125,17 @@ func (m *Move) step(text string, commands ...string) {
 
 // sh quotes a word for a shell.
 func sh(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// plainWord matches what is one word to a shell, and nothing else.
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_/.][A-Za-z0-9_/.@:=+-]*$`)
+
+// Word returns s as a shell has to be told it.
+func Word(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return sh(s)
+}
 
 // before is what the copy of a file is called that a step changes.
 const before = ".before-cmtpd"

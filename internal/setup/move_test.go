@@ -125,3 +125,12 @@ func TestAnswers_Move(t *testing.T) {
 		}
 	}
 }
+
+// A command that is shown is what it says when it is pasted.
+func TestWord(t *testing.T) {
+	for s, want := range map[string]string{"/etc/cmtpd/cmtpd.toml": "/etc/cmtpd/cmtpd.toml", "/srv/a b;id": "'/srv/a b;id'", "": "''", "-x": "'-x'", "it's": `'it'\''s'`, "a\n": "'a\n'"} {
+		if got := setup.Word(s); got != want {
+			t.Errorf("%q is the word %s", s, got)
+		}
+	}
+}
