@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -188,18 +189,41 @@ func (w *Work) makeData() error {
 		err = durable.MkdirAll(durable.OS, dir, dataMode)
 	}
 	if err == nil {
-		err = os.Chmod(dir, dataMode)
-	}
-	if err == nil && os.Geteuid() == 0 {
-		err = os.Lchown(dir, w.Owner.UID, w.Owner.GID)
-	}
-	if err == nil {
-		err = durable.OS.SyncDir(dir)
+		err = w.giveDir(dir)
 	}
 	if err != nil {
 		return fmt.Errorf("making the data directory: %w%s", err, asRoot(err))
 	}
 	return nil
+}
+
+// giveDir gives the data directory to its owner, who has it already or finds it empty. It looks at the directory itself, not at its name again: somebody who may change what is
+// above it could have that lead to a directory of the system's meanwhile.
+func (w *Work) giveDir(dir string) error {
+	d, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
+		return fmt.Errorf("%w; a symbolic link is none: name the directory itself with --data-dir", err)
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	info, err := d.Stat()
+	if err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != w.Owner.UID {
+		if names, err := d.Readdirnames(1); err != io.EOF || int(st.Uid) != os.Geteuid() {
+			return errors.Join(fmt.Errorf("%w: %s has come to be of uid %d, or not to be empty: %q", admin.ErrOwner, dir, st.Uid, names), err)
+		}
+		if err := d.Chown(w.Owner.UID, w.Owner.GID); err != nil {
+			return err
+		}
+	}
+	if err := d.Chmod(dataMode); err != nil {
+		return err
+	}
+	return durable.OS.SyncDir(dir)
 }
 
 // writeConfig leaves, after a crash at any point, the former configuration or the new one under its name, and the former

@@ -87,6 +87,54 @@ func TestAnswers_Text(t *testing.T) {
 	}
 }
 
+// TestWork_Do_Swapped: a data directory whose name leads to another one, or to a full one, when it is made, gives nothing of that away.
+func TestWork_Do_Swapped(t *testing.T) {
+	nobody := self()
+	if os.Geteuid() == 0 {
+		nobody = setup.Owner{Name: "nobody", UID: 65534, GID: 65534}
+	}
+	for name, swap := range map[string]func(t *testing.T, data, other string){
+		"link": func(t *testing.T, data, other string) { must(t, os.Symlink(other, data)) },
+		"full, of root": func(t *testing.T, data, _ string) {
+			must(t, os.Mkdir(data, 0o755))
+			must(t, os.WriteFile(filepath.Join(data, "x"), nil, 0o644))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name != "link" && os.Geteuid() != 0 {
+				t.Skip("root alone gives directories away")
+			}
+			dir := t.TempDir()
+			other := filepath.Join(dir, "other")
+			must(t, os.Mkdir(other, 0o755))
+			a := answers(t, dir)
+			w, err := prepared(t, dir, a, nobody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			swap(t, a.DataDir, other)
+			if err := w.Do(); err == nil {
+				t.Error("it was taken")
+			}
+			for _, d := range []string{a.DataDir, other} {
+				if info, err := os.Stat(d); err != nil || info.Mode().Perm() != 0o755 {
+					t.Errorf("%s: %v, %v", d, info.Mode(), err)
+				}
+			}
+			if _, err := os.Lstat(w.Config.Path); err == nil {
+				t.Error("there is a configuration")
+			}
+		})
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestWork_Do: everything has its mode, and the second run keeps it all.
 func TestWork_Do(t *testing.T) {
 	dir := t.TempDir()
