@@ -226,3 +226,22 @@ func TestServe_SocketNames(t *testing.T) {
 		t.Errorf("it says %s", out)
 	}
 }
+
+// TestServe_SocketNotListening: so is one that does not listen, as of a socket unit with Accept=yes, before anything is told to serve.
+func TestServe_SocketNotListening(t *testing.T) {
+	t.Parallel()
+	m := newManager(t, cmtptest.NewSite(t, nil))
+	c, err := net.Dial("tcp", m.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if m.socket, err = c.(*net.TCPConn).File(); err != nil {
+		t.Fatal(err)
+	}
+	defer m.socket.Close()
+	out, err := m.command("addresses").CombinedOutput()
+	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 78 || !strings.Contains(string(out), "it does not listen") {
+		t.Errorf("it ended with %v, and says %s", err, out)
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -49,7 +50,7 @@ type Manager struct {
 func FromEnvironment(log *slog.Logger, names ...string) (*Manager, error) {
 	m := &Manager{Log: log}
 	for i, f := range activation.Files(true) {
-		l, err := net.FileListener(f)
+		l, err := listener(f)
 		f.Close() // l has its own
 		if err != nil {
 			return nil, fmt.Errorf("%w: number %d (%q) is none that listens: %w", ErrSockets, i+1, f.Name(), err)
@@ -71,6 +72,28 @@ func FromEnvironment(log *slog.Logger, names ...string) (*Manager, error) {
 		return nil, fmt.Errorf("the service manager's watchdog: %w", err)
 	}
 	return m, nil
+}
+
+var errNotListening = errors.New("it does not listen (Accept=yes is not for this daemon)")
+
+// listener makes a listener of a socket that listens already. net.FileListener takes one that does not, too, which would fail only
+// once the daemon serves.
+func listener(f *os.File) (net.Listener, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	listens, failed := 0, error(nil)
+	err = raw.Control(func(fd uintptr) {
+		listens, failed = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_ACCEPTCONN)
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return nil, err
+	}
+	if listens == 0 {
+		return nil, errNotListening
+	}
+	return net.FileListener(f)
 }
 
 // Named returns the sockets of one name.
