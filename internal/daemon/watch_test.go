@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"cmtpd/internal/cmtptest"
 	"cmtpd/internal/config"
 	"cmtpd/internal/durable"
+	"cmtpd/internal/keyfile"
 )
 
 // A watched daemon has a listener for who watches.
@@ -163,6 +166,41 @@ func TestWatchers(t *testing.T) {
 	for _, want := range []string{"<h1 class=\"good\">ready</h1>", "example.org", "Fingerprint", "Connections now", "None since the start."} {
 		if !strings.Contains(body, want) {
 			t.Errorf("the page has no %q:\n%s", want, body)
+		}
+	}
+}
+
+// For who looks at the page no secret key is read: what it says of the former ones is what was read at the start.
+func TestWatchers_NoKeys(t *testing.T) {
+	var path string
+	w := watch(t, func(c *config.Config) {
+		path = c.KeyFile()
+		if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		k, _, err := keyfile.LoadOrCreate(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path, keyfile.FormerPath(path, k.Public())); err != nil {
+			t.Fatal(err)
+		}
+	})
+	defer w.stop()
+	for _, damage := range []bool{false, true} {
+		if damage {
+			all, err := filepath.Glob(path + "*")
+			if err != nil || len(all) != 2 {
+				t.Fatal(all, err)
+			}
+			for _, file := range all {
+				if err := os.WriteFile(file, nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if _, body, _ := w.ask(t, "GET", "/", ""); !strings.Contains(body, `Former keys</th><td><span class="">1<`) {
+			t.Errorf("damage %v: it shows\n%s", damage, body)
 		}
 	}
 }
