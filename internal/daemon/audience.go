@@ -1,28 +1,50 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
 	"sync"
 )
 
-// maxWatchers is how many connections there are at a time to who watches.
-const maxWatchers = 16
+const (
+	// maxWatchers is how many connections there are at a time to who watches.
+	maxWatchers = 16
+	// maxAnswers is how many answers that take work are made at a time.
+	maxAnswers = 2
+)
 
-// An audience bounds the connections to who watches. One more ends that which has asked nothing for the longest, so nobody keeps others
-// from watching by connections in silence, as any program of this host could, and any page in a browser on it. Where all are being answered,
-// the newest goes.
+// An audience bounds the connections to who watches. One more ends that which has asked nothing for the longest, and answers are made whole
+// before they are sent, so nobody keeps others from watching: not by connections in silence, nor by reading slowly, as any program of this
+// host could, and any page in a browser on it. Where all wait to be answered, the newest goes.
 type audience struct {
 	mu   sync.Mutex
 	here []*watcher // under mu: who has asked nothing for the longest comes first
 }
 
+// turns bounds how many answers are made at a time, for all handlers that it was given. Others wait, which in an audience is for no client:
+// who asks all the time has nobody refused.
+type turns chan struct{}
+
+func (t turns) of(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		select {
+		case t <- struct{}{}:
+		case <-req.Context().Done():
+			return
+		}
+		defer func() { <-t }()
+		next.ServeHTTP(w, req)
+	})
+}
+
 // A watcher is a connection of the audience.
 type watcher struct {
 	conn  net.Conn
-	asked bool // under the audience's mu: an answer is being made
+	asked bool // under the audience's mu: an answer is still to be made
 }
 
 type watcherKey struct{}
@@ -35,9 +57,41 @@ func (a *audience) join(srv *http.Server) {
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		c, _ := req.Context().Value(watcherKey{}).(net.Conn)
 		a.note(c, true)
-		defer a.note(c, false)
-		next.ServeHTTP(w, req)
+		made := &answer{header: make(http.Header), status: http.StatusOK}
+		next.ServeHTTP(made, req)
+		a.note(c, false)
+		made.send(w)
 	})
+}
+
+// An answer is one that is still to be sent. Like what net/http sends, it is what was written first.
+type answer struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+	begun  bool
+}
+
+// Header implements http.ResponseWriter.
+func (a *answer) Header() http.Header { return a.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (a *answer) WriteHeader(status int) {
+	if !a.begun {
+		a.status, a.begun = status, true
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (a *answer) Write(b []byte) (int, error) {
+	a.begun = true
+	return a.body.Write(b)
+}
+
+func (a *answer) send(w http.ResponseWriter) {
+	maps.Copy(w.Header(), a.header)
+	w.WriteHeader(a.status)
+	w.Write(a.body.Bytes()) // whoever is gone misses it
 }
 
 // state is told of each connection when it comes, and when it is gone.

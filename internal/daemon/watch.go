@@ -34,7 +34,8 @@ func (d *daemon) listenMetrics(ctx context.Context) error {
 // watchers answers who watches. It changes nothing, whatever is asked.
 func (d *daemon) watchers() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", d.metrics.Handler())
+	work := make(turns, maxAnswers)
+	mux.Handle("GET /metrics", work.of(d.metrics.Handler()))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		state, ready := d.state()
@@ -43,7 +44,7 @@ func (d *daemon) watchers() http.Handler {
 		}
 		fmt.Fprintf(w, "%s: %s\n", state.Word, state.Reason)
 	})
-	mux.Handle("/{$}", status.Handler(d.page))
+	mux.Handle("/{$}", work.of(status.Handler(d.page)))
 	return d.onlyOwnNames(mux)
 }
 

@@ -152,7 +152,7 @@ func (m *Metrics) Traffic() *status.Traffic { return m.traffic }
 
 // Handler shows the metrics to who asks.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 2, Timeout: 20 * time.Second})
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Timeout: 20 * time.Second})
 }
 
 // revision returns which source the program was built from, "" where that is not known.
