@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -290,7 +291,20 @@ func TestWork_Owner(t *testing.T) {
 		t.Errorf("it is %d:%d now", os.Geteuid(), os.Getegid())
 	}
 
-	// Who cannot get there is told so.
+	// Who cannot get there is told so, nor has root's groups for it.
+	had, err := syscall.Getgroups()
+	must(t, err)
+	must(t, syscall.Setgroups([]int{0}))
+	defer syscall.Setgroups(had)
+	must(t, os.Chmod(w.Config.Path, 0o640))
+	w.Config.State = setup.Kept
+	if err := w.Do(); err == nil || !strings.Contains(err.Error(), "nobody cannot use it") {
+		t.Errorf("of root's group: %v", err)
+	}
+	if now, err := syscall.Getgroups(); err != nil || !slices.Equal(now, []int{0}) {
+		t.Errorf("it is in the groups %v now, %v", now, err)
+	}
+	must(t, os.Chmod(w.Config.Path, 0o644))
 	if err := os.Chmod(filepath.Dir(w.Config.Path), 0o700); err != nil {
 		t.Fatal(err)
 	}
