@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -84,17 +83,6 @@ func offered(words func() []string, from, to int) completion {
 		}
 		return all, cobra.ShellCompDirectiveNoFileComp
 	}
-}
-
-// isMereWord reports whether a word is nothing else to any shell, nor an option to us. A stranger chooses the name in an address, which may
-// hold $(command); and bash puts what several words begin with into the line as it is, without quoting it.
-func isMereWord(w string) bool {
-	for i, r := range w {
-		if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) && r != '_' && (i == 0 || !strings.ContainsRune("@.+-=%", r)) {
-			return false
-		}
-	}
-	return true
 }
 
 // kept is offered for words from the copy of the mailbox, where it can be opened.

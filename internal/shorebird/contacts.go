@@ -123,7 +123,7 @@ func (c *contact) differs(name address.Address, a *answer, why error) error {
 	return hint(fmt.Errorf("%s: %w\n  remembered  %s  since %s\n  now         %s", name, why,
 		fingerprint(c.Key), c.FirstSeen.Format(time.DateOnly), a.key),
 		fmt.Sprintf("Either the keys of %[1]s were lost and made anew, or the server gives you somebody else's. Nothing was sent. Ask %[1]s, by other means, for the fingerprint. "+
-			"If the new one is right: shorebird keys %[2]s --accept-new-key, or shorebird trust accept %[2]s, which shows words that you can compare; and then again.", name, a.address))
+			"If the new one is right: shorebird keys %[2]s --accept-new-key, or shorebird trust accept %[2]s, which shows words that you can compare; and then again.", name, shellWord(a.address.String())))
 }
 
 // meet judges the answer and remembers its key, or that it was refused. With accept, what is

@@ -3,13 +3,16 @@ package shorebird_test
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"cmtpd/internal/client/clienttest"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/letter"
 	"cmtpd/internal/shorebird"
 )
 
@@ -189,4 +192,18 @@ func TestSafetyWords(t *testing.T) {
 	if !regexp.MustCompile(`^([a-z]+ ){11}[a-z]+$`).MatchString(shorebird.SafetyWords(a, a)) {
 		t.Error(fmt.Sprint("not twelve words: ", shorebird.SafetyWords(a, a)))
 	}
+}
+
+// A command that a person is told to give is that command alone, whoever has chosen the address in it.
+func TestTrust_EvilName(t *testing.T) {
+	const evil = "$(id)'x@example.org"
+	quoted := `'$(id)'\''x@example.org'`
+	h := privateHouse(t, alice, evil)
+	p := h.recovered(t, h.Start(t))
+	p.want(failure, "", []string{"trust", "show", evil}, "shorebird keys "+quoted+" asks for it")
+	p.want(ok, "", []string{"keys", evil})
+	h.set(evil, clienttest.User{Key: clienttest.Key(t).Public()})
+	p.want(trust, "x", []string{"send", evil}, "shorebird keys "+quoted+" --accept-new-key, or shorebird trust accept "+quoted+", which")
+	to := p.write(filepath.Join(p.dir, "letter"), string(written(t, &letter.Draft{Time: time.Now(), Text: []byte("x")}, evil, h.keys[evil].Public())))
+	newPerson(t).want(failure, "", []string{"open", to}, "shorebird recover "+quoted)
 }

@@ -44,7 +44,7 @@ func (d *desk) weigh(a *answer, x []byte) (uint32, error) {
 	}
 	return 0, hint(fmt.Errorf("%s: %w: a downgrade from version %d to version %d", a.address, errDowngraded, was.Version, version),
 		fmt.Sprintf("The server, or somebody in its place, gives out an old copy. Nothing was changed, and the password was not tried. Ask its operator by other means. "+
-			"If the account was reset, and you know of it: shorebird keys %s --accept-new-key, and then again.", a.address))
+			"If the account was reset, and you know of it: shorebird keys %s --accept-new-key, and then again.", shellWord(a.address.String())))
 }
 
 // madeAnew reports whether the account was given keys that do not follow from the one

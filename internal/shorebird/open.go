@@ -70,7 +70,7 @@ func (r *run) open(ctx context.Context, path string, o openOptions) error {
 	}
 	held, err := r.held(ctx, h, addr)
 	if errors.Is(err, errNoKeys) && o.account == "" {
-		err = hint(err, fmt.Sprintf("If %s is another name of one of your accounts, say which with --account ADDRESS. Else fetch its keys first: shorebird recover %s", addr, addr))
+		err = hint(err, fmt.Sprintf("If %s is another name of one of your accounts, say which with --account ADDRESS. Else fetch its keys first: shorebird recover %s", addr, shellWord(addr.String())))
 	}
 	if err != nil {
 		return err

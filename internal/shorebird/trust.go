@@ -187,7 +187,7 @@ func (r *run) trusted(ctx context.Context, h home, a address.Address, own crypt.
 			return &v, nil
 		}
 	}
-	return nil, hint(fmt.Errorf("%s: %w", a, errUnknown), fmt.Sprintf("shorebird keys %s asks for it.", a))
+	return nil, hint(fmt.Errorf("%s: %w", a, errUnknown), fmt.Sprintf("shorebird keys %s asks for it.", shellWord(a.String())))
 }
 
 // spell adds the words that can be compared.
