@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"strings"
 	"syscall"
 
 	"cmtpd/internal/config"
@@ -14,6 +15,7 @@ import (
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
+	"cmtpd/internal/letter"
 	"cmtpd/internal/spool"
 )
 
@@ -25,13 +27,13 @@ type Finding struct {
 	Remedy string `json:"remedy"` // what to do
 }
 
-// String returns one line.
+// String returns one line, whatever others have said that stands in it: it steers no terminal.
 func (f Finding) String() string {
 	s := f.Check + ": " + f.Text
 	if f.Remedy != "" {
 		s += "; " + f.Remedy
 	}
-	return s
+	return letter.Line(strings.ReplaceAll(s, "\n", "; "))
 }
 
 func problem(text, remedy string) []Finding { return []Finding{{Text: text, Remedy: remedy}} }

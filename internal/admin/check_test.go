@@ -366,3 +366,11 @@ func TestCheck_Silent(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 }
+
+// A finding is one line of text, though a daemon that somebody has taken over, or another server, has its say in it.
+func TestFinding_String(t *testing.T) {
+	f := admin.Finding{Check: "ports", Text: "\x1b[2J is met\nok: nothing\u009b31m is wrong", Remedy: "restart \u202eit"}
+	if got, want := f.String(), "ports: \ufffd[2J is met; ok: nothing\ufffd31m is wrong; restart \ufffdit"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
