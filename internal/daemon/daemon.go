@@ -189,19 +189,16 @@ func (d *daemon) open() (err error) {
 
 // makeMailboxes makes what shows users their part of the spool.
 func (d *daemon) makeMailboxes(key crypt.PublicKey) {
-	limits := d.cfg.Limits
-	d.boxes = mailbox.New(mailbox.Config{Key: key, Size: int64(limits.MailboxSize), MaxWaits: limits.MaxWaits,
-		MaxWaitsAccount: limits.MaxWaitsAccount, MarkRate: limits.MarkRate, MarkBurst: limits.MarkBurst, Unlimited: []spool.MailboxID{spool.MailboxID(account.Outgoing)},
-		Failed: func(err error) { tell(d.broken, err) }})
+	d.boxes = mailbox.New(mailbox.Config{Key: key, Limits: mailboxLimits(d.cfg),
+		Unlimited: []spool.MailboxID{spool.MailboxID(account.Outgoing)},
+		Failed:    func(err error) { tell(d.broken, err) }})
 	d.metrics.ShowMailboxes(d.boxes)
 }
 
 // openAccounts opens what is kept of the users. Of one that is removed, the guesses are
 // forgotten.
 func (d *daemon) openAccounts() (err error) {
-	limits := d.cfg.Limits
-	d.guesses, err = guess.Open(d.cfg.GuessesDir(), guess.Options{FS: durable.OS, Log: d.log, Rate: limits.GuessRate, Burst: limits.GuessBurst,
-		NetworkRate: limits.GuessNetworkRate, NetworkBurst: limits.GuessNetworkBurst})
+	d.guesses, err = guess.Open(d.cfg.GuessesDir(), guess.Options{FS: durable.OS, Log: d.log, Rates: guessRates(d.cfg)})
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"cmtpd/internal/channel"
 	"cmtpd/internal/config"
 	"cmtpd/internal/front"
+	"cmtpd/internal/guess"
 	"cmtpd/internal/mailbox"
 	"cmtpd/internal/netbuf"
 )
@@ -66,9 +67,8 @@ func (d *daemon) enforce(ctx context.Context, c *config.Config) error {
 	l := c.Limits
 	d.channels = channels
 	d.names.set(d.accounts, c)
-	d.guesses.SetRates(l.GuessRate, l.GuessBurst, l.GuessNetworkRate, l.GuessNetworkBurst)
-	d.boxes.SetLimits(mailbox.Limits{Size: int64(l.MailboxSize), MaxWaits: l.MaxWaits, MaxWaitsAccount: l.MaxWaitsAccount,
-		MarkRate: l.MarkRate, MarkBurst: l.MarkBurst})
+	d.guesses.SetRates(guessRates(c))
+	d.boxes.SetLimits(mailboxLimits(c))
 	d.logins.Set(l.LoginRate, l.LoginBurst)
 	d.starts.Set(l.StartTLSRate, l.StartTLSBurst)
 	cmtp := front.Handler(d.cmtpHandler(c))
@@ -89,7 +89,18 @@ func (d *daemon) channelServer(c *config.Config) (*channel.Server, error) {
 	})
 }
 
-// frontLimits returns what of the front can change.
+// guessRates, mailboxLimits and frontLimits return what c says of each.
+func guessRates(c *config.Config) guess.Rates {
+	l := c.Limits
+	return guess.Rates{Rate: l.GuessRate, Burst: l.GuessBurst, NetworkRate: l.GuessNetworkRate, NetworkBurst: l.GuessNetworkBurst}
+}
+
+func mailboxLimits(c *config.Config) mailbox.Limits {
+	l := c.Limits
+	return mailbox.Limits{Size: int64(l.MailboxSize), MaxWaits: l.MaxWaits, MaxWaitsAccount: l.MaxWaitsAccount,
+		MarkRate: l.MarkRate, MarkBurst: l.MarkBurst}
+}
+
 func frontLimits(c *config.Config) front.Limits {
 	return front.Limits{MaxConnections: c.Limits.MaxConnections, MaxPerAddress: c.Limits.MaxConnectionsPerAddress,
 		Rate: c.Limits.ConnectionRate, Burst: c.Limits.ConnectionBurst, FirstCommandTimeout: c.Limits.CommandTimeout, ProxyFrom: c.Listen.ProxyFrom}

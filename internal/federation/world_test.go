@@ -250,7 +250,7 @@ func (s *site) listen(dir string, o options) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	guesses, err := guess.Open(filepath.Join(dir, "guesses"), guess.Options{FS: durable.OS, Rate: 10, Burst: 10, NetworkRate: 60, NetworkBurst: 30})
+	guesses, err := guess.Open(filepath.Join(dir, "guesses"), guess.Options{FS: durable.OS, Rates: guess.Rates{Rate: 10, Burst: 10, NetworkRate: 60, NetworkBurst: 30}})
 	if err != nil {
 		s.t.Fatal(err)
 	}

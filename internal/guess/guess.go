@@ -58,6 +58,11 @@ type Options struct {
 	Now func() time.Time // time.Now if nil
 	Log *slog.Logger     // discarded if nil
 
+	Rates // SetRates changes them
+}
+
+// Rates are how many attempts there may be.
+type Rates struct {
 	Rate         int // attempts that an account gets back in an hour
 	Burst        int // attempts that it has at once
 	NetworkRate  int // the same of a network, for all accounts together
@@ -113,7 +118,7 @@ func Open(dir string, o Options) (*Budget, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	b := &Budget{dir: dir, fs: o.FS, log: o.Log, clock: o.Now, networks: newNetworks()}
-	b.SetRates(o.Rate, o.Burst, o.NetworkRate, o.NetworkBurst)
+	b.SetRates(o.Rates)
 	if err := durable.MkdirAll(b.fs, dir, 0o700); err != nil {
 		return nil, fmt.Errorf("opening the budgets of guesses: %w", err)
 	}
@@ -135,14 +140,14 @@ func Open(dir string, o Options) (*Budget, error) {
 // is written has to mean something after a restart.
 func (b *Budget) now() int64 { return max(b.clock().UnixNano(), 0) }
 
-// SetRates has other rates, with the meaning of Options, count from now on. What was
+// SetRates has other rates count from now on. What was
 // used stays used, as far as the new ones can owe it.
-func (b *Budget) SetRates(perHour, burst, networkPerHour, networkBurst int) {
-	r := newRate(perHour, burst)
+func (b *Budget) SetRates(rates Rates) {
+	r := newRate(rates.Rate, rates.Burst)
 	b.rate.Store(&r)
 	b.networks.mu.Lock()
 	defer b.networks.mu.Unlock()
-	b.networks.rate = newRate(networkPerHour, networkBurst)
+	b.networks.rate = newRate(rates.NetworkRate, rates.NetworkBurst)
 }
 
 // Charge takes one attempt on an account from a client's address: from the network's

@@ -49,7 +49,7 @@ func newClock() *clock { return &clock{time.Unix(1.8e9, 12345)} }
 func (c *clock) now() time.Time       { return c.at }
 func (c *clock) pass(d time.Duration) { c.at = c.at.Add(d) }
 func (c *clock) options() guess.Options {
-	return guess.Options{Now: c.now, Rate: 10, Burst: 10, NetworkRate: 60, NetworkBurst: 30}
+	return guess.Options{Now: c.now, Rates: guess.Rates{Rate: 10, Burst: 10, NetworkRate: 60, NetworkBurst: 30}}
 }
 func isExhausted(err error) (ok bool) { _, ok = errors.AsType[*guess.Exhausted](err); return ok }
 func wait(err error) (d time.Duration) {

@@ -160,7 +160,7 @@ func TestBudget_ManyNetworks_ClockSetBack(t *testing.T) {
 // Networks are written a minute after a change, once, and at Close.
 func TestBudget_Save(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o := guess.Options{Rate: 10, Burst: 10, NetworkRate: 1, NetworkBurst: 100}
+		o := guess.Options{Rates: guess.Rates{Rate: 10, Burst: 10, NetworkRate: 1, NetworkBurst: 100}}
 		fsys := durabletest.New()
 		b := open(t, fsys, o)
 		calls := fsys.Calls()
@@ -210,7 +210,7 @@ func TestBudget_Save_Fault(t *testing.T) {
 	for call := 1; call <= 5; call++ {
 		synctest.Test(t, func(t *testing.T) {
 			var log bytes.Buffer
-			o := guess.Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Rate: 10, Burst: 10, NetworkRate: 1, NetworkBurst: 100}
+			o := guess.Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Rates: guess.Rates{Rate: 10, Burst: 10, NetworkRate: 1, NetworkBurst: 100}}
 			fsys := durabletest.New()
 			b := open(t, fsys, o)
 			left(b, 1)

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"cmtpd/internal/durable/durabletest"
+	"cmtpd/internal/guess"
 )
 
 // TestBudget_SetRates: other allowances count at once, both of them, and what was used stays used.
@@ -16,11 +17,11 @@ func TestBudget_SetRates(t *testing.T) {
 	if n := granted(t, b, alice, 20, far); n != 10 {
 		t.Fatalf("%d attempts at once", n)
 	}
-	b.SetRates(10, 12, 60, 30)
+	b.SetRates(guess.Rates{Rate: 10, Burst: 12, NetworkRate: 60, NetworkBurst: 30})
 	if n := granted(t, b, alice, 20, far); n != 2 {
 		t.Errorf("%d more attempts at once", n)
 	}
-	b.SetRates(10, 3, 60, 2)
+	b.SetRates(guess.Rates{Rate: 10, Burst: 3, NetworkRate: 60, NetworkBurst: 2})
 	if n := granted(t, b, alice, 20, far); n != 0 {
 		t.Errorf("%d attempts when less is allowed than was used", n)
 	}

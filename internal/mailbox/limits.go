@@ -1,13 +1,12 @@
 package mailbox
 
-// Limits are what can change of a Config while mailboxes are served, with the same
-// meaning.
+// Limits are what can change of a Config while mailboxes are served. All must be positive.
 type Limits struct {
-	Size            int64
-	MaxWaits        int
-	MaxWaitsAccount int
-	MarkRate        int
-	MarkBurst       int
+	Size            int64 // bytes in a mailbox
+	MaxWaits        int   // in all
+	MaxWaitsAccount int   // of one mailbox
+	MarkRate        int   // changes of flags and keywords in a minute, of one mailbox
+	MarkBurst       int   // of those at once
 }
 
 // SetLimits has l count from now on. What is there stays: messages of a mailbox that

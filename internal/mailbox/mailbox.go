@@ -48,14 +48,10 @@ type Spool interface {
 	RemoveAll(ctx context.Context, ids []spool.ID, by string) (int, error)
 }
 
-// Config says how mailboxes are served. All limits must be positive; SetLimits changes them.
+// Config says how mailboxes are served.
 type Config struct {
-	Key             crypt.PublicKey // the spool's, to derive epochs from
-	Size            int64           // bytes in a mailbox
-	MaxWaits        int             // in all
-	MaxWaitsAccount int             // of one mailbox
-	MarkRate        int             // changes of flags and keywords in a minute, of one mailbox
-	MarkBurst       int             // of those at once
+	Limits                 // SetLimits changes them
+	Key    crypt.PublicKey // the spool's, to derive epochs from
 	// Unlimited are mailboxes that take whatever comes.
 	Unlimited []spool.MailboxID
 	Now       func() time.Time // default time.Now

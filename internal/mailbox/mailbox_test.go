@@ -52,7 +52,8 @@ func newWorld(tb testing.TB) *world {
 }
 
 func config(k crypt.PublicKey) mailbox.Config {
-	return mailbox.Config{Key: k, Size: 1 << 20, MaxWaits: 5, MaxWaitsAccount: 3, MarkRate: 60, MarkBurst: 10_000, Unlimited: []spool.MailboxID{queue}}
+	return mailbox.Config{Key: k, Limits: mailbox.Limits{Size: 1 << 20, MaxWaits: 5, MaxWaitsAccount: 3, MarkRate: 60, MarkBurst: 10_000},
+		Unlimited: []spool.MailboxID{queue}}
 }
 
 // openWorld opens it with a spool key.

@@ -236,7 +236,7 @@ func TestServer_Login_SwitchedOff(t *testing.T) {
 // budget returns what a server counts guesses with, which outlives it.
 func budget(t *testing.T, dir string, network int) *guess.Budget {
 	t.Helper()
-	b, err := guess.Open(filepath.Join(dir, "budget"), guess.Options{FS: durable.OS, Rate: 10, Burst: 10, NetworkRate: 60, NetworkBurst: network})
+	b, err := guess.Open(filepath.Join(dir, "budget"), guess.Options{FS: durable.OS, Rates: guess.Rates{Rate: 10, Burst: 10, NetworkRate: 60, NetworkBurst: network}})
 	if err != nil {
 		t.Fatal(err)
 	}

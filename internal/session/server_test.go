@@ -280,7 +280,7 @@ func sessionConfig(tb testing.TB, root string, fsys durable.FS, key *crypt.Priva
 	if err != nil {
 		tb.Fatal(err)
 	}
-	guesses, err := guess.Open(filepath.Join(root, "guesses"), guess.Options{FS: fsys, Rate: 10, Burst: 10, NetworkRate: 60, NetworkBurst: 30})
+	guesses, err := guess.Open(filepath.Join(root, "guesses"), guess.Options{FS: fsys, Rates: guess.Rates{Rate: 10, Burst: 10, NetworkRate: 60, NetworkBurst: 30}})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -323,7 +323,8 @@ func newMailboxes(tb testing.TB, waits int) *mailbox.Mailboxes {
 	if waits == 0 {
 		waits = 50
 	}
-	return mailbox.New(mailbox.Config{Key: spoolKey(tb).Public(), Size: 1 << 30, MaxWaits: 2 * waits, MaxWaitsAccount: waits, MarkRate: 60, MarkBurst: 100_000})
+	return mailbox.New(mailbox.Config{Key: spoolKey(tb).Public(),
+		Limits: mailbox.Limits{Size: 1 << 30, MaxWaits: 2 * waits, MaxWaitsAccount: waits, MarkRate: 60, MarkBurst: 100_000}})
 }
 
 // serve starts a server. At its end no goroutine of it may be left.
