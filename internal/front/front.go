@@ -97,8 +97,8 @@ type Server struct {
 	sessions   sync.WaitGroup
 	rate       *limit.Rate
 	steps      doorstep
-	refused    *tally // by MaxConnections, MaxPerAddress, Rate, and for want of a PROXY header
-	vain       *tally // of neither protocol, silent
+	refused    *tally // kinds from byTotal on
+	vain       *tally // kinds from neither on
 
 	mu         sync.Mutex // guards all below
 	stopping   bool
@@ -133,6 +133,7 @@ func New(cfg Config, smtp, cmtp Handler) *Server {
 	}
 	s.SetLimits(Limits{cfg.MaxConnections, cfg.MaxPerAddress, cfg.Rate, cfg.Burst, cfg.FirstCommandTimeout, cfg.ProxyFrom})
 	s.ctx, s.cut = context.WithCancel(context.Background())
+	// In the order of the kinds.
 	s.refused = newTally(cfg.Log, slog.LevelWarn, "connections were refused", "all", "address", "rate", "proxy_header")
 	s.vain = newTally(cfg.Log, slog.LevelInfo, "connections were no sessions", "neither", "silent")
 	return s

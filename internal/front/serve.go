@@ -151,11 +151,11 @@ func (s *Server) accept(nc net.Conn, cmtpOnly bool) {
 func (s *Server) note(c *Conn, why refusal) {
 	switch why {
 	case tooMany:
-		s.refused.add(0, c.Client)
+		s.refused.add(byTotal, c.Client)
 	case tooManyFromAddress:
-		s.refused.add(1, c.Client)
+		s.refused.add(byAddress, c.Client)
 	case tooFast:
-		s.refused.add(2, c.Client)
+		s.refused.add(byRate, c.Client)
 	}
 }
 
@@ -224,10 +224,10 @@ func (s *Server) serve(c *Conn, proxied, cmtpOnly bool) {
 	case CMTP:
 		s.cmtp.Serve(s.ctx, c)
 	case Undecided:
-		s.vain.add(1, c.Client)
+		s.vain.add(silent, c.Client)
 		s.cfg.Ended("silent", how)
 	case Neither:
-		s.vain.add(0, c.Client)
+		s.vain.add(neither, c.Client)
 		s.cfg.Ended("neither", "refused")
 		c.Farewell([]byte("500 5.5.2 This is no command of SMTP or CMTP\r\n"))
 	}
@@ -241,7 +241,7 @@ func (s *Server) readClient(c *Conn, cmtpOnly bool) bool {
 	if err != nil {
 		s.countBadProxy()
 		s.cfg.Log.Debug("no PROXY header where one is required", "conn", c.ID, "proxy", c.RemoteAddr().String(), "err", err)
-		s.refused.add(3, addrPort(c.RemoteAddr()))
+		s.refused.add(byProxy, addrPort(c.RemoteAddr()))
 		return false
 	}
 	if !client.IsValid() {

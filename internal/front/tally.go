@@ -11,6 +11,20 @@ import (
 // tallyEvery is how often a tally makes a line of the log, at most: a flood must not fill the disk.
 const tallyEvery = time.Minute
 
+// The kinds of connections that were refused: by MaxConnections, MaxPerAddress, Rate, and for want of a PROXY header.
+const (
+	byTotal = iota
+	byAddress
+	byRate
+	byProxy
+)
+
+// The kinds of connections that were no sessions: of neither protocol, and without a first command.
+const (
+	neither = iota
+	silent
+)
+
 // A tally tells the log of what may come in floods: of the first at once, of what follows within a
 // minute together at its end.
 type tally struct {

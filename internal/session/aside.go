@@ -10,7 +10,8 @@ import (
 // been read, and gatherMost how many there can be then. A session has two such buffers at most, one of them being written.
 const (
 	gatherAt   = 3 * flushAt
-	gatherMost = gatherAt + flushAt + 64 // the last one's payload, and its head
+	gatherMost = gatherAt + flushAt + headRoom // the last one's payload, and its head
+	headRoom   = 64                            // more than a reply's head takes
 )
 
 var wideBuffers = sync.Pool{New: func() any {
@@ -27,7 +28,7 @@ type aside struct {
 // wide returns the session's buffer with room for an answer to FETCH that has a payload of n bytes.
 func (s *session) wide(n int64) *[]byte {
 	out := s.buffer()
-	if len(*out)+int(n)+64 <= cap(*out) {
+	if len(*out)+int(n)+headRoom <= cap(*out) {
 		return out
 	}
 	w := wideBuffers.Get().(*[]byte)
