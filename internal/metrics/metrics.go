@@ -150,7 +150,7 @@ func (m *Metrics) Handshake(o channel.Outcome, took time.Duration) {
 // Traffic returns the counts of the last hour.
 func (m *Metrics) Traffic() *status.Traffic { return m.traffic }
 
-// Handler shows the metrics to who asks.
+// Handler shows the metrics to who asks. How many may ask at once is for the caller to bound.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Timeout: 20 * time.Second})
 }
