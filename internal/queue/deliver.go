@@ -14,7 +14,8 @@ import (
 
 // try is an attempt for one message.
 type try struct {
-	item item
+	item  item
+	early bool // begun before its time, since the operator wanted it
 	Item
 }
 
@@ -94,7 +95,8 @@ func (q *Queue) more(ctx context.Context, d *destination, n int, over bool) []it
 	return items
 }
 
-// begin records attempts, in one commit. It returns those that may be made.
+// begin records attempts, in one commit. It returns those that may be made. One that comes before its time, since the operator
+// wants it, neither makes the next wait longer nor moves the attempt that was planned, unless that were too soon after it.
 func (q *Queue) begin(d *destination, items []item, lead bool) (tries []try) {
 	now := q.cfg.Now()
 	for _, i := range items {
@@ -102,11 +104,20 @@ func (q *Queue) begin(d *destination, items []item, lead bool) (tries []try) {
 		if !ok {
 			continue
 		}
-		n := int(t.State.Attempts) + 1
+		n, planned := int(t.State.Attempts), t.State.Next
 		if lead {
-			n = max(n, q.failures(d)+1)
+			failures, next := q.standing(d)
+			n, planned = max(n, failures), later(planned, next)
 		}
-		t.State.begin(now, now.Add(q.delay(n)))
+		if t.early = planned.After(now); t.early {
+			next := now.Add(q.delay(n))
+			if planned.Before(next) {
+				next = later(planned, now.Add(q.delay(1)))
+			}
+			t.State.begin(now, next, false)
+		} else {
+			t.State.begin(now, now.Add(q.delay(n+1)), true)
+		}
 		if lead {
 			t.State.Flags |= flagDestination
 		}
@@ -115,16 +126,20 @@ func (q *Queue) begin(d *destination, items []item, lead bool) (tries []try) {
 	return q.record("recording attempts", d, tries)
 }
 
-func (q *Queue) failures(d *destination) int {
+// standing returns how often a destination has failed, and until when it was to wait before the operator had it tried.
+func (q *Queue) standing(d *destination) (failures int, planned time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return int(d.failures)
+	if d.planned > 0 {
+		planned = time.Unix(int64(d.planned), 0)
+	}
+	return int(d.failures), planned
 }
 
 // read completes a message from the store. Where it cannot, the message waits, unless it is gone.
 func (q *Queue) read(d *destination, i item) (t try, ok bool) {
 	info, err := q.cfg.Store.Get(i.id)
-	t = try{i, Item{ID: i.id, Domain: d.domain, Digest: info.Digest, Size: info.Size, Arrived: info.Received}}
+	t = try{item: i, Item: Item{ID: i.id, Domain: d.domain, Digest: info.Digest, Size: info.Size, Arrived: info.Received}}
 	switch {
 	case errors.Is(err, spool.ErrNotFound):
 		q.gone(d, t)
@@ -197,7 +212,7 @@ func (q *Queue) reached(ctx context.Context, v *visit, lead try) []try {
 	d := v.destination
 	q.mu.Lock()
 	failed := d.failures > 0
-	d.failures, d.next, d.failing = 0, 0, false
+	d.failures, d.next, d.planned, d.failing = 0, 0, 0, false
 	if q.cfg.Now().Sub(v.began) >= slow {
 		q.judge(v, doubtful)
 	}
@@ -235,7 +250,11 @@ func (q *Queue) unreachable(ctx context.Context, d *destination, lead try, err e
 	if f, ok := errors.AsType[*Failure](err); ok {
 		r = f.Result
 	}
-	n := max(int(lead.State.Attempts), q.failures(d)+1) // as begin has it, which next follows from
+	n, _ := q.standing(d)
+	if !lead.early {
+		n++
+	}
+	n = max(int(lead.State.Attempts), n) // as begin has it, which next follows from
 	q.cfg.Log.Info("destination failed", "domain", d.domain, "message", lead.ID, "status", r.Status, "reason", r.Text, "attempt", n, "next", lead.State.Next)
 	if r.Outcome == Permanent {
 		q.settle(d, append([]try{lead}, q.begin(d, q.more(ctx, d, q.cfg.Batch-1, false), false)...), []Result{r}, r)
@@ -247,7 +266,7 @@ func (q *Queue) unreachable(ctx context.Context, d *destination, lead try, err e
 	q.cfg.Observer.Refused(r.Status)
 	lead.State.answer(r)
 	q.mu.Lock()
-	q.failed(d, lead.State.Next)
+	q.failed(d, lead.State.Next, lead.early)
 	q.mu.Unlock()
 	for _, t := range q.record("recording why a destination failed", d, []try{lead}) {
 		t.item.next = 0
@@ -256,10 +275,13 @@ func (q *Queue) unreachable(ctx context.Context, d *destination, lead try, err e
 	q.cfg.Observer.Deferred(1)
 }
 
-// failed notes that a destination as a whole has failed, and waits. Under mu.
-func (q *Queue) failed(d *destination, next time.Time) {
-	d.failures, d.class, d.failing = min(d.failures+1, maxFailures), doubtful, true
-	d.next = until(next)
+// failed notes that a destination as a whole has failed, and waits. An early attempt does not count behind others. Under mu.
+func (q *Queue) failed(d *destination, next time.Time, early bool) {
+	if !early || d.failures == 0 {
+		d.failures = min(d.failures+1, maxFailures)
+	}
+	d.class, d.failing = doubtful, true
+	d.next, d.planned = until(next), 0
 }
 
 // send sends a batch and settles it. It says whether the connection can be used again.
@@ -285,7 +307,7 @@ func (q *Queue) send(ctx context.Context, v *visit, s Session, tries []try) bool
 	}
 	if err != nil && !v.answered && ctx.Err() == nil {
 		q.judge(v, doubtful)
-		q.failed(v.destination, q.cfg.Now().Add(q.delay(int(v.failures)+1)))
+		q.failed(v.destination, q.cfg.Now().Add(q.delay(int(v.failures)+1)), false)
 	}
 	q.plan(v.destination)
 	q.mu.Unlock()

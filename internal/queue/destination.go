@@ -43,6 +43,7 @@ type destination struct {
 	ready    []item // wait for nothing but the destination, by number: in the order of arrival
 	later    []item // wait for a time of their own: a heap by it
 	next     uint32 // the whole destination waits until then
+	planned  uint32 // what next was before the operator had it tried; 0 once it was
 	look     uint32 // something is to be told to a sender, or given up, then
 	at       uint32 // its place in the agenda: its time there
 	place    int32  // and index, -1 for none

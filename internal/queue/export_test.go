@@ -14,7 +14,7 @@ func ParseState(m spool.Mark) (State, error) { return parseState(m) }
 func (s *State) Mark() spool.Mark { return s.mark() }
 
 // Begin and Answer are what attempts do to a state.
-func (s *State) Begin(now, next time.Time) { s.begin(now, next) }
+func (s *State) Begin(now, next time.Time) { s.begin(now, next, true) }
 
 // Answer is described at Begin.
 func (s *State) Answer(r Result) { s.answer(r) }

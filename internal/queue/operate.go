@@ -28,8 +28,8 @@ var (
 	ErrReport = errors.New("queue: this server does not write reports yet; drop it without one")
 )
 
-// Retry has messages tried as soon as there is a worker, and what they wait for forgotten. Nothing
-// is changed where one is not there.
+// Retry has messages tried as soon as there is a worker. What then fails again waits for the attempt that
+// was planned. Nothing is changed where one is not there.
 func (q *Queue) Retry(ids []spool.ID) (n int, err error) {
 	tries, err := q.grasp(ids)
 	if err != nil {
@@ -50,7 +50,8 @@ func (q *Queue) Retry(ids []spool.ID) (n int, err error) {
 		d := q.out[t.ID]
 		q.give(d, t.item)
 		if err == nil {
-			t.item.next, d.next, d.failing = 0, 0, false
+			t.item.next = 0
+			d.waive(now)
 			n++
 		}
 		q.put(d, t.item, t.item.next > now)
@@ -147,13 +148,21 @@ func (q *Queue) free() {
 
 // hurry makes all messages of a destination ready. Under mu.
 func (q *Queue) hurry(d *destination) int {
-	d.next, d.failing = 0, false
+	d.waive(stamp(q.cfg.Now()))
 	d.promote(never - 1)
 	for i := range d.ready {
 		d.ready[i].next = 0
 	}
 	q.plan(d)
 	return len(d.ready)
+}
+
+// waive has a destination wait no longer, and keeps in mind until when it was to.
+func (d *destination) waive(now uint32) {
+	if d.next > now {
+		d.planned = d.next
+	}
+	d.next, d.failing = 0, false
 }
 
 // Hold keeps messages from being tried and from being given up, however long, and durably.
@@ -225,7 +234,7 @@ func (q *Queue) replace(d *destination, t try) {
 	defer q.mu.Unlock()
 	q.give(d, t.item)
 	if t.item.next == 0 && t.item.flags&(itemHeld|itemGivenUp) == 0 {
-		d.next, d.failing = 0, false
+		d.waive(stamp(q.cfg.Now()))
 	}
 	q.put(d, t.item, t.item.next > stamp(q.cfg.Now()))
 	q.plan(d)

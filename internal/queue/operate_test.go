@@ -74,7 +74,7 @@ func TestQueue_Retry(t *testing.T) {
 			if want := []int{1, 5, 6}[n]; err != nil || got != want {
 				t.Errorf("retry %d: %d, %v, want %d", n, got, err, want)
 			}
-			pass(time.Minute)
+			pass(time.Second)
 			if w.opens["example.net"] != opens+n+1 {
 				t.Errorf("retry %d: %d dials, before %d", n, w.opens["example.net"], opens)
 			}
@@ -94,6 +94,108 @@ func TestQueue_Retry(t *testing.T) {
 	})
 }
 
+// TestQueue_Retry_Planned: what is tried before its time, and fails, waits for the attempt that was planned, and behind that as long
+// as if nothing had been asked for; a destination, and a message, also after a restart. Only a minute has to be between.
+func TestQueue_Retry_Planned(t *testing.T) {
+	for name, fate := range map[string]*site{
+		"destination": {up: func(time.Time) bool { return false }},
+		"message":     {fate: func(queue.Item) queue.Result { return queue.Result{Outcome: queue.Temporary, Status: 451} }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f, first := newFake(), time.Now()
+				w := newWorld(t.Errorf, f, func(string) *site { return fate })
+				f.add(1, "example.net", first)
+				cfg := queue.Config{Store: f, Deliverer: w, Reporter: w, Random: func() float64 { return 0.5 }}
+				q, stop := run(t, cfg)
+				at := func(due time.Duration, attempts uint16) {
+					t.Helper()
+					clear(w.sent)
+					if e, err := q.Show(1); err != nil || e.Next == nil || e.Next.Sub(first).Round(2*time.Second) != due || e.Attempts != attempts {
+						t.Errorf("after %s: attempt %d, the next one at %s, %v; want %d, %s", time.Since(first), e.Attempts, e.Next.Sub(first), err, attempts, due)
+					}
+				}
+				retry := func() {
+					t.Helper()
+					opens := w.opens["example.net"]
+					if n, err := q.Retry([]spool.ID{1}); n != 1 || err != nil {
+						t.Errorf("%d, %v", n, err)
+					}
+					pass(time.Second / 2)
+					if w.opens["example.net"] != opens+1 {
+						t.Errorf("after %s: it is dialled %d times, want 1", time.Since(first), w.opens["example.net"]-opens)
+					}
+				}
+				pass(20 * time.Minute) // the attempts were at 0, 1, 3, 7 and 15 minutes
+				at(31*time.Minute, 5)
+				for range 5 {
+					retry()
+					at(31*time.Minute, 5)
+				}
+				stopped(t, stop)
+				q, stop = run(t, cfg)
+				retry()
+				at(31*time.Minute, 5)
+				pass(10*time.Minute + 50*time.Second)
+				retry() // ten seconds before its time
+				at(31*time.Minute+54*time.Second, 5)
+				pass(time.Minute)
+				at(63*time.Minute+54*time.Second, 6)
+				stopped(t, stop)
+			})
+		})
+	}
+}
+
+// TestQueue_Retry_Other: what a destination waits for is kept in mind also where another message leads than the one that has noted it.
+func TestQueue_Retry_Other(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, first := newFake(), time.Now()
+		w := newWorld(t.Errorf, f, func(string) *site { return &site{up: func(time.Time) bool { return false }} })
+		f.add(1, "example.net", first)
+		f.add(2, "example.net", first)
+		q, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w, Random: func() float64 { return 0.5 }})
+		pass(20 * time.Minute)
+		if _, err := q.Hold([]spool.ID{1}); err != nil {
+			t.Error(err)
+		}
+		for _, retry := range []func() (int, error){
+			func() (int, error) { return q.RetryDomain("example.net") },
+			func() (int, error) { return q.Release([]spool.ID{1}) },
+		} {
+			if n, err := retry(); n != 1 || err != nil {
+				t.Errorf("%d, %v", n, err)
+			}
+			pass(time.Second)
+			if e, err := q.Show(2); err != nil || e.Next == nil || e.Next.Sub(first) != 31*time.Minute {
+				t.Errorf("the next attempt is %s after the first, %v", e.Next.Sub(first), err)
+			}
+		}
+		stopped(t, stop)
+	})
+}
+
+// TestQueue_Retry_Clock: a time that only a wrong clock can have planned does not outlive a retry.
+func TestQueue_Retry_Clock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		w := newWorld(t.Errorf, f, func(string) *site { return &site{up: func(time.Time) bool { return false }} })
+		f.add(1, "example.net", time.Now())
+		wrong := queue.State{Attempts: 2, First: time.Now(), Last: time.Now(), Next: time.Now().Add(5 * day), Flags: queue.FlagDestination}
+		f.infos[0].Mark = wrong.Mark()
+		q, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
+		pass(time.Hour)
+		if _, err := q.RetryAll(); err != nil || w.opens["example.net"] > 0 {
+			t.Errorf("%d dials, %v", w.opens["example.net"], err)
+		}
+		pass(time.Second)
+		if e, err := q.Show(1); err != nil || e.Next == nil || time.Until(*e.Next) > 3*time.Minute {
+			t.Errorf("the next attempt is at %s, %v", e.Next, err)
+		}
+		stopped(t, stop)
+	})
+}
+
 // TestQueue_Retry_Anew: what the operator wants tried is asked for anew before it is dialled, and nothing else.
 func TestQueue_Retry_Anew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -108,7 +210,7 @@ func TestQueue_Retry_Anew(t *testing.T) {
 			}}
 		}
 		w := newWorld(t.Errorf, f, s)
-		for n := range 4 {
+		for n := range 5 {
 			f.add(spool.ID(n+1), fmt.Sprintf("d%d.example", n), time.Now())
 		}
 		forget := func(domain string) {
@@ -127,8 +229,8 @@ func TestQueue_Retry_Anew(t *testing.T) {
 				t.Error(err)
 			}
 			pass(time.Minute)
-			if got, want := len(w.delivered), []int{1, 2, 4}[n]; got != want {
-				t.Errorf("retry %d: %d are delivered, want %d", n, got, want)
+			if got, want := len(w.delivered), []int{1, 2, 5}[n]; got != want {
+				t.Errorf("step %d: %d are delivered, want %d", n, got, want)
 			}
 		}
 		stopped(t, stop)

@@ -33,7 +33,7 @@ var errState = errors.New("queue: the state of a message cannot be read")
 // A State is what is durably known of a queued message beside the message: its mark.
 type State struct {
 	Flags    spool.Flags
-	Attempts uint16    // begun; it does not grow beyond 65535
+	Attempts uint16    // begun, at their time; it does not grow beyond 65535
 	Status   uint16    // of the last answer; 0 for none
 	First    time.Time // of the first attempt; zero for none. Whole seconds, as all times
 	Last     time.Time // of the last attempt
@@ -86,9 +86,9 @@ func parseState(m spool.Mark) (State, error) {
 	return p, nil
 }
 
-// begin notes an attempt at now, and when the next one may follow.
-func (s *State) begin(now, next time.Time) {
-	if s.Attempts < 1<<16-1 {
+// begin notes an attempt at now, and when the next one may follow. Only the first counts in any case.
+func (s *State) begin(now, next time.Time, counts bool) {
+	if (counts || s.Attempts == 0) && s.Attempts < 1<<16-1 {
 		s.Attempts++
 	}
 	s.Last, s.Next = wholeSecond(now), wholeSecond(next)
