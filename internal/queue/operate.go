@@ -170,9 +170,14 @@ func (q *Queue) Hold(ids []spool.ID) (n int, err error) {
 	return q.change(ids, "holding messages", func(s *State) { s.Flags |= flagHeld })
 }
 
-// Release ends Hold: the messages are tried at once.
+// Release ends Hold: the messages are tried at once, and their destinations asked for anew.
 func (q *Queue) Release(ids []spool.ID) (n int, err error) {
-	return q.change(ids, "releasing messages", func(s *State) {
+	tries, err := q.grasp(ids)
+	if err != nil {
+		return 0, err
+	}
+	q.anew(tries)
+	return q.rewrite(tries, "releasing messages", func(s *State) {
 		s.Flags &^= flagHeld | flagDestination
 		s.Next = time.Time{}
 	})
@@ -208,6 +213,11 @@ func (q *Queue) change(ids []spool.ID, doing string, edit func(*State)) (n int, 
 	if err != nil {
 		return 0, err
 	}
+	return q.rewrite(tries, doing, edit)
+}
+
+// rewrite is change for messages that were grasped.
+func (q *Queue) rewrite(tries []try, doing string, edit func(*State)) (n int, err error) {
 	for d, some := range q.group(tries) {
 		for i := range some {
 			edit(&some[i].State)

@@ -223,13 +223,15 @@ func TestQueue_Retry_Anew(t *testing.T) {
 		for n, retry := range []func() (int, error){
 			func() (int, error) { return q.Retry([]spool.ID{1}) },
 			func() (int, error) { return q.RetryDomain("D1.example.") },
+			func() (int, error) { return q.Hold([]spool.ID{5}) },
+			func() (int, error) { return q.Release([]spool.ID{5}) },
 			q.RetryAll,
 		} {
 			if _, err := retry(); err != nil {
 				t.Error(err)
 			}
 			pass(time.Minute)
-			if got, want := len(w.delivered), []int{1, 2, 5}[n]; got != want {
+			if got, want := len(w.delivered), []int{1, 2, 2, 3, 5}[n]; got != want {
 				t.Errorf("step %d: %d are delivered, want %d", n, got, want)
 			}
 		}
