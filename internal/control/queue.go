@@ -47,7 +47,12 @@ func HandleQueue(srv *http.Server, q Queue) {
 			answer(w, nil, fmt.Errorf("reading the request: %w", err))
 			return
 		}
-		list, err := q.List(req.FormValue("domain"), spool.ID(after), queue.MaxEntries)
+		n, err := strconv.Atoi(req.FormValue("n"))
+		if err != nil {
+			answer(w, nil, fmt.Errorf("reading the request: %w", err))
+			return
+		}
+		list, err := q.List(req.FormValue("domain"), spool.ID(after), min(n, queue.MaxEntries))
 		answer(w, list, err)
 	})
 	mux.HandleFunc("GET /queue/{id}", func(w http.ResponseWriter, req *http.Request) {
@@ -95,9 +100,9 @@ func (c *Client) Queue() Queue { return remoteQueue{c} }
 
 type remoteQueue struct{ *Client }
 
-// List returns a page; n is the daemon's to choose.
-func (r remoteQueue) List(domain string, after spool.ID, _ int) ([]queue.Entry, error) {
-	values := url.Values{"after": {strconv.FormatUint(uint64(after), 10)}, "domain": {domain}}
+// List returns a page, of queue.MaxEntries at most.
+func (r remoteQueue) List(domain string, after spool.ID, n int) ([]queue.Entry, error) {
+	values := url.Values{"after": {strconv.FormatUint(uint64(after), 10)}, "domain": {domain}, "n": {strconv.Itoa(n)}}
 	return ask[[]queue.Entry](r.Client, http.MethodGet, "/queue?"+values.Encode(), nil)
 }
 

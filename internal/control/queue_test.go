@@ -71,7 +71,8 @@ func TestClient_Queue(t *testing.T) {
 		asked []any
 		want  any
 	}{
-		{func() (any, error) { return remote.List("example.net", 1<<64-1, 5) }, []any{"example.net", spool.ID(1<<64 - 1), queue.MaxEntries}, []queue.Entry{queued, {Next: &queued.Arrived}}},
+		{func() (any, error) { return remote.List("example.net", 1<<64-1, 5) }, []any{"example.net", spool.ID(1<<64 - 1), 5}, []queue.Entry{queued, {Next: &queued.Arrived}}},
+		{func() (any, error) { return remote.List("", 0, queue.MaxEntries+1) }, []any{"", spool.ID(0), queue.MaxEntries}, []queue.Entry{queued, {Next: &queued.Arrived}}},
 		{func() (any, error) { return remote.Show(1<<64 - 1) }, []any{spool.ID(1<<64 - 1)}, queued},
 		{func() (any, error) { return count(remote.Retry(ids)) }, []any{"retry", ids}, 7},
 		{func() (any, error) { return count(remote.RetryDomain("example.net")) }, []any{"domain", "example.net"}, 7},
