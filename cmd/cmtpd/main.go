@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cmtpd/internal/admin"
 	"cmtpd/internal/config"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/service"
@@ -23,6 +24,7 @@ const (
 	exitFailure  = 1
 	exitUsage    = 2
 	exitFindings = 3  // of check
+	exitEarly    = 75 // EX_TEMPFAIL: a step of key rotate, whose time comes
 	exitConfig   = 78 // EX_CONFIG of sysexits.h: no restart helps
 )
 
@@ -50,6 +52,8 @@ func status(err error) int {
 		return exitUsage
 	case errors.Is(err, errFindings):
 		return exitFindings
+	case errors.Is(err, admin.ErrEarly):
+		return exitEarly
 	}
 	return exitFailure
 }

@@ -19,6 +19,7 @@ const (
  1   it did not, or it found something wrong: standard error says what
  2   it was called in a wrong way
  3   cmtpd check found something to do something about
+75   it is too early for this step of cmtpd key rotate: run it again later
 78   the configuration is wrong or cannot be read, and a restart does not help; of all
      but check`
 )

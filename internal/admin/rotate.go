@@ -29,6 +29,7 @@ var (
 	ErrStep      = errors.New("this is not the step that is due")
 	ErrRecords   = errors.New("DNS does not say yet what it has to")
 	ErrEarly     = errors.New("it is too early")
+	ErrWait      = errors.New("the wait is too short")
 	ErrSuccessor = errors.New("another key is announced as the successor")
 )
 
@@ -265,7 +266,7 @@ func (r *Rotation) published(ctx context.Context, s *keyState) error {
 			}
 		}
 		if r.Wait != 0 && r.Wait < g.ttl {
-			return fmt.Errorf("%w: DNS gives the record of %s for %v, so --wait must be as long", ErrEarly, g.domain, g.ttl)
+			return fmt.Errorf("%w: DNS gives the record of %s for %v, so --wait must be as long", ErrWait, g.domain, g.ttl)
 		}
 	}
 	if len(lacks) > 0 {

@@ -303,7 +303,7 @@ func TestRotation_Switch_Records(t *testing.T) {
 	s.zone.Set(dnstest.Behaviour{}, "_cmtp.second.example")
 	early := s.rotation(true)
 	early.Wait = time.Minute
-	s.refused(admin.ErrEarly, "--wait must be as long", bg(early.Switch))
+	s.refused(admin.ErrWait, "--wait must be as long", bg(early.Switch))
 
 	// The wait counts from when the last of them was seen, and anew when one was not there.
 	s.now = at.Add(2 * time.Hour)
