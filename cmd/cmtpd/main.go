@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -35,12 +36,42 @@ func main() {
 	if err := keyfile.ForbidCoreDumps(); err != nil {
 		fmt.Fprintln(os.Stderr, "cmtpd: warning:", err)
 	}
-	err := command().ExecuteContext(context.Background())
+	os.Exit(run(command(), os.Stdout, os.Stderr))
+}
+
+// run runs a command, and returns the exit status. With --json an error is a value on standard output, too, unless the
+// command has said something there: it stays one value.
+func run(root *cobra.Command, stdout, stderr io.Writer) int {
+	out := &noted{Writer: stdout}
+	root.SetOut(out)
+	root.SetErr(stderr)
+	c, err := root.ExecuteContextC(context.Background())
 	if err == nil {
-		return
+		return 0
 	}
-	fmt.Fprintln(os.Stderr, "cmtpd:", err)
-	os.Exit(status(err))
+	code := status(err)
+	if asJSON(c) && !out.written {
+		err = errors.Join(err, printJSON(c, failure{err.Error(), code}))
+	}
+	fmt.Fprintln(stderr, "cmtpd:", err)
+	return code
+}
+
+// A failure is the form of an error with --json.
+type failure struct {
+	Text string `json:"error"`
+	Code int    `json:"code"` // the exit status
+}
+
+// noted notes whether anything was written.
+type noted struct {
+	io.Writer
+	written bool
+}
+
+func (n *noted) Write(b []byte) (int, error) {
+	n.written = true
+	return n.Writer.Write(b)
 }
 
 func status(err error) int {

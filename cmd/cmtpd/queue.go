@@ -133,7 +133,9 @@ func streamQueue(w io.Writer, q *admin.Queue, domain string) error {
 		return err
 	})
 	end := "\n]\n"
-	if before[0] == '[' {
+	if before[0] == '[' && err != nil {
+		return err // which is said instead
+	} else if before[0] == '[' {
 		end = "[]\n"
 	}
 	if _, endErr := io.WriteString(w, end); err == nil {
