@@ -20,12 +20,13 @@ import (
 const (
 	domainFlag = "domain"
 	allFlag    = "all"
+	topFlag    = "top"
 	reportFlag = "report"
 )
 
 func queueCommand() *cobra.Command {
 	return group(&cobra.Command{Use: "queue", Short: "Look at the mail that waits for other servers, and decide about it"},
-		queueList(), queueShow(), queueRetry(),
+		queueList(), queueSummary(), queueShow(), queueRetry(),
 		onQueued("hold", "Keep messages from being tried and given up, however long", "held", (*admin.Queue).Hold),
 		onQueued("release", "Undo hold: the messages are tried at once", "released", (*admin.Queue).Release),
 		queueDrop())

@@ -1,9 +1,11 @@
 package admin
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 
 	"cmtpd/internal/account"
 	"cmtpd/internal/config"
@@ -86,6 +88,20 @@ func (s stoppedQueue) Show(id spool.ID) (queue.Entry, error) {
 		return queue.Entry{}, fmt.Errorf("%w: %s", spool.ErrNotFound, id)
 	}
 	return queue.Show(queue.Spool{Spool: s.spool}, outgoing, id)
+}
+
+// noMail is where nothing was ever stored.
+type noMail struct{ queue.Store }
+
+func (noMail) List(spool.MailboxID, spool.ID) iter.Seq2[spool.Info, error] {
+	return func(func(spool.Info, error) bool) {}
+}
+
+func (s stoppedQueue) Summary(n int) (queue.Summary, error) {
+	if s.spool == nil {
+		return queue.Summarize(context.Background(), noMail{}, outgoing, n)
+	}
+	return queue.Summarize(context.Background(), queue.Spool{Spool: s.spool}, outgoing, n)
 }
 
 func (stoppedQueue) Retry([]spool.ID) (int, error)              { return 0, ErrStopped }

@@ -16,6 +16,7 @@ import (
 type Queue interface {
 	List(domain string, after spool.ID, n int) ([]queue.Entry, error)
 	Show(id spool.ID) (queue.Entry, error)
+	Summary(n int) (queue.Summary, error)
 	Retry(ids []spool.ID) (n int, err error)
 	RetryDomain(domain string) (n int, err error)
 	RetryAll() (n int, err error)
@@ -54,6 +55,15 @@ func HandleQueue(srv *http.Server, q Queue) {
 		}
 		list, err := q.List(req.FormValue("domain"), spool.ID(after), min(n, queue.MaxEntries))
 		answer(w, list, err)
+	})
+	mux.HandleFunc("GET /queue/summary", func(w http.ResponseWriter, req *http.Request) {
+		n, err := strconv.Atoi(req.FormValue("n"))
+		if err != nil {
+			answer(w, nil, fmt.Errorf("reading the request: %w", err))
+			return
+		}
+		s, err := q.Summary(n)
+		answer(w, s, err)
 	})
 	mux.HandleFunc("GET /queue/{id}", func(w http.ResponseWriter, req *http.Request) {
 		id, err := spool.ParseID(req.PathValue("id"))
@@ -108,6 +118,10 @@ func (r remoteQueue) List(domain string, after spool.ID, n int) ([]queue.Entry, 
 
 func (r remoteQueue) Show(id spool.ID) (queue.Entry, error) {
 	return ask[queue.Entry](r.Client, http.MethodGet, "/queue/"+id.String(), nil)
+}
+
+func (r remoteQueue) Summary(n int) (queue.Summary, error) {
+	return ask[queue.Summary](r.Client, http.MethodGet, "/queue/summary?"+url.Values{"n": {strconv.Itoa(n)}}.Encode(), nil)
 }
 
 func (r remoteQueue) post(a action) (int, error) {

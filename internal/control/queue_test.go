@@ -36,6 +36,14 @@ func (q *aQueue) Show(id spool.ID) (queue.Entry, error) {
 	return queued, q.err
 }
 
+var counted = queue.Summary{Time: time.Unix(9, 0).UTC(), AgeLimits: []int64{1}, Destinations: 2, Total: queue.Sum{Messages: 3, Ages: [...]int{1, 0, 0, 2, 0, 0}},
+	Most: []queue.DestinationSum{{Domain: "example.net", Sum: queue.Sum{Messages: 2, Oldest: &queued.Arrived}, Status: 451, Reason: "no \x1b"}}, Others: queue.Sum{Messages: 1}}
+
+func (q *aQueue) Summary(n int) (queue.Summary, error) {
+	q.ask("summary", n)
+	return counted, q.err
+}
+
 func (q *aQueue) Retry(ids []spool.ID) (int, error)      { return q.ask("retry", ids) }
 func (q *aQueue) RetryDomain(domain string) (int, error) { return q.ask("domain", domain) }
 func (q *aQueue) RetryAll() (int, error)                 { return q.ask("all") }
@@ -74,6 +82,7 @@ func TestClient_Queue(t *testing.T) {
 		{func() (any, error) { return remote.List("example.net", 1<<64-1, 5) }, []any{"example.net", spool.ID(1<<64 - 1), 5}, []queue.Entry{queued, {Next: &queued.Arrived}}},
 		{func() (any, error) { return remote.List("", 0, queue.MaxEntries+1) }, []any{"", spool.ID(0), queue.MaxEntries}, []queue.Entry{queued, {Next: &queued.Arrived}}},
 		{func() (any, error) { return remote.Show(1<<64 - 1) }, []any{spool.ID(1<<64 - 1)}, queued},
+		{func() (any, error) { return remote.Summary(7) }, []any{"summary", 7}, counted},
 		{func() (any, error) { return count(remote.Retry(ids)) }, []any{"retry", ids}, 7},
 		{func() (any, error) { return count(remote.RetryDomain("example.net")) }, []any{"domain", "example.net"}, 7},
 		{func() (any, error) { return count(remote.RetryAll()) }, []any{"all"}, 7},

@@ -267,6 +267,7 @@ func (q *Queue) unreachable(ctx context.Context, d *destination, lead try, err e
 	lead.State.answer(r)
 	q.mu.Lock()
 	q.failed(d, lead.State.Next, lead.early)
+	d.blame(lead.ID, lead.State.Last)
 	q.mu.Unlock()
 	for _, t := range q.record("recording why a destination failed", d, []try{lead}) {
 		t.item.next = 0
@@ -399,11 +400,23 @@ func (q *Queue) settle(d *destination, tries []try, results []Result, rest Resul
 	}
 	q.retire(d, delivered, "delivered to "+d.domain)
 	for _, t := range q.record("recording what became of messages", d, failed) {
-		q.back(d, t.item, true)
+		q.refused(d, t)
 	}
 	q.cfg.Observer.Delivered(len(delivered))
 	q.cfg.Observer.Deferred(deferred)
 	q.signal()
+}
+
+// refused puts a message back that was not delivered.
+func (q *Queue) refused(d *destination, t try) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if t.item.flags&itemGivenUp == 0 {
+		d.blame(t.ID, t.State.Last)
+	}
+	q.give(d, t.item)
+	q.put(d, t.item, true)
+	q.plan(d)
 }
 
 // retire removes messages from the spool. If that fails they are sent, or reported, once more.

@@ -40,14 +40,16 @@ const (
 // destination is one domain that messages wait for. All of it is under Queue.mu.
 type destination struct {
 	domain   string
-	ready    []item // wait for nothing but the destination, by number: in the order of arrival
-	later    []item // wait for a time of their own: a heap by it
-	next     uint32 // the whole destination waits until then
-	planned  uint32 // what next was before the operator had it tried; 0 once it was
-	look     uint32 // something is to be told to a sender, or given up, then
-	at       uint32 // its place in the agenda: its time there
-	place    int32  // and index, -1 for none
-	out      int32  // its messages with a worker or the clerk
+	ready    []item   // wait for nothing but the destination, by number: in the order of arrival
+	later    []item   // wait for a time of their own: a heap by it
+	next     uint32   // the whole destination waits until then
+	planned  uint32   // what next was before the operator had it tried; 0 once it was
+	look     uint32   // something is to be told to a sender, or given up, then
+	last     spool.ID // the message whose attempt has failed last; it may be gone
+	lastTime uint32   // of that attempt
+	at       uint32   // its place in the agenda: its time there
+	place    int32    // and index, -1 for none
+	out      int32    // its messages with a worker or the clerk
 	workers  uint16
 	failures uint8 // of the whole destination, in a row
 	class    class
@@ -142,6 +144,13 @@ func (d *destination) promote(now uint32) {
 		d.later = nil
 	}
 	d.merge(due)
+}
+
+// blame notes of which message an attempt has failed.
+func (d *destination) blame(id spool.ID, at time.Time) {
+	if at := stamp(at); at >= d.lastTime {
+		d.last, d.lastTime = id, at
+	}
 }
 
 // has says whether a message waits here.

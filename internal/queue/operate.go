@@ -47,7 +47,7 @@ func (q *Queue) Retry(ids []spool.ID) (n int, err error) {
 	defer q.mu.Unlock()
 	now := stamp(q.cfg.Now())
 	for _, t := range tries {
-		d := q.out[t.ID]
+		d := q.out[t.ID].destination
 		q.give(d, t.item)
 		if err == nil {
 			t.item.next = 0
@@ -332,7 +332,8 @@ func (q *Queue) group(tries []try) map[*destination][]try {
 	defer q.mu.Unlock()
 	all := make(map[*destination][]try)
 	for _, t := range tries {
-		all[q.out[t.ID]] = append(all[q.out[t.ID]], t)
+		d := q.out[t.ID].destination
+		all[d] = append(all[d], t)
 	}
 	return all
 }

@@ -214,23 +214,29 @@ type Queue struct {
 	errands chan struct{} // holds a token when there may be something on the desk
 
 	mu      sync.Mutex
-	loaded  bool                      // what was in the mailbox is in destinations
-	early   []arrival                 // added before that
-	all     map[string]*destination   // what has messages
-	agenda  agenda                    // of all
-	past    past                      // what had messages
-	waiting [classes]line             // for a worker
-	turn    class                     // whose turn it is to be asked first
-	running [classes]int              // workers
-	retry   time.Time                 // the next doubtful destination may be dialled
-	desk    []errand                  // for the clerk
-	queued  int                       // messages
-	listed  spool.ID                  // the newest message that was there when the mailbox was read
-	adopted spool.ID                  // the newest message that the operator named before Added did
-	out     map[spool.ID]*destination // with a worker, the clerk or the operator
-	freed   chan struct{}             // closed when one of them is given back; nil where nobody waits for it
-	broken  error                     // the store has failed for good
+	loaded  bool                    // what was in the mailbox is in destinations
+	early   []arrival               // added before that
+	all     map[string]*destination // what has messages
+	agenda  agenda                  // of all
+	past    past                    // what had messages
+	waiting [classes]line           // for a worker
+	turn    class                   // whose turn it is to be asked first
+	running [classes]int            // workers
+	retry   time.Time               // the next doubtful destination may be dialled
+	desk    []errand                // for the clerk
+	queued  int                     // messages
+	listed  spool.ID                // the newest message that was there when the mailbox was read
+	adopted spool.ID                // the newest message that the operator named before Added did
+	out     map[spool.ID]taken      // with a worker, the clerk or the operator
+	freed   chan struct{}           // closed when one of them is given back; nil where nobody waits for it
+	broken  error                   // the store has failed for good
 	work    sync.WaitGroup
+}
+
+// taken is what is known of a message that is with somebody.
+type taken struct {
+	*destination
+	arrived uint32
 }
 
 // arrival is a message that came while the queue was being loaded.
@@ -245,7 +251,7 @@ func New(cfg Config) (*Queue, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	return &Queue{cfg: cfg, kick: make(chan struct{}, 1), all: make(map[string]*destination), out: make(map[spool.ID]*destination), errands: make(chan struct{}, 1)}, nil
+	return &Queue{cfg: cfg, kick: make(chan struct{}, 1), all: make(map[string]*destination), out: make(map[spool.ID]taken), errands: make(chan struct{}, 1)}, nil
 }
 
 // Added tells of a message that was just stored in the mailbox, and must tell of it once: two

@@ -104,6 +104,9 @@ func (q *Queue) resume(info *spool.Info, domain string) {
 			d.next, i.next = max(d.next, i.next), 0
 		}
 	}
+	if s.Reason != "" || s.Status != 0 {
+		d.blame(info.ID, s.Last)
+	}
 	q.queued++
 	q.put(d, i, i.next > now)
 	q.plan(d)
@@ -261,7 +264,7 @@ func (q *Queue) inspect(d *destination, now uint32) {
 // take notes that a message is with somebody. Under mu.
 func (q *Queue) take(d *destination, many ...item) {
 	for _, i := range many {
-		q.out[i.id] = d
+		q.out[i.id] = taken{d, i.arrived}
 		d.out++
 	}
 }

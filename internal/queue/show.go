@@ -177,7 +177,7 @@ func (q *Queue) members(domain string, after spool.ID, n int) (ids []spool.ID) {
 		return nil
 	}
 	for id, at := range q.out {
-		if at == d && id > after {
+		if at.destination == d && id > after {
 			ids = append(ids, id)
 		}
 	}
