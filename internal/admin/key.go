@@ -21,6 +21,10 @@ import (
 // data directory.
 var ErrRunning = errors.New("the data directory is in use")
 
+// stopFirst is what to do about ErrRunning. Where systemd keeps the socket open, a daemon that is
+// stopped alone comes back with the next client.
+const stopFirst = "stop cmtpd first, under systemd together with its socket, or the next client starts it again (systemctl stop cmtpd.socket cmtpd); or wait for the command that is at work"
+
 // A KeyView is a server's key as it is shown, and the form of --json. Nothing of it is secret.
 type KeyView struct {
 	Key         string `json:"key"` // base64
@@ -168,7 +172,7 @@ func stopped(cfg *config.Config, path string, change func() error) error {
 	}
 	lock, err := durable.OS.Lock(cfg.LockFile())
 	if errors.Is(err, durable.ErrLocked) {
-		return fmt.Errorf("%w: stop cmtpd (or wait for the command that is at work), rotate, and start it again", ErrRunning)
+		return fmt.Errorf("%w: %s; rotate, and start it again", ErrRunning, stopFirst)
 	}
 	if err != nil {
 		return fmt.Errorf("locking the data directory: %w", err)

@@ -59,7 +59,7 @@ func (r *Rotation) Recover(ctx context.Context, from string) (v StepView, err er
 	for _, path := range []string{r.cfg.KeyFile() + ".lock", r.cfg.LockFile()} {
 		lock, err := durable.OS.Lock(path)
 		if errors.Is(err, durable.ErrLocked) {
-			return v, fmt.Errorf("%w: stop cmtpd (or wait for the command that is at work)", ErrRunning)
+			return v, fmt.Errorf("%w: %s", ErrRunning, stopFirst)
 		}
 		if err != nil {
 			return v, fmt.Errorf("locking the data directory: %w", err)

@@ -63,7 +63,7 @@ func lockData(cfg *config.Config) (io.Closer, error) {
 	}
 	lock, err := durable.OS.Lock(cfg.LockFile())
 	if errors.Is(err, durable.ErrLocked) {
-		return nil, fmt.Errorf("%s: %w: stop it first", cfg.DataDir, ErrRunning)
+		return nil, fmt.Errorf("%s: %w: %s", cfg.DataDir, ErrRunning, stopFirst)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("locking the data directory: %w", err)
