@@ -60,6 +60,9 @@ type Manifest struct {
 	Trust    int       `json:"trust"` // domains whose servers' keys are remembered
 }
 
+// where is what to do where DIR cannot be looked at or made.
+const where = "name one in a directory that exists and belongs to the user who runs this"
+
 // Make makes a backup of cfg's data in the new directory dir. It locks nothing; a daemon
 // goes on meanwhile. progress may be nil; want are heads that the copy must contain.
 //
@@ -74,15 +77,18 @@ func Make(ctx context.Context, cfg *config.Config, dir string, progress func(don
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("making a backup in %s: %w: %w; name a directory that does not exist yet", dir, ErrExists, errors.Join(err, fs.ErrExist))
+	switch _, err := os.Lstat(dir); {
+	case err == nil:
+		return nil, fmt.Errorf("making a backup in %s: %w: %w; name a directory that does not exist yet", dir, ErrExists, fs.ErrExist)
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("making a backup in %s: %w; %s", dir, err, where)
 	}
 	if rel, err := filepath.Rel(real(cfg.DataDir), filepath.Join(real(filepath.Dir(dir)), filepath.Base(dir))); err == nil && filepath.IsLocal(rel) {
 		return nil, fmt.Errorf("making a backup in %s: %w %s: what takes that away takes the backup", dir, ErrInside, cfg.DataDir)
 	}
 	tmp := temporary(dir)
 	if err := durable.OS.Mkdir(tmp, 0o700); err != nil {
-		return nil, fmt.Errorf("making a backup: %w", err)
+		return nil, fmt.Errorf("making a backup: %w; %s", err, where)
 	}
 	defer func() {
 		if err != nil {

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -222,6 +224,24 @@ func TestRestore_Manifest(t *testing.T) {
 				t.Errorf("there is a data directory: %v", err)
 			}
 		})
+	}
+}
+
+// TestMake_Nowhere: where DIR cannot be is not told as if it were there.
+func TestMake_Nowhere(t *testing.T) {
+	cfg := configOf(filepath.Join(t.TempDir(), "data"))
+	openSpool(t, cfg)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, dir := range map[string]string{"BelowFile": filepath.Join(file, "backup"), "NoParent": filepath.Join(t.TempDir(), "none", "backup")} {
+		if _, err := backup.Make(context.Background(), cfg, dir, nil); err == nil || errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "belongs to the user who runs this") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := backup.Make(context.Background(), cfg, file, nil); !errors.Is(err, backup.ErrExists) || !errors.Is(err, fs.ErrExist) {
+		t.Errorf("in the place of a file: %v", err)
 	}
 }
 
