@@ -85,6 +85,7 @@ func (p *Program) page(c *cobra.Command) []byte {
 		about = strings.TrimSuffix(c.Short, ".") + "."
 	}
 	text(&b, about)
+	commands(&b, c)
 	options(&b, "OPTIONS", c.NonInheritedFlags().FlagUsages())
 	options(&b, "OPTIONS OF ALL COMMANDS", c.InheritedFlags().FlagUsages())
 	if p.Files != "" {
@@ -97,6 +98,17 @@ func (p *Program) page(c *cobra.Command) []byte {
 	}
 	also(&b, p.around(c))
 	return b.Bytes()
+}
+
+// commands lists what stands below c, with what each does: who reads of a program looks for the command first.
+func commands(b *bytes.Buffer, c *cobra.Command) {
+	title := ".SH COMMANDS\n"
+	for _, child := range c.Commands() {
+		if shown(child) {
+			fmt.Fprintf(b, "%s.TP\n.B %s\n%s\n", title, roff(child.CommandPath()), roff(strings.TrimSuffix(child.Short, ".")))
+			title = ""
+		}
+	}
 }
 
 func (p *Program) title(b *bytes.Buffer, name, short string, section int) {

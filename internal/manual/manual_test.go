@@ -41,6 +41,7 @@ func TestProgram_Write(t *testing.T) {
 	columns := strings.Repeat("A column  and another ", 4) + "\nrow  two\n"
 	want := ".TH \"TOOL\" 1 \"2026-11-27\" \"tool 1\\-2\"\n.SH NAME\ntool \\- Do it\n.SH SYNOPSIS\n.B tool [flags]\n.SH DESCRIPTION\n" +
 		paragraph + ".PP\n.nf\na list\nof short lines\n.fi\n.PP\n.nf\n" + columns + ".fi\n" +
+		".SH COMMANDS\n.TP\n.B tool completion\nGenerate the autocompletion script for the specified shell\n.TP\n.B tool part\nA part of it\n" +
 		".SH OPTIONS\n.TP\n.B \\-\\-all\nof all\n.TP\n.B \\-h, \\-\\-help\nhelp for tool\n" +
 		".SH FILES\n.nf\na  b\n.fi\n.SH EXIT STATUS\n.nf\n0  ok\n.fi\n" +
 		".SH SEE ALSO\n.BR tool\\-completion (1),\n.BR tool\\-part (1),\n.BR else (5)\n"
