@@ -16,6 +16,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cmtpd/internal/address"
+	"cmtpd/internal/admin"
 	"cmtpd/internal/config"
 	"cmtpd/internal/setup"
 )
@@ -38,7 +40,7 @@ func initCommand() *cobra.Command {
 	f.StringArray(domainFlag, nil, "serve the mail of `DOMAIN`; may be given again")
 	f.String(hostnameFlag, "", "this machine's full `NAME` (default: its own)")
 	f.String(backendFlag, "", "the mail server behind, as `HOST:PORT`, or none (default: where the one on port 25 could go)")
-	f.String(proxyFlag, "", "the PROXY protocol that it is spoken to in: `v1`, v2 or none (default: v2)")
+	f.String(proxyFlag, "", "the `VERSION` of the PROXY protocol that it is spoken to in: v1, v2 or none (default: v2)")
 	f.String(postmasterFlag, "", "the `ADDRESS` that gets the mail to postmaster, or nobody (default: nobody)")
 	f.String(dataDirFlag, config.Default().DataDir, "keep keys and mail in `DIR`")
 	f.String(userFlag, "cmtpd", "the `USER` who serves, if root runs this")
@@ -172,7 +174,7 @@ func servingUser(c *cobra.Command) (setup.Owner, error) {
 func nextCommands(v *initView) (next []string) {
 	cmtpd, as := "cmtpd", ""
 	if os.Geteuid() == 0 && v.Owner.UID != 0 {
-		as = "sudo -u " + setup.Word(v.Owner.Name) + " "
+		as = admin.As(setup.Word(v.Owner.Name))
 	}
 	more := ""
 	if v.Config.Path != "/etc/cmtpd/cmtpd.toml" {
@@ -185,7 +187,12 @@ func nextCommands(v *initView) (next []string) {
 	if v.Move != nil {
 		start = strings.Join(append(v.Move.Switch, start), " && ")
 	}
-	return []string{start, cmtpd + " check" + more, as + cmtpd + " user invite NAME@" + v.Means.Domains[0].String() + more}
+	// Until the postmaster of the configuration has an account, mail to it is refused.
+	first := "NAME@" + v.Means.Domains[0].String()
+	if v.Means.Postmaster != (address.Address{}) {
+		first = v.Means.Postmaster.String()
+	}
+	return []string{start, cmtpd + " check" + more, as + cmtpd + " user invite " + setup.Word(first) + more}
 }
 
 func (v *initView) show(out io.Writer) error {

@@ -141,11 +141,19 @@ func TestInit_DNS(t *testing.T) {
 			t.Errorf("there is no %q in\n%s", want, first)
 		}
 	}
+	if !strings.Contains(first, "user invite NAME@here.example") {
+		t.Errorf("nobody is to be invited first in\n%s", first)
+	}
 	server.SetZone(t, zone+"mx.here.example. A 192.0.2.1\n")
 	second := site.Must(t, "", "init", "--yes", "--user", "root")
 	for _, gone := range []string{"\nhere.example. 3600 IN MX", "mx.here.example. 3600 IN A", "_cmtp.here.example. 3600"} {
 		if strings.Contains(second, gone) {
 			t.Errorf("%q is still in\n%s", gone, second)
 		}
+	}
+	named := site.Must(t, "", "init", "--yes", "--user", "root", "--without-dns", "--force", "--domain", "here.example", "--backend", "none",
+		"--hostname", "mx.here.example", "--data-dir", site.Data, "--postmaster", "ops@here.example")
+	if !strings.Contains(named, "user invite ops@here.example") {
+		t.Errorf("the postmaster is not invited first in\n%s", named)
 	}
 }

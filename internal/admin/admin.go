@@ -94,7 +94,11 @@ func OwnData(dir string) error {
 		return fmt.Errorf("looking at the data directory: %w", err)
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("%w: run this as the owner of %s (uid %d), for instance with: sudo -u '#%d'", ErrOwner, dir, st.Uid, st.Uid)
+		as := fmt.Sprintf("sudo -u '#%d'", st.Uid)
+		if name := nameOf(st.Uid); name != "" {
+			as = As(name) + "cmtpd ..."
+		}
+		return fmt.Errorf("%w: run this as the owner of %s (uid %d), for instance with: %s", ErrOwner, dir, st.Uid, as)
 	}
 	return nil
 }

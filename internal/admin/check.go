@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -103,7 +104,7 @@ func each(found []Finding, name string, yield func(Finding) bool) bool {
 }
 
 func configFindings(err error) (found []Finding) {
-	const remedy = "cmtpd does not start with it: correct it (configs/cmtpd.toml shows every key)"
+	const remedy = "cmtpd does not start with it: correct it (the manual page cmtpd.toml(5) shows every key)"
 	var all *config.Error
 	if !errors.As(err, &all) {
 		return problem(err.Error(), "name the right file with --config")
@@ -150,8 +151,12 @@ func (c *checkup) data(context.Context) (found []Finding) {
 			continue // what must be there is for others to say
 		}
 		if its, _ := ownerOf(info); ok && its != owner {
+			to := strconv.FormatUint(uint64(owner), 10)
+			if name := nameOf(owner); name != "" {
+				to = name + ":" // and the user's group
+			}
 			found = append(found, Finding{Text: fmt.Sprintf("%s belongs to user %d, and the directory to %d: the daemon cannot use it", path, its, owner),
-				Remedy: fmt.Sprintf("run: chown -R %d %s", owner, path)})
+				Remedy: fmt.Sprintf("run: chown -R %s %s", to, path)})
 		}
 	}
 	return found
@@ -231,7 +236,7 @@ func (c *checkup) daemon(context.Context) []Finding {
 		c.running = &state
 		return nil
 	case errors.Is(err, control.ErrNobody):
-		return note("no daemon runs, or it is starting")
+		return note("no daemon runs, or it is starting; under systemd, systemctl status cmtpd cmtpd.socket says why")
 	}
 	return problem(err.Error(), "run this as the owner of the directory; if that was so, look at the daemon's log")
 }

@@ -194,7 +194,7 @@ func TestCheck_Owner(t *testing.T) {
 		t.Fatal(err)
 	}
 	wrong, _ := checked(t, cfg, "")
-	one(t, wrong, "data: ", "belongs to user 65534", "chown -R 0 "+cfg.SpoolDir())
+	one(t, wrong, "data: ", "belongs to user 65534", "chown -R root: "+cfg.SpoolDir())
 }
 
 func TestCheck_Disk(t *testing.T) {

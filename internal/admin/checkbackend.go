@@ -27,7 +27,7 @@ func (c *checkup) backend(ctx context.Context) []Finding {
 	case errors.Is(err, relay.ErrWouldRelay):
 		return problem(fmt.Sprintf("%s: %v", smtp.Backend, err), "let it expect a PROXY header and name its version in smtp.proxy_protocol, or let it trust fewer networks (Postfix: mynetworks)")
 	case errors.Is(err, relay.ErrDeferred):
-		return note(fmt.Sprintf("%s: %v", smtp.Backend, err))
+		return note(fmt.Sprintf("%s: %v; a Postfix says 454 with defer_unauth_destination, which is Debian's default: it relays for nobody, and reject_unauth_destination in its place in smtpd_relay_restrictions makes that certain", smtp.Backend, err))
 	}
 	if other := c.speaksInstead(ctx); other != "" {
 		return problem(fmt.Sprintf("%s does not answer as with smtp.proxy_protocol = %q, which is configured, but as with %q", smtp.Backend, smtp.ProxyProtocol, other),

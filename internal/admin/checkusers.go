@@ -70,7 +70,7 @@ func (c *checkup) postmaster(names *account.Directory) (found []Finding) {
 		switch {
 		case err != nil:
 			found = append(found, Finding{Text: fmt.Sprintf("mail to postmaster@%s is refused: %v", d, err),
-				Remedy: "let postmaster, or the alias of that name, lead to a user who is there and not disabled"})
+				Remedy: "invite that user (cmtpd user invite), or let postmaster, or the alias of that name, lead to one who is there and not disabled"})
 		case a == nil:
 			nobody = append(nobody, d.String())
 		}

@@ -155,7 +155,7 @@ func (d *daemon) reload(ctx context.Context) {
 	d.log.Info("the configuration was reloaded", "changed", len(changes)-waiting, "waiting_for_restart", waiting)
 	status := d.status()
 	if waiting > 0 {
-		status += fmt.Sprintf("; %d changed settings wait for a restart", waiting)
+		status += fmt.Sprintf("; changed settings that wait for a restart: %d", waiting)
 	}
 	d.options.Manager.Ready(status)
 }
