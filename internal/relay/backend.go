@@ -95,6 +95,8 @@ func judge(greeting []byte, code int) error {
 	switch {
 	case code == 220:
 		return nil
+	case bytes.HasPrefix(greeting, synchronization):
+		return errUnheard
 	case code >= 400 && code <= 599:
 		return &refusedError{code, bytes.Clone(greeting)}
 	}

@@ -16,6 +16,7 @@ type pump struct {
 	client, backend net.Conn
 	moves           atomic.Uint64
 	up, down        atomic.Uint64 // bytes
+	guard           guard         // of what the backend says
 	ended           chan struct{}
 }
 
@@ -25,14 +26,14 @@ func (r *Relay) startPump(ctx context.Context, c *netbuf.Conn) (stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newPump(c.Conn, backend, c.In, in), nil
+	return newPump(c.Conn, backend, c.In, in, r.guard(c.In.Buffered())), nil
 }
 
-func newPump(client, backend net.Conn, fromClient, fromBackend *netbuf.Reader) *pump {
-	p := &pump{client: client, backend: backend, ended: make(chan struct{})}
+func newPump(client, backend net.Conn, fromClient, fromBackend *netbuf.Reader, g guard) *pump {
+	p := &pump{client: client, backend: backend, guard: g, ended: make(chan struct{})}
 	var directions sync.WaitGroup
-	directions.Go(func() { p.copy(backend, fromClient, &p.up) })
-	directions.Go(func() { p.copy(client, fromBackend, &p.down) })
+	directions.Go(func() { p.copy(backend, fromClient, &p.up, new(guard)) })
+	directions.Go(func() { p.copy(client, fromBackend, &p.down, &p.guard) })
 	go func() {
 		directions.Wait()
 		p.cut()
@@ -43,15 +44,19 @@ func newPump(client, backend net.Conn, fromClient, fromBackend *netbuf.Reader) *
 
 // copy passes bytes until in ends, and then that end. When either conn fails,
 // both directions end.
-func (p *pump) copy(to net.Conn, in *netbuf.Reader, passed *atomic.Uint64) {
+func (p *pump) copy(to net.Conn, in *netbuf.Reader, passed *atomic.Uint64, g *guard) {
 	defer in.Release()
 	buf := make([]byte, 4*netbuf.Size)
 	for {
 		n, err := in.Read(buf)
 		if n > 0 {
-			n, err := to.Write(buf[:n])
+			b, last := g.look(buf[:n])
+			if last {
+				err = io.EOF
+			}
+			n, werr := to.Write(b)
 			passed.Add(uint64(n))
-			if err != nil {
+			if werr != nil {
 				p.cut()
 				return
 			}
@@ -70,6 +75,8 @@ func (p *pump) done() <-chan struct{} { return p.ended }
 func (p *pump) moved() uint64         { return p.moves.Load() }
 
 func (p *pump) bytes() (up, down uint64) { return p.up.Load(), p.down.Load() }
+
+func (p *pump) unheard() bool { return p.guard.met }
 
 func (p *pump) cut() {
 	p.client.Close()

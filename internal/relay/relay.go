@@ -4,7 +4,8 @@
 // already, and nothing else: so STARTTLS, 8BITMIME, BDAT and pipelining work as
 // they do without it. The client's address reaches the mail server by the PROXY
 // protocol. A mail server that is away, or refuses in its greeting, answers the
-// client's first command with that (protocol.md section 1).
+// client's first command with that (protocol.md section 1); so does one that
+// takes the PROXY header for a command, which is its only reply that is looked at.
 package relay
 
 import (
@@ -128,8 +129,14 @@ func (r *Relay) Serve(ctx context.Context, c *netbuf.Conn) {
 		e.Outcome = Unavailable
 		return
 	}
-	r.passed.Add(1)
 	e.Outcome = r.watch(ctx, s)
+	if s.unheard() {
+		r.down.Add(1)
+		r.cfg.Log.Error("the mail server cannot be reached", "conn", c.ID, "backend", r.cfg.Backend, "err", errUnheard)
+		e.Outcome = Unavailable
+		return
+	}
+	r.passed.Add(1)
 	if e.Outcome == Idle || e.Outcome == Long {
 		r.timeout.Add(1)
 	}
@@ -143,8 +150,11 @@ func (r *Relay) TurnAway(c *netbuf.Conn) {
 	r.cfg.end(c, &e)
 }
 
-func (r *Relay) farewell(c *netbuf.Conn) {
-	c.Farewell(fmt.Appendf(nil, "421 4.3.2 %s has no mail server at present, try again later\r\n", r.cfg.Hostname))
+func (r *Relay) farewell(c *netbuf.Conn) { c.Farewell(r.unavailable()) }
+
+// unavailable is the reply to who comes while there is no mail server.
+func (r *Relay) unavailable() []byte {
+	return fmt.Appendf(nil, "421 4.3.2 %s has no mail server at present, try again later\r\n", r.cfg.Hostname)
 }
 
 // A stream is a session on its way in both directions.
@@ -157,6 +167,8 @@ type stream interface {
 	// bytes returns how many went to the backend, and how many came from there. It is asked
 	// once done is closed.
 	bytes() (up, down uint64)
+	// unheard reports whether the guard has put the session off. It is asked once done is closed.
+	unheard() bool
 	// cut ends the stream soon.
 	cut()
 }

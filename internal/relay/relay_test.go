@@ -308,6 +308,7 @@ func TestRelay_Serve_NoBackend(t *testing.T) {
 		{"another protocol", "SSH-2.0-server\r\n", unavailable},
 		{"bare LF", "220 ready\n", unavailable},
 		{"not a greeting", "250 ok\r\n", unavailable},
+		{"Exim, which expects no header", "554 SMTP synchronization error\r\n", unavailable},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBackend(t)

@@ -12,6 +12,7 @@ type session struct {
 	client, backend int  // descriptors
 	up, down        flow // owned by the loop's goroutine, once it is started
 	moves           atomic.Uint64
+	guard           guard // of what the backend says
 	ended           chan struct{}
 
 	mu     sync.Mutex // held while descriptors are added, shut or closed by number
@@ -22,7 +23,7 @@ type session struct {
 func newSession(client, backend int) *session {
 	s := &session{client: client, backend: backend, ended: make(chan struct{})}
 	s.up = flow{session: s, from: client, to: backend}
-	s.down = flow{session: s, from: backend, to: client}
+	s.down = flow{session: s, from: backend, to: client, guard: &s.guard}
 	return s
 }
 
@@ -107,6 +108,8 @@ func (s *session) moved() uint64         { return s.moves.Load() }
 // bytes needs no lock: the loop touches the flows no more once the session has ended.
 func (s *session) bytes() (up, down uint64) { return s.up.moved, s.down.moved }
 
+func (s *session) unheard() bool { return s.guard.met }
+
 // cut shuts both sockets down, which the loop learns by an event.
 func (s *session) cut() {
 	s.mu.Lock()
@@ -126,6 +129,7 @@ type flow struct {
 	session  *session
 	from, to int
 	rest     []byte // read and not yet written
+	guard    *guard // of the first that moves, or nil
 	pipe     *pipe  // where bulk passes without being copied
 	full     int    // bytes in an unbroken row of full reads
 	moved    uint64 // bytes
@@ -140,6 +144,20 @@ func (f *flow) blocked() bool { return len(f.rest) > 0 || f.pipe != nil && f.pip
 
 // put writes b, as far as it goes, and keeps a copy of the rest.
 func (f *flow) put(b []byte) error {
+	if len(b) > 0 && f.guard != nil {
+		said, last := f.guard.look(b)
+		if last {
+			unix.Shutdown(f.from, unix.SHUT_RDWR) // as if the backend had said this and gone
+		} else {
+			f.guard = nil
+		}
+		b = said
+	}
+	return f.write(b)
+}
+
+// write is put, of what has been looked at.
+func (f *flow) write(b []byte) error {
 	if len(b) == 0 {
 		return nil // even writing nothing would take a reset's error away
 	}
@@ -158,7 +176,7 @@ func (f *flow) put(b []byte) error {
 func (f *flow) flush() error {
 	b := f.rest
 	f.rest = nil
-	return f.put(b)
+	return f.write(b)
 }
 
 // move passes on what there is. It returns true when there is more to do at

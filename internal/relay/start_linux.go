@@ -40,6 +40,7 @@ func (r *Relay) start(ctx context.Context, c *netbuf.Conn) (stream, error) {
 		return nil, err
 	}
 	s := newSession(fd, backend)
+	s.guard = r.guard(c.In.Buffered())
 	s.start(l, c.In.Buffered(), early)
 	c.In.Release()
 	client.Close() // the duplicate is open

@@ -1,0 +1,81 @@
+package relay
+
+import (
+	"bytes"
+	"errors"
+
+	"cmtpd/internal/config"
+)
+
+// errUnheard: the backend takes the PROXY header for a command, as one does that was told to
+// expect none since it was asked at the start. What it says then would be its answer to the
+// client's greeting, and refuse for good (5xx) mail that is only to come later.
+var errUnheard = errors.New("relay: the backend does not expect a PROXY header, or not of this version: cmtpd check says which it expects")
+
+// A guard looks at the first that a backend says in a session, and puts in its place that there
+// is no mail server when it complains of the header. The zero guard lets all pass.
+type guard struct {
+	farewell []byte // nil: nothing is looked at, or no more
+	met      bool
+}
+
+// guard returns the guard of a session that begins with what a client has said first. Only behind
+// a header, and a greeting of mere words, can the complaint be of nothing else.
+func (r *Relay) guard(first []byte) guard {
+	if r.cfg.Proxy == config.ProxyNone || !plainHello(first) {
+		return guard{}
+	}
+	return guard{farewell: r.unavailable()}
+}
+
+// look returns what to send in the place of b, the next that the backend has said, and whether
+// nothing more is to come.
+func (g *guard) look(b []byte) (instead []byte, last bool) {
+	switch {
+	case g.met:
+		return nil, true
+	case g.farewell == nil || len(b) == 0:
+		return b, false
+	}
+	instead, g.farewell = g.farewell, nil
+	if g.met = unknownCommand(b); g.met {
+		return instead, true
+	}
+	return b, false
+}
+
+// synchronization is what Exim says to who has spoken first, as only the PROXY header does. It may
+// be the greeting.
+var synchronization = []byte("554 SMTP synchronization error")
+
+// unknownCommand reports whether a reply is of those by which servers say that they do not know a
+// command (RFC 5321 section 4.2.4), or Exim's: none of them answers EHLO or HELO so.
+func unknownCommand(reply []byte) bool {
+	if bytes.HasPrefix(reply, synchronization) {
+		return true
+	}
+	for _, code := range []string{"500", "502"} {
+		if rest, ok := bytes.CutPrefix(reply, []byte(code)); ok && len(rest) > 0 && (rest[0] == ' ' || rest[0] == '-') {
+			return true
+		}
+	}
+	return false
+}
+
+// maxHello is what a name in DNS can take, and the command before it.
+const maxHello = 5 + 255
+
+// plainHello reports whether a client has said EHLO or HELO with a name or an address, and waits:
+// another one a server may well refuse as no command at all, and one who does not wait, too.
+func plainHello(first []byte) bool {
+	line, more, ok := bytes.Cut(first, []byte("\r\n"))
+	if !ok || len(more) > 0 || len(line) > maxHello || len(line) < 6 || !bytes.EqualFold(line[:5], []byte("EHLO ")) && !bytes.EqualFold(line[:5], []byte("HELO ")) {
+		return false
+	}
+	for _, c := range line[5:] {
+		if !('a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9' || bytes.IndexByte([]byte("-._:[]"), c) >= 0) {
+			return false
+		}
+	}
+	return true
+}
