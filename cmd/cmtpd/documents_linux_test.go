@@ -419,6 +419,9 @@ func (s *stage) systemctl(args []string) {
 	case "start", "enable":
 		s.start()
 	case "stop":
+		if !slices.Contains(args, "cmtpd.socket") {
+			s.t.Errorf("%s: the next client starts cmtpd again where its socket is not stopped", s.at)
+		}
 		s.stop()
 	case "restart":
 		s.stop()
