@@ -8,6 +8,8 @@ import (
 	"unicode"
 
 	"golang.org/x/text/unicode/norm"
+
+	"cmtpd/internal/nearest"
 )
 
 // QueryHelp describes the language of Search to a user.
@@ -64,49 +66,12 @@ func isUnknown(word, value string) bool {
 }
 
 func unknownField(word string) error {
-	meant := Nearest(word, fieldNames)
+	meant := nearest.Word(word, fieldNames)
 	if meant != "" {
 		meant = " Did you mean " + meant + ":?"
 	}
 	return fmt.Errorf("%w: %s: is no field; there are %s:.%s To look for the words themselves, put quotation marks around them", ErrQuery, word,
 		strings.Join(fieldNames, ":, "), meant)
-}
-
-// Nearest returns which of some words was meant by one that is none of them: it begins so, or half of its letters are
-// right. It is empty where there is none.
-func Nearest(word string, words []string) (nearest string) {
-	least := len(word)/2 + 1
-	for _, w := range words {
-		n := distance(word, w)
-		if strings.HasPrefix(w, word) {
-			n = 0
-		}
-		if n < least {
-			least, nearest = n, w
-		}
-	}
-	return nearest
-}
-
-// distance is how many letters have to be put in, taken away, or changed to make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		before := row[0] // of the row above, to the left
-		row[0] = i + 1
-		for j := range len(b) {
-			change := before
-			if a[i] != b[j] {
-				change++
-			}
-			before = row[j+1]
-			row[j+1] = min(change, row[j]+1, before+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // states are what may stand behind is:.

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"cmtpd/internal/cache"
+	"cmtpd/internal/nearest"
 )
 
 // A wrong call is told in one line, which names what is wrong and how it is right.
@@ -87,7 +87,7 @@ func unknownFlag(c *cobra.Command, err *pflag.NotExistError) error {
 	}
 	var names []string
 	c.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-	meant := cache.Nearest(err.GetSpecifiedName(), names)
+	meant := nearest.Word(err.GetSpecifiedName(), names)
 	if meant != "" {
 		meant = fmt.Sprintf("; did you mean --%s?", meant)
 	}

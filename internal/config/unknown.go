@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/BurntSushi/toml"
+
+	"cmtpd/internal/nearest"
 )
 
 // unknownKey says what a key that nobody knows was probably meant to be: a known one in
@@ -13,14 +15,14 @@ import (
 func unknownKey(key toml.Key, isTable bool) string {
 	known, tables := Keys(), tableNames()
 	if isTable {
-		if near := nearest(key.String(), tables); near != nil {
+		if near := nearKeys(key.String(), tables); near != nil {
 			return "unknown table; the nearest known one is " + inBrackets(near)
 		}
 		return "unknown table; there are " + inBrackets(tables)
 	}
-	near := nearest(key.String(), known)
+	near := nearKeys(key.String(), known)
 	if near == nil {
-		near = nearest(key.String(), tables)
+		near = nearKeys(key.String(), tables)
 	}
 	switch {
 	case near == nil && len(key) > 1 && slices.Contains(tables, key[0]):
@@ -77,17 +79,17 @@ func keysIn(table string) (names []string) {
 	return names
 }
 
-// nearest returns the known keys that key most likely means, or none when none is
+// nearKeys returns the known keys that key most likely means, or none when none is
 // near. A name that stands in the wrong table is as good as one slip more, and so is a
 // table that has become part of the name.
-func nearest(key string, known []string) (near []string) {
+func nearKeys(key string, known []string) (near []string) {
 	table, name := split(key)
 	least := 1 + len(name)/4
 	for _, k := range known {
 		t, n := split(k)
-		d := distance(strings.ToLower(name), n)
+		d := nearest.Distance(strings.ToLower(name), n)
 		if t != table {
-			d = 1 + min(d, distance(strings.ToLower(name), t+"_"+n))
+			d = 1 + min(d, nearest.Distance(strings.ToLower(name), t+"_"+n))
 		}
 		if d < least {
 			near, least = nil, d
@@ -103,33 +105,4 @@ func nearest(key string, known []string) (near []string) {
 func split(key string) (table, name string) {
 	i := strings.LastIndexByte(key, '.')
 	return key[:max(i, 0)], key[i+1:]
-}
-
-// distance counts the insertions, deletions, substitutions and swaps of
-// neighbours that lead from a to b (optimal string alignment). What is longer
-// than any key is not looked at, only counted.
-func distance(a, b string) int {
-	const longest = 64
-	if len(a) > longest {
-		return len(a)
-	}
-	var before, last, row [longest + 1]int
-	for j := range len(b) + 1 {
-		last[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-		before, last = last, row
-	}
-	return last[len(b)]
 }
