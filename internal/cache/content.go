@@ -77,8 +77,9 @@ func (d *db) keep(m *catch) error {
 	return d.show(m.id)
 }
 
-// Limits of what is found of a message, in bytes of its text, and of each other part. All words of a message are in memory at once
-// while they are put into the index, three times, and SQLite ends the program when its memory is used up.
+// Limits of what is found of a message, in bytes of its text, and of each other part. All words of a message are in
+// memory at once while they are put into the index, three times, and SQLite ends the program when its memory is used
+// up.
 const (
 	maxIndexed = 1 << 20
 	maxNames   = 64 << 10

@@ -135,8 +135,8 @@ func (d *db) intend(i *intent) error {
 	return d.show(i.content)
 }
 
-// show makes what the user sees of a message: what the server says, with the intent upon it. A content's sent is 1 for a copy of
-// what was sent, which is the flag of what was seen.
+// show makes what the user sees of a message: what the server says, with the intent upon it. A content's sent is 1
+// for a copy of what was sent, which is the flag of what was seen.
 func (d *db) show(id int64) error {
 	var i intent
 	found, err := d.one(`SELECT `+intentColumns+` FROM intent i WHERE content = ?1`, []any{id}, func(s *sqlite3.Stmt) error {

@@ -282,8 +282,9 @@ func (c *Cache) SetSent(ctx context.Context, id int64, receipt []byte) error {
 	}, Sealed)
 }
 
-// SetFailed gives a copy up that is not Sent, because the server has refused it, or the user wants it no more. Who does not
-// know whether a copy has arrived leaves it Sealed and sends it again. The error wraps ErrState or ErrNotFound.
+// SetFailed gives a copy up that is not Sent, because the server has refused it, or the user wants it no more. Who
+// does not know whether a copy has arrived leaves it Sealed and sends it again. The error wraps ErrState or
+// ErrNotFound.
 func (c *Cache) SetFailed(ctx context.Context, id int64, reason string) error {
 	return c.step(ctx, id, "giving a letter up", Failed, func(d *db) error {
 		return d.exec(`UPDATE copy SET reason = ?2 WHERE id = ?1`, id, reason)

@@ -6,7 +6,8 @@ import (
 	"github.com/ncruces/go-sqlite3"
 )
 
-// SetProof keeps what is said of a message's source from now on. The error wraps ErrNotFound where the message was not opened.
+// SetProof keeps what is said of a message's source from now on. The error wraps ErrNotFound where the message was
+// not opened.
 func (c *Cache) SetProof(ctx context.Context, id int64, proof string) error {
 	return c.write(ctx, "keeping what a message proves", func(d *db) error {
 		var o Opened

@@ -220,8 +220,9 @@ func parseQuery(q string) (terms []term, err error) {
 	return terms, nil
 }
 
-// fold returns what the index is given of texts, and asked for: without the accents of Latin, Greek and Cyrillic letters, of
-// which the index itself knows Latin ones alone. Marks that make another letter, as in Indic scripts, stay.
+// fold returns what the index is given of texts, and asked for: without the accents of Latin, Greek and Cyrillic
+// letters, of which the index itself knows Latin ones alone. Marks that make another letter, as in Indic scripts,
+// stay.
 func fold(texts ...string) string {
 	s := strings.Join(texts, "\n")
 	if strings.IndexFunc(s, func(r rune) bool { return r >= 0x80 }) < 0 {

@@ -107,7 +107,8 @@ func TestCache_Search_Anything(t *testing.T) {
 	})
 }
 
-// No letter has so many words that they do not fit into SQLite's memory; of a long text the beginning is found, to the byte.
+// No letter has so many words that they do not fit into SQLite's memory; of a long text the beginning is found, to
+// the byte.
 func TestCache_Search_Long(t *testing.T) {
 	c, b := newCache(t), newBox()
 	var long strings.Builder

@@ -16,9 +16,10 @@ PRAGMA journal_size_limit = 16777216;
 
 // schema makes a new database.
 //
-// A content is a message, known by its SHA-256 whatever its number. Its id is the second in which it came,
-// times 2^20, and a count that goes with the numbers: so ids ascend as messages came, also where they were fetched the
-// other way around, and the index of words, which can be read backwards by id, gives the newest first. Its texts are folded.
+// A content is a message, known by its SHA-256 whatever its number. Its id is the second in which it came, times
+// 2^20, and a count that goes with the numbers: so ids ascend as messages came, also where they were fetched the
+// other way around, and the index of words, which can be read backwards by id, gives the newest first. Its texts are
+// folded.
 //
 // An entry is a message's place in the mailbox. shown, labels and gone are flags, words and
 // presence as the user sees them: the server's, with the intents upon them. A copy of what was sent is shown as seen.
@@ -122,8 +123,8 @@ CREATE VIRTUAL TABLE texts USING fts5 (
 );
 `
 
-// extend adds what a database lacks that was made before. A program that does not know of it can still use the database, so that
-// no drafts are set aside.
+// extend adds what a database lacks that was made before. A program that does not know of it can still use the
+// database, so that no drafts are set aside.
 func (d *db) extend() error {
 	n, err := d.integer(`SELECT count(*) FROM pragma_table_info('content') WHERE name = 'sent'`)
 	if err != nil || n > 0 {

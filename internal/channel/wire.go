@@ -67,7 +67,8 @@ func (w *wire) writeGathered() error {
 	return w.failed
 }
 
-// write writes a record, or keeps it back. A record of Read's, an answer to a change of keys say, takes its place among the others.
+// write writes a record, or keeps it back. A record of Read's, an answer to a change of keys say, takes its place
+// among the others.
 func (w *wire) write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

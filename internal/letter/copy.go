@@ -46,8 +46,8 @@ func (d *Draft) Copy(to []string, key *crypt.PrivateKey) (*Draft, error) {
 	return &l, nil
 }
 
-// TakeCopy returns whom a letter went to of which this is the copy, and takes what says so out of the text. It returns nil
-// for any other letter, which stays as it is.
+// TakeCopy returns whom a letter went to of which this is the copy, and takes what says so out of the text. It
+// returns nil for any other letter, which stays as it is.
 func (l *Letter) TakeCopy(keys []*crypt.PrivateKey) (to []string) {
 	head, rest := 0, l.Text
 	for bytes.HasPrefix(rest, []byte(sentTo)) {

@@ -15,10 +15,10 @@ type piece struct {
 	panicked any
 }
 
-// ahead calls use with all that r delivers, piece by piece, while a goroutine reads what follows: reading a message is mostly
-// SHA-256, and using it encryption, so that they take the time of the longer one where a processor is free. A piece is
-// used when r has delivered more behind it, or has ended: of what r verifies, nothing is used that it takes back at
-// the end. The goroutine is over when ahead returns.
+// ahead calls use with all that r delivers, piece by piece, while a goroutine reads what follows: reading a message
+// is mostly SHA-256, and using it encryption, so that they take the time of the longer one where a processor is free.
+// A piece is used when r has delivered more behind it, or has ended: of what r verifies, nothing is used that it
+// takes back at the end. The goroutine is over when ahead returns.
 func ahead(r io.Reader, use func([]byte) error) error {
 	free, full := make(chan *[pieceSize]byte, piecesAhead), make(chan piece, piecesAhead)
 	for range piecesAhead {

@@ -8,7 +8,8 @@ import (
 )
 
 // A budget bounds how much each mailbox is changed by its user: what is noted of a message stays in the spool for
-// good, also when it is noted otherwise (docs/spool.md, Mark). It is the generic cell rate algorithm, with one time for each mailbox.
+// good, also when it is noted otherwise (docs/spool.md, Mark). It is the generic cell rate algorithm, with one time
+// for each mailbox.
 type budget struct {
 	now func() time.Time
 

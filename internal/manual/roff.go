@@ -20,8 +20,8 @@ func text(b *bytes.Buffer, s string) {
 	}
 }
 
-// isProse tells a paragraph from a table, a list or a script: its lines start at the margin, have no gaps, and all but the
-// last are about as long as a terminal is wide.
+// isProse tells a paragraph from a table, a list or a script: its lines start at the margin, have no gaps, and all
+// but the last are about as long as a terminal is wide.
 func isProse(block string) bool {
 	all := strings.Split(strings.Trim(block, "\n"), "\n")
 	for i, line := range all {

@@ -326,9 +326,9 @@ func (q *Queue) send(ctx context.Context, v *visit, s Session, tries []try) bool
 	return err == nil
 }
 
-// watched sends to a destination that does not count as doubtful. Once it is slow it does; and where no worker is free for one that
-// waits and is not, and the doubtful have more than their share, it has to give way, and comes again as what it is. So nobody
-// holds all workers by having answered soon before.
+// watched sends to a destination that does not count as doubtful. Once it is slow it does; and where no worker is
+// free for one that waits and is not, and the doubtful have more than their share, it has to give way, and comes
+// again as what it is. So nobody holds all workers by having answered soon before.
 func (q *Queue) watched(ctx context.Context, v *visit, send func(context.Context) ([]Result, error)) ([]Result, error) {
 	q.mu.Lock()
 	known := v.as == doubtful

@@ -7,7 +7,8 @@ import (
 )
 
 // gatherAt is how many bytes of answers to FETCH are gathered before they are written although more requests have
-// been read, and gatherMost how many there can be then. A session has two such buffers at most, one of them being written.
+// been read, and gatherMost how many there can be then. A session has two such buffers at most, one of them being
+// written.
 const (
 	gatherAt   = 3 * flushAt
 	gatherMost = gatherAt + flushAt + headRoom // the last one's payload, and its head

@@ -34,8 +34,8 @@ type Elsewhere interface {
 // section 17.7): one that comes by more often goes in circles.
 const maxReceived = 30
 
-// maxAsked is how many foreign names a session remembers to have asked for: as many as a client asks for at once, so that it can
-// go over all of them again. Of one that is forgotten the next answer may be as old as a first one.
+// maxAsked is how many foreign names a session remembers to have asked for: as many as a client asks for at once, so
+// that it can go over all of them again. Of one that is forgotten the next answer may be as old as a first one.
 const maxAsked = 16
 
 var (
@@ -48,8 +48,8 @@ type lookupError struct{ error }
 
 func (e lookupError) Unwrap() error { return e.error }
 
-// lookup answers for a name of another domain, to a proven user alone: the question makes
-// this server connect to somebody else's. Who asks again in the same session wants no old answer (docs/protocol.md section 19.1).
+// lookup answers for a name of another domain, to a proven user alone: the question makes this server connect to
+// somebody else's. Who asks again in the same session wants no old answer (docs/protocol.md section 19.1).
 func (p *part2) lookup(ctx context.Context, user, domain string) ([]byte, error) {
 	asked, err := parseName(user, domain)
 	if err != nil {

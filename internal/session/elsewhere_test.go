@@ -30,8 +30,8 @@ func saying(how string, name address.Address) (*federation.Foreign, error) {
 	return &federation.Foreign{Payload: []byte(how + " " + name.String())}, nil
 }
 
-// Who asks for a foreign name a second time in a session is given nothing old; the first time, or as anybody else, not. It is so of
-// the last 16 names that were asked for.
+// Who asks for a foreign name a second time in a session is given nothing old; the first time, or as anybody else,
+// not. It is so of the last 16 names that were asked for.
 func TestServer_Inside_AskedAgain(t *testing.T) {
 	s := serve(t, setup{edit: func(cfg *session.Config) { cfg.Elsewhere = asked{} }})
 	c := s.inside()

@@ -67,8 +67,8 @@ func (s *server) deliverMany(n, size int) (messages []string, fetches []string) 
 	return messages, fetches
 }
 
-// Many FETCHes at once are answered in their order, from a segment that is opened few times, and that nobody has open while the client says
-// nothing, or not all of a command, or another one.
+// Many FETCHes at once are answered in their order, from a segment that is opened few times, and that nobody has open
+// while the client says nothing, or not all of a command, or another one.
 func TestFetch_Pipelined(t *testing.T) {
 	fsys := &openFS{FS: durabletest.New()}
 	s := serve(t, setup{fs: fsys})

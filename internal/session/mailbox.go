@@ -229,8 +229,8 @@ func (w *pacedWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// writeRecords writes a record at a time: the channel would copy several, to save a system call, and of so many bytes that costs
-// more than it saves.
+// writeRecords writes a record at a time: the channel would copy several, to save a system call, and of so many bytes
+// that costs more than it saves.
 func (w *pacedWriter) writeRecords(p []byte) (written int, err error) {
 	for len(p) > 0 && err == nil {
 		var n int

@@ -35,8 +35,8 @@ type Browser struct {
 	have    int
 }
 
-// Opened is a message that a Browser has opened: all of it where it has MaxShort bytes or less, and is not in a file of its
-// own; of any other a Reader, which has to be closed. Info has no Mark, and as Change the arrival's number.
+// Opened is a message that a Browser has opened: all of it where it has MaxShort bytes or less, and is not in a file
+// of its own; of any other a Reader, which has to be closed. Info has no Mark, and as Change the arrival's number.
 type Opened struct {
 	Info
 	Short  []byte // verified; it is valid until the Browser is used again
@@ -64,8 +64,8 @@ func (b *Browser) leave() {
 	b.segment, b.file, b.have = nil, nil, 0
 }
 
-// Open opens a message: ErrNotFound, also where another mailbox has it, ErrDamaged. For one that is not short b gives back what
-// it holds.
+// Open opens a message: ErrNotFound, also where another mailbox has it, ErrDamaged. For one that is not short b gives
+// back what it holds.
 func (b *Browser) Open(id ID) (o Opened, err error) {
 	p, err := b.locate(id)
 	if err != nil {

@@ -78,8 +78,8 @@ func shelf(tb testing.TB, n int) (l *library, s *spool.Spool, fsys *readingFS, i
 	return l, s, fsys, ids
 }
 
-// Messages come as they were stored, in whatever order they are asked for; where that is theirs, or the opposite one, many
-// share what is read. What was opened is closed.
+// Messages come as they were stored, in whatever order they are asked for; where that is theirs, or the opposite one,
+// many share what is read. What was opened is closed.
 func TestBrowser_Open(t *testing.T) {
 	l, s, fsys, ids := shelf(t, 500)
 	down, apart := slices.Clone(ids), []spool.ID(nil)
@@ -117,7 +117,8 @@ func TestBrowser_Open(t *testing.T) {
 	}
 }
 
-// Of another mailbox there is nothing, nor what was removed meanwhile, though it was read already; what came meanwhile is there.
+// Of another mailbox there is nothing, nor what was removed meanwhile, though it was read already; what came
+// meanwhile is there.
 func TestBrowser_Open_Changes(t *testing.T) {
 	l, s, _, ids := shelf(t, 500)
 	b := s.Browse(box(1))
