@@ -35,9 +35,10 @@ import (
 //	says: TEXT    what the block's commands print has it
 //	damage:       a bit of the spool changes before
 //
-// and any other name is a word of the block, and what it stands for here. A comment that says "status 3" tells how a command ends.
-// All of it happens in a machine of its own, as far as files and network go: its names are in its /etc/hosts, nobody
-// answers for DNS, and a mail server listens behind. There is no systemd in it, so systemctl is played by the test.
+// and any other name is a word of the block, and what it stands for here. A comment that says "status 3" tells how a
+// command ends. All of it happens in a machine of its own, as far as files and network go: its names are in its
+// /etc/hosts, nobody answers for DNS, and a mail server listens behind. There is no systemd in it, so systemctl is
+// played by the test.
 func TestDocuments_Story(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)

@@ -293,7 +293,8 @@ func anchors(text string) (all []string) {
 	return all
 }
 
-// badSpans looks up what stands in backquotes: keys of the configuration, targets of make, calls of go and systemctl, files.
+// badSpans looks up what stands in backquotes: keys of the configuration, targets of make, calls of go and systemctl,
+// files.
 func badSpans(t *testing.T, d *cmtptest.Document) (found []string) {
 	keys := configKeys(reflect.TypeFor[config.Config](), "")
 	tables := make(map[string]bool)

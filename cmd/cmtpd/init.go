@@ -162,7 +162,8 @@ func servingUser(c *cobra.Command) (setup.Owner, error) {
 	}
 	u, err := user.Lookup(name)
 	if err != nil {
-		return setup.Owner{}, fmt.Errorf("there is no user %s to serve the data: make one with: useradd --system --home-dir /var/lib/cmtpd --no-create-home --shell /usr/sbin/nologin %s; or name another with --%s", name, name, userFlag)
+		return setup.Owner{}, fmt.Errorf("there is no user %[1]s to serve the data: make one with: useradd --system "+
+			"--home-dir /var/lib/cmtpd --no-create-home --shell /usr/sbin/nologin %[1]s; or name another with --%[2]s", name, userFlag)
 	}
 	uid, err := strconv.Atoi(u.Uid)
 	gid, err2 := strconv.Atoi(u.Gid)
@@ -244,7 +245,7 @@ func (v *initView) showMove(out io.Writer) {
 	if m == nil {
 		if v.Means.SMTP.Mode == config.Relay {
 			fmt.Fprintf(out, "\nBefore cmtpd starts\n  The mail server behind has to listen on %s, %s.\n", v.Means.SMTP.Backend,
-				map[bool]string{true: "and nobody else may come there", false: "and to expect PROXY headers there (" + string(v.Means.SMTP.ProxyProtocol) + ")"}[v.Means.SMTP.ProxyProtocol == config.ProxyNone])
+				whoComes(v.Means.SMTP.ProxyProtocol))
 		}
 		return
 	}
@@ -258,6 +259,14 @@ func (v *initView) showMove(out io.Writer) {
 	for _, note := range m.Notes {
 		fmt.Fprintf(out, "  %s\n", note)
 	}
+}
+
+// whoComes says what else is asked of a mail server behind.
+func whoComes(proxy config.ProxyProtocol) string {
+	if proxy == config.ProxyNone {
+		return "and nobody else may come there"
+	}
+	return "and to expect PROXY headers there (" + string(proxy) + ")"
 }
 
 // localPort reports whether a backend can be one at all: the configuration says it better, this

@@ -51,8 +51,8 @@ func say(t *testing.T, term *cmtptest.Terminal, question, answer string) {
 	term.Type(t, answer+"\n")
 }
 
-// TestInit_Terminal: a person is asked for what no flag has said, again where the answer cannot be, and is shown what is to be
-// written before it is.
+// TestInit_Terminal: a person is asked for what no flag has said, again where the answer cannot be, and is shown what
+// is to be written before it is.
 func TestInit_Terminal(t *testing.T) {
 	t.Parallel()
 	term, dir := initInTerminal(t, "--hostname", "mx.example.org")

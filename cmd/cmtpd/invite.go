@@ -47,7 +47,8 @@ func userInvite() *cobra.Command {
 	return c
 }
 
-// reachedAt is where users reach the server, as far as its configuration tells. Behind a load balancer that is the usual port.
+// reachedAt is where users reach the server, as far as its configuration tells. Behind a load balancer that is the
+// usual port.
 func reachedAt(cfg *config.Config) string {
 	all := slices.Concat(cfg.Listen.Addresses, cfg.Listen.CMTPOnly) // never empty
 	_, port, err := net.SplitHostPort(all[0])

@@ -97,7 +97,8 @@ func command() *cobra.Command {
 		Version:       version.Number,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-	}, initCommand(), serveCommand(), checkCommand(), userCommand(), spoolCommand(), queueCommand(), trustCommand(), keyCommand(), backupCommand(), restoreCommand(), manCommand())
+	}, initCommand(), serveCommand(), checkCommand(), userCommand(), spoolCommand(), queueCommand(), trustCommand(),
+		keyCommand(), backupCommand(), restoreCommand(), manCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help (%w)", err, c.CommandPath(), errUsage)
 	})

@@ -95,7 +95,8 @@ func TestServe_Secrets(t *testing.T) {
 	newLife(t).search(t)
 }
 
-// neverOnDisk are the secrets that no file of a server may hold, by what they are: the code of an invitation, and users' keys.
+// neverOnDisk are the secrets that no file of a server may hold, by what they are: the code of an invitation, and
+// users' keys.
 func neverOnDisk(code string, keys map[string][]byte) map[string][]byte {
 	all := map[string][]byte{"a password": []byte(cmtptest.Password), "the other password": []byte(otherPassword),
 		"the subject": []byte(secretSubject), "the text": []byte(secretText),

@@ -227,7 +227,8 @@ func TestServe_SocketNames(t *testing.T) {
 	}
 }
 
-// TestServe_SocketNotListening: so is one that does not listen, as of a socket unit with Accept=yes, before anything is told to serve.
+// TestServe_SocketNotListening: so is one that does not listen, as of a socket unit with Accept=yes, before anything
+// is told to serve.
 func TestServe_SocketNotListening(t *testing.T) {
 	t.Parallel()
 	m := newManager(t, cmtptest.NewSite(t, nil))

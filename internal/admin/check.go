@@ -64,8 +64,8 @@ func Check(ctx context.Context, path string) iter.Seq[Finding] {
 			return
 		}
 		c := &checkup{path: path, cfg: cfg}
-		here := []check{{"config", c.file}, {"data", c.data}, {"keys", c.keys}, {"disk", c.disk}, {"clock", c.clock}, {"daemon", c.daemon}, {"spool", c.spool},
-			{"trust", c.trust}, {"users", c.users}}
+		here := []check{{"config", c.file}, {"data", c.data}, {"keys", c.keys}, {"disk", c.disk}, {"clock", c.clock},
+			{"daemon", c.daemon}, {"spool", c.spool}, {"trust", c.trust}, {"users", c.users}}
 		for _, k := range here {
 			if !each(k.look(ctx), k.name, yield) {
 				return
@@ -144,8 +144,8 @@ func (c *checkup) data(context.Context) (found []Finding) {
 		found = problem(fmt.Sprintf("%s is open to others (%v)", dir, mode), "run: chmod 700 "+dir)
 	}
 	owner, ok := ownerOf(info)
-	for _, path := range []string{c.cfg.KeyFile(), keyfile.NextPath(c.cfg.KeyFile()), c.cfg.SpoolKeyFile(), c.cfg.LockFile(), c.cfg.SpoolDir(), c.cfg.AccountsDir(),
-		c.cfg.InvitationsDir(), c.cfg.TrustDir()} {
+	for _, path := range []string{c.cfg.KeyFile(), keyfile.NextPath(c.cfg.KeyFile()), c.cfg.SpoolKeyFile(), c.cfg.LockFile(),
+		c.cfg.SpoolDir(), c.cfg.AccountsDir(), c.cfg.InvitationsDir(), c.cfg.TrustDir()} {
 		info, err := os.Lstat(path)
 		if err != nil {
 			continue // what must be there is for others to say
@@ -183,7 +183,8 @@ func (c *checkup) keys(context.Context) (found []Finding) {
 			continue
 		}
 		if _, err := os.Stat(c.cfg.SpoolDir()); err == nil && path == c.cfg.KeyFile() {
-			found = append(found, Finding{Text: path + " is missing, and there is a spool that belongs to it", Remedy: "restore it from a backup, or where there is none see docs/operations.md, A lost key"})
+			found = append(found, Finding{Text: path + " is missing, and there is a spool that belongs to it",
+				Remedy: "restore it from a backup, or where there is none see docs/operations.md, A lost key"})
 		} else {
 			found = append(found, note(path+" is not there: the next start makes it")...)
 		}
@@ -247,7 +248,8 @@ func (c *checkup) spool(context.Context) (found []Finding) {
 	if c.running != nil {
 		damage = c.running.Damage
 		if c.running.Stats.Failed {
-			found = problem("it has stopped after a failed write, and takes no mail", "look at the disk and the daemon's log, and start cmtpd again")
+			found = problem("it has stopped after a failed write, and takes no mail",
+				"look at the disk and the daemon's log, and start cmtpd again")
 		}
 	} else if _, err := os.Stat(c.cfg.SpoolDir()); err == nil {
 		s, err := spool.OpenReadOnly(c.cfg.SpoolDir(), durable.OS)

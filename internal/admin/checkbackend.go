@@ -25,7 +25,8 @@ func (c *checkup) backend(ctx context.Context) []Finding {
 	case err == nil:
 		return nil
 	case errors.Is(err, relay.ErrWouldRelay):
-		return problem(fmt.Sprintf("%s: %v", smtp.Backend, err), "let it expect a PROXY header and name its version in smtp.proxy_protocol, or let it trust fewer networks (Postfix: mynetworks)")
+		return problem(fmt.Sprintf("%s: %v", smtp.Backend, err),
+			"let it expect a PROXY header and name its version in smtp.proxy_protocol, or let it trust fewer networks (Postfix: mynetworks)")
 	case errors.Is(err, relay.ErrDeferred):
 		return note(fmt.Sprintf("%s: %v; a Postfix says 454 with defer_unauth_destination, which is Debian's default: it relays for nobody, and reject_unauth_destination in its place in smtpd_relay_restrictions makes that certain", smtp.Backend, err))
 	}
@@ -33,14 +34,16 @@ func (c *checkup) backend(ctx context.Context) []Finding {
 		return problem(fmt.Sprintf("%s does not answer as with smtp.proxy_protocol = %q, which is configured, but as with %q", smtp.Backend, smtp.ProxyProtocol, other),
 			"set smtp.proxy_protocol to what it expects; never \"none\" for one that trusts this host: better let it expect a PROXY header")
 	}
-	return problem(fmt.Sprintf("%s: %v", smtp.Backend, err), "start it, or correct smtp.backend; SMTP clients are put off until it answers")
+	return problem(fmt.Sprintf("%s: %v", smtp.Backend, err),
+		"start it, or correct smtp.backend; SMTP clients are put off until it answers")
 }
 
 // stranger asks the backend to relay, in one way of saying who asks.
 func (c *checkup) stranger(ctx context.Context, proxy config.ProxyProtocol) error {
 	ctx, cancel := context.WithTimeout(ctx, backendTime)
 	defer cancel()
-	return relay.CheckRelay(ctx, relay.Config{Hostname: c.cfg.Hostname.String(), Backend: c.cfg.SMTP.Backend, Proxy: proxy, ConnectTimeout: min(c.cfg.SMTP.ConnectTimeout, backendTime)})
+	return relay.CheckRelay(ctx, relay.Config{Hostname: c.cfg.Hostname.String(), Backend: c.cfg.SMTP.Backend, Proxy: proxy,
+		ConnectTimeout: min(c.cfg.SMTP.ConnectTimeout, backendTime)})
 }
 
 // speaksInstead returns the way in which the backend does answer, if it is not the configured one. One that waits for

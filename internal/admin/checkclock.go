@@ -20,7 +20,8 @@ func (c *checkup) clock(context.Context) (found []Finding) {
 			"set the clock before cmtpd signs anything with its time")
 	}
 	if kept, known := clockKept(); known && !kept {
-		found = append(found, Finding{Note: true, Text: "nothing is known to keep the clock right", Remedy: "install chrony or systemd-timesyncd, unless the machine outside of a container has one"})
+		found = append(found, Finding{Note: true, Text: "nothing is known to keep the clock right",
+			Remedy: "install chrony or systemd-timesyncd, unless the machine outside of a container has one"})
 	}
 	return found
 }

@@ -85,8 +85,8 @@ func (c *checkup) unheard(sights []sight) []Finding {
 		Remedy: "publish port= in the record, or see that what listens there passes it on"}}
 }
 
-// listensOn reports whether others may find the server at a port, as far as its configuration tells: what is on loopback alone,
-// or comes from a load balancer, is found elsewhere.
+// listensOn reports whether others may find the server at a port, as far as its configuration tells: what is on
+// loopback alone, or comes from a load balancer, is found elsewhere.
 func (c *checkup) listensOn(port int) bool {
 	if len(c.cfg.Listen.ProxyFrom) > 0 {
 		return true
@@ -125,7 +125,8 @@ func (s *keyState) recordFinding(f fault) Finding {
 		return Finding{Text: f.text + ": who meets the domain for the first time trusts whoever has it", Remedy: publish}
 	case formerNamed:
 		if at := s.since.Add(RecordWait); time.Now().Before(at) {
-			return Finding{Note: true, Text: f.text, Remedy: "that is as it should be until " + at.UTC().Format(time.DateTime+" MST") + "; then run: " + retireCommand}
+			return Finding{Note: true, Text: f.text,
+				Remedy: "that is as it should be until " + at.UTC().Format(time.DateTime+" MST") + "; then run: " + retireCommand}
 		}
 		// Within a week others take it for the key that has followed it. Later they would trust it anew.
 		return Finding{Note: time.Since(s.since) < trust.Week, Text: f.text, Remedy: "run: " + retireCommand}
@@ -148,9 +149,11 @@ func (c *checkup) validationFindings(err error) []Finding {
 		return []Finding{{Note: true, Text: "the resolver validates DNSSEC, and is not believed: dns.trusted is not set",
 			Remedy: "if nobody else can write on the way to it (it is on this machine), name its address in dns.resolver and set dns.trusted; else " + own}}
 	case !trusted && errors.Is(err, discovery.ErrNotValidating):
-		return []Finding{{Note: true, Text: "the resolver does not validate DNSSEC: nothing vouches for the key of another domain at first contact", Remedy: own}}
+		return []Finding{{Note: true, Text: "the resolver does not validate DNSSEC: nothing vouches for the key of another domain at first contact",
+			Remedy: own}}
 	case errors.Is(err, discovery.ErrNotValidating):
-		return problem(err.Error(), "unset dns.trusted, or name a resolver that validates: whoever can write on the way to it is believed as if DNSSEC had vouched for it")
+		return problem(err.Error(),
+			"unset dns.trusted, or name a resolver that validates: whoever can write on the way to it is believed as if DNSSEC had vouched for it")
 	}
 	return note(fmt.Sprintf("whether the resolver validates could not be proved: %v", err))
 }

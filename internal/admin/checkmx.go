@@ -37,10 +37,12 @@ func (c *checkup) routes(ctx context.Context, finder *discovery.Finder) (found [
 		case errors.As(r.err, &failed) && failed.Temporary():
 			silent = r.err
 		case r.err != nil:
-			found = append(found, Finding{Text: "nobody can send mail to " + r.domain.String() + ": " + r.err.Error(), Remedy: c.publishRoute(r.domain, r.err)})
+			found = append(found, Finding{Text: "nobody can send mail to " + r.domain.String() + ": " + r.err.Error(),
+				Remedy: c.publishRoute(r.domain, r.err)})
 		default:
 			found = append(found, hostFindings(r)...)
-			if len(own) > 0 && !slices.ContainsFunc(r.result.Servers, func(s discovery.Server) bool { return slices.Contains(own, s.Addr.Addr()) }) {
+			here := func(s discovery.Server) bool { return slices.Contains(own, s.Addr.Addr()) }
+			if len(own) > 0 && !slices.ContainsFunc(r.result.Servers, here) {
 				s := r.result.Servers[0]
 				elsewhere = append(elsewhere, fmt.Sprintf("%s (%s, %s)", r.domain, s.Host, s.Addr.Addr()))
 			}
@@ -69,7 +71,8 @@ func hostFindings(r route) (found []Finding) {
 		if errors.As(err, &failed) && failed.Temporary() {
 			continue // it may be there
 		}
-		found = append(found, Finding{Text: fmt.Sprintf("a mail host of %s cannot be reached: %v", r.domain, err), Remedy: "publish its address, or take it out of the MX records"})
+		found = append(found, Finding{Text: fmt.Sprintf("a mail host of %s cannot be reached: %v", r.domain, err),
+			Remedy: "publish its address, or take it out of the MX records"})
 	}
 	return found
 }

@@ -89,7 +89,8 @@ func (c *checkup) meet(ctx context.Context, configured string, greeting time.Dur
 	}
 	defer ch.Close()
 	if key := ch.ServerKey(); key != s.live {
-		return problem(fmt.Sprintf("at %s the key %s is shown, and server.key is %s", configured, key, s.live), "restart the daemon; if the key is unknown to you, another server has the port")
+		return problem(fmt.Sprintf("at %s the key %s is shown, and server.key is %s", configured, key, s.live),
+			"restart the daemon; if the key is unknown to you, another server has the port")
 	}
 	return nil
 }

@@ -17,16 +17,17 @@ const (
 	maxAnswers = 2
 )
 
-// An audience bounds the connections to who watches. One more ends that which has asked nothing for the longest, and answers are made whole
-// before they are sent, so nobody keeps others from watching: not by connections in silence, nor by reading slowly, as any program of this
-// host could, and any page in a browser on it. Where all wait to be answered, the newest goes.
+// An audience bounds the connections to who watches. One more ends that which has asked nothing for the longest, and
+// answers are made whole before they are sent, so nobody keeps others from watching: not by connections in silence,
+// nor by reading slowly, as any program of this host could, and any page in a browser on it. Where all wait to be
+// answered, the newest goes.
 type audience struct {
 	mu   sync.Mutex
 	here []*watcher // under mu: who has asked nothing for the longest comes first
 }
 
-// turns bounds how many answers are made at a time, for all handlers that it was given. Others wait, which in an audience is for no client:
-// who asks all the time has nobody refused.
+// turns bounds how many answers are made at a time, for all handlers that it was given. Others wait, which in an
+// audience is for no client: who asks all the time has nobody refused.
 type turns chan struct{}
 
 func (t turns) of(next http.Handler) http.Handler {

@@ -106,8 +106,8 @@ type Options struct {
 func Run(ctx context.Context, cfg *config.Config, log *slog.Logger, o Options) error {
 	troubles := new(status.Troubles)
 	log = slog.New(troubles.Handler(log.Handler()))
-	d := &daemon{cfg: withSockets(cfg, o.Manager), options: o, log: log, metrics: metrics.New(version.Number), broken: make(chan error, 1),
-		began: time.Now(), troubles: troubles}
+	d := &daemon{cfg: withSockets(cfg, o.Manager), options: o, log: log, metrics: metrics.New(version.Number),
+		broken: make(chan error, 1), began: time.Now(), troubles: troubles}
 	d.now.Store(d.cfg)
 	defer d.close()
 	if err := d.cfg.Validate(); err != nil {
@@ -240,7 +240,8 @@ func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
 		return nil, err
 	}
 	d.front = front.New(front.Config{
-		Hostname: d.cfg.Hostname.String(), IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) }, Log: d.log, Ended: d.metrics.Unspoken,
+		Hostname: d.cfg.Hostname.String(), IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) },
+		Log: d.log, Ended: d.metrics.Unspoken,
 	}, &d.smtp, &d.cmtp)
 	d.front.SetLimits(frontLimits(d.cfg))
 	d.serving = append(d.serving, d.reloads, d.feedWatchdog)
@@ -312,8 +313,9 @@ func (d *daemon) serve(ctx context.Context) error {
 		}
 	}
 	d.phase.Store(ending)
-	d.options.Manager.Stopping(d.config().ShutdownGrace+afterGrace, "waiting for sessions to finish their message, for "+d.config().ShutdownGrace.String()+" at most")
-	grace, stop := context.WithTimeout(context.Background(), d.config().ShutdownGrace)
+	within := d.config().ShutdownGrace
+	d.options.Manager.Stopping(within+afterGrace, fmt.Sprintf("waiting for sessions to finish their message, for %v at most", within))
+	grace, stop := context.WithTimeout(context.Background(), within)
 	defer stop()
 	if cut := d.front.Shutdown(grace); cut != nil {
 		d.log.Warn("sessions were cut off at the end of the grace", "err", cut)

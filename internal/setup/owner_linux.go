@@ -34,7 +34,8 @@ func (o Owner) act(do func() error) (err error) {
 	return do()
 }
 
-// groups are those that the owner is in, as a service manager would have it: what only root's own may read is not for the daemon.
+// groups are those that the owner is in, as a service manager would have it: what only root's own may read is not for
+// the daemon.
 func (o Owner) groups() (all []int) {
 	if u, err := user.LookupId(strconv.Itoa(o.UID)); err == nil {
 		ids, _ := u.GroupIds()

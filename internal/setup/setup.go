@@ -108,8 +108,8 @@ func AnswersOf(c *config.Config) *Answers {
 	return a
 }
 
-// Move says how the mail server of this machine goes to the backend of the answers: the one on port 25, or else the only one
-// that is installed. There is none where nobody has to move, has moved already, or nobody here knows how.
+// Move says how the mail server of this machine goes to the backend of the answers: the one on port 25, or else the
+// only one that is installed. There is none where nobody has to move, has moved already, or nobody here knows how.
 func (a *Answers) Move(files fs.FS, found *Facts) (*Move, error) {
 	to, ok := a.localBackend()
 	if !ok {

@@ -197,8 +197,9 @@ func (w *Work) makeData() error {
 	return nil
 }
 
-// giveDir gives the data directory to its owner, who has it already or finds it empty. It looks at the directory itself, not at its name again: somebody who may change what is
-// above it could have that lead to a directory of the system's meanwhile.
+// giveDir gives the data directory to its owner, who has it already or finds it empty. It looks at the directory
+// itself, not at its name again: somebody who may change what is above it could have that lead to a directory of the
+// system's meanwhile.
 func (w *Work) giveDir(dir string) error {
 	d, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {

@@ -88,7 +88,8 @@ func TestAnswers_Text(t *testing.T) {
 	}
 }
 
-// TestWork_Do_Swapped: a data directory whose name leads to another one, or to a full one, when it is made, gives nothing of that away.
+// TestWork_Do_Swapped: a data directory whose name leads to another one, or to a full one, when it is made, gives
+// nothing of that away.
 func TestWork_Do_Swapped(t *testing.T) {
 	nobody := self()
 	if os.Geteuid() == 0 {

@@ -207,8 +207,8 @@ const measure = `((width) => {
 		columns: getComputedStyle(document.querySelector(".tables")).gridTemplateColumns.split(" ").length, paper}
 })`
 
-// The page is as it should be in a real browser, on a telephone and on a screen, by day and by night: all of it within the window,
-// its state to be seen, and nothing that its own policy forbids.
+// The page is as it should be in a real browser, on a telephone and on a screen, by day and by night: all of it
+// within the window, its state to be seen, and nothing that its own policy forbids.
 func TestPage_Browser(t *testing.T) {
 	b := openBrowser(t)
 	bad := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
