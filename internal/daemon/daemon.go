@@ -72,6 +72,7 @@ type daemon struct {
 	logins    *limit.Rate // LOGINs of a network
 	starts    *limit.Rate // STARTTLS of one
 	smtp      handler
+	putOff    atomic.Bool // the last SMTP session did not reach the mail server behind
 	cmtp      handler
 	metrics   *metrics.Metrics
 	front     *front.Server

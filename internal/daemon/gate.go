@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cmtpd/internal/netbuf"
@@ -24,9 +25,9 @@ type gate struct {
 	warn  bool // front it even if it relays
 	log   *slog.Logger
 
-	mu    sync.Mutex // held while the mail server is asked, so it is asked once
-	open  bool       // under mu
-	asked time.Time  // under mu
+	mu    sync.Mutex  // held while the mail server is asked, so it is asked once
+	asked time.Time   // under mu
+	open  atomic.Bool // set under mu
 }
 
 // Serve implements front.Handler.
@@ -43,10 +44,10 @@ func (g *gate) isOpen(ctx context.Context) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	// Who waited while somebody else asked takes that answer.
-	if !g.open && came.Sub(g.asked) >= askAgain {
+	if !g.open.Load() && came.Sub(g.asked) >= askAgain {
 		g.ask(ctx) // the log has its answer
 	}
-	return g.open
+	return g.open.Load()
 }
 
 // check asks now.
@@ -63,18 +64,18 @@ func (g *gate) ask(ctx context.Context) error {
 	g.asked = time.Now()
 	switch {
 	case err == nil:
-		g.open = true
+		g.open.Store(true)
 		g.log.Info("the mail server behind refuses to relay for strangers", "backend", g.cfg.Backend)
 	case errors.Is(err, relay.ErrDeferred):
-		g.open = true
+		g.open.Store(true)
 		g.log.Warn("the mail server behind does not relay for strangers now, and does not refuse for good", "backend", g.cfg.Backend, "err", err)
 	case errors.Is(err, relay.ErrWouldRelay):
-		g.open = g.warn
-		g.log.Error("the mail server behind relays for strangers", "backend", g.cfg.Backend, "fronted", g.open, "err", err)
+		g.open.Store(g.warn)
+		g.log.Error("the mail server behind relays for strangers", "backend", g.cfg.Backend, "fronted", g.warn, "err", err)
 	default:
-		g.open = g.warn
+		g.open.Store(g.warn)
 		g.log.Error("the mail server behind cannot be asked whether it relays for strangers; unless fronted all the same, SMTP is put off until it can",
-			"backend", g.cfg.Backend, "fronted", g.open, "err", err)
+			"backend", g.cfg.Backend, "fronted", g.warn, "err", err)
 	}
 	return err
 }

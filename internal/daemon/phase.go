@@ -46,5 +46,10 @@ func (d *daemon) state() (s status.State, ready bool) {
 		return status.State{Word: "damaged", Grade: status.Fair,
 			Reason: fmt.Sprintf("Mail is served and taken, but %d places of the spool are damaged: see Damage in docs/operations.md.", st.Damage)}, true
 	}
+	if d.smtpWaits() {
+		return status.State{Word: "SMTP waits", Grade: status.Fair,
+			Reason: "CMTP is served. SMTP clients are told to come again: the mail server behind is away, or not fit to stand behind cmtpd. " +
+				"The log says which, and cmtpd check."}, true
+	}
 	return status.State{Word: "ready", Reason: "Mail is served and taken.", Grade: status.Good}, true
 }

@@ -111,6 +111,36 @@ func TestReady_LowDisk(t *testing.T) {
 	}
 }
 
+// While the mail server behind is away CMTP is served, and who watches is told that SMTP is not.
+func TestReady_SMTPWaits(t *testing.T) {
+	l, err := net.Listen("tcp", net.JoinHostPort(cmtptest.Loopback(), "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend := l.Addr().String()
+	l.Close()
+	w := watch(t, func(c *config.Config) {
+		c.SMTP.Mode, c.SMTP.Backend, c.SMTP.ProxyProtocol, c.SMTP.RelayCheck = config.Relay, backend, config.ProxyV1, config.WarnBackend
+	})
+	defer w.stop()
+	w.until(t, "/readyz", 200, "ready: ") // it may front what it cannot ask
+	visit := func() {
+		c, err := net.Dial("tcp", w.addrs[0].String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		io.WriteString(c, "QUIT\r\n")
+		io.Copy(io.Discard, c)
+	}
+	visit()
+	w.until(t, "/readyz", 200, "SMTP waits: CMTP is served.")
+	w.until(t, "/", 200, `<h1 class="fair">SMTP waits</h1>`)
+	cmtptest.NewBackendAt(t, backend, false)
+	visit()
+	w.until(t, "/readyz", 200, "ready: ")
+}
+
 // Who was asked to stop is not ready, though it is alive.
 func TestReady_Stopping(t *testing.T) {
 	w := watch(t, nil)
