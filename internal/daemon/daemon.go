@@ -242,9 +242,8 @@ func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
 	}
 	d.front = front.New(front.Config{
 		Hostname: d.cfg.Hostname.String(), IsCMTP: func(verb string) bool { return cmtp.IsVerb([]byte(verb)) },
-		Log: d.log, Ended: d.metrics.Unspoken,
+		Limits: frontLimits(d.cfg), Log: d.log, Ended: d.metrics.Unspoken,
 	}, &d.smtp, &d.cmtp)
-	d.front.SetLimits(frontLimits(d.cfg))
 	d.serving = append(d.serving, d.reloads, d.feedWatchdog)
 	d.metrics.ShowFront(d.front)
 	d.metrics.ShowSpool(d.spool, d.cfg.SpoolDir(), func() uint64 { return uint64(d.config().Limits.MinFreeSpace) })

@@ -264,7 +264,7 @@ func (s *site) listen(dir string, o options) {
 	if o.edit != nil {
 		o.edit(&cfg)
 	}
-	f := front.New(front.Config{Hostname: "mx." + s.domain.String(), MaxPerAddress: 10000, IsCMTP: func(v string) bool { return cmtp.IsVerb([]byte(v)) }},
+	f := front.New(front.Config{Hostname: "mx." + s.domain.String(), Limits: front.Limits{MaxPerAddress: 10000}, IsCMTP: func(v string) bool { return cmtp.IsVerb([]byte(v)) }},
 		noSMTP{}, session.New(cfg))
 	l, err := front.Listen(context.Background(), "127.0.0.1:0")
 	if err != nil {

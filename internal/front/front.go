@@ -31,23 +31,9 @@ const defaultProxyTimeout = 10 * time.Second
 type Config struct {
 	// Hostname is the name in the greeting and in every refusal.
 	Hostname string
-	// MaxConnections bounds the connections open at a time, all listeners
-	// together; MaxPerAddress those of one client: an IPv4 address or an
-	// IPv6 /64.
-	MaxConnections int
-	MaxPerAddress  int
-	// Rate is how many new connections a minute one client may make, Burst how
-	// many before the rate applies.
-	Rate  int
-	Burst int
-	// ProxyTimeout bounds the wait for a PROXY header, FirstCommandTimeout
-	// that for the end of the first command.
-	ProxyTimeout        time.Duration
-	FirstCommandTimeout time.Duration
-	// ProxyFrom lists the networks of load balancers: a connection from
-	// there must begin with a PROXY header, version 1 or 2, which is
-	// believed. From elsewhere one is an unknown command like any other.
-	ProxyFrom []netip.Prefix
+	Limits
+	// ProxyTimeout bounds the wait for a PROXY header.
+	ProxyTimeout time.Duration
 	// IsCMTP reports whether verb, without its NUL, is a CMTP command.
 	IsCMTP func(verb string) bool
 	// Log may be nil for silence.
@@ -131,7 +117,7 @@ func New(cfg Config, smtp, cmtp Handler) *Server {
 		rate:       limit.NewRate(1, 1, time.Now), // until SetLimits
 		steps:      doorstep{delay: refusalDelay},
 	}
-	s.SetLimits(Limits{cfg.MaxConnections, cfg.MaxPerAddress, cfg.Rate, cfg.Burst, cfg.FirstCommandTimeout, cfg.ProxyFrom})
+	s.SetLimits(cfg.Limits)
 	s.ctx, s.cut = context.WithCancel(context.Background())
 	// In the order of the kinds.
 	s.refused = newTally(cfg.Log, slog.LevelWarn, "connections were refused", "all", "address", "rate", "proxy_header")

@@ -172,7 +172,7 @@ func TestServer_Neither(t *testing.T) {
 }
 
 func TestServer_Silence(t *testing.T) {
-	s, addr := start(t, front.Config{FirstCommandTimeout: 50 * time.Millisecond}, echo("smtp"), echo("cmtp"), false)
+	s, addr := start(t, front.Config{Limits: front.Limits{FirstCommandTimeout: 50 * time.Millisecond}}, echo("smtp"), echo("cmtp"), false)
 	for _, in := range []string{"", "EHL", "EHLO x"} {
 		c, r := greeted(t, addr)
 		io.WriteString(c, in)
@@ -209,7 +209,7 @@ func TestServer_Vanish(t *testing.T) {
 }
 
 func TestServer_CMTPOnly(t *testing.T) {
-	_, addr := start(t, front.Config{MaxPerAddress: 1}, echo("smtp"), echo("cmtp"), true)
+	_, addr := start(t, front.Config{Limits: front.Limits{MaxPerAddress: 1}}, echo("smtp"), echo("cmtp"), true)
 	c := dial(t, addr)
 	r := bufio.NewReader(c)
 	if got := readLine(t, r); !strings.HasPrefix(got, "cmtp ") {
@@ -230,7 +230,7 @@ func TestServer_CMTPOnly(t *testing.T) {
 func TestServer_MaxConnections(t *testing.T) {
 	left := make(chan struct{})
 	leave := handlerFunc(func(context.Context, *front.Conn) { left <- struct{}{} })
-	s, addr := start(t, front.Config{MaxConnections: 3}, leave, leave, false)
+	s, addr := start(t, front.Config{Limits: front.Limits{MaxConnections: 3}}, leave, leave, false)
 	first, _ := greeted(t, addr)
 	greeted(t, addr)
 	greeted(t, addr)
@@ -262,7 +262,7 @@ func TestServer_MaxConnections(t *testing.T) {
 // TestServer_MaxPerAddress counts the real clients behind one load balancer: an
 // IPv4 address, or an IPv6 /64, in whichever form it is written.
 func TestServer_MaxPerAddress(t *testing.T) {
-	cfg := front.Config{MaxPerAddress: 2, ProxyFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	cfg := front.Config{Limits: front.Limits{MaxPerAddress: 2, ProxyFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}}
 	s, addr := start(t, cfg, echo("smtp"), echo("cmtp"), false)
 	try := func(client string, want string) *net.TCPConn {
 		t.Helper()
@@ -304,7 +304,7 @@ func TestServer_MaxPerAddress(t *testing.T) {
 // TestServer_Rate: as many connections as come at once may, one after the other; one more is refused,
 // and other addresses are not.
 func TestServer_Rate(t *testing.T) {
-	s, addr := start(t, front.Config{Rate: 1, Burst: 3}, echo("SMTP"), echo("CMTP"), false)
+	s, addr := start(t, front.Config{Limits: front.Limits{Rate: 1, Burst: 3}}, echo("SMTP"), echo("CMTP"), false)
 	try := func(local, want string) {
 		t.Helper()
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}, Timeout: 10 * time.Second}
@@ -336,7 +336,7 @@ func proxyV2(rest string) string {
 }
 
 func TestServer_Proxy(t *testing.T) {
-	cfg := front.Config{ProxyFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}
+	cfg := front.Config{Limits: front.Limits{ProxyFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}}
 	_, addr := start(t, cfg, echo("smtp"), echo("cmtp"), false)
 	const self = "self"
 	for _, tt := range []struct{ name, header, want string }{
@@ -371,7 +371,7 @@ func TestServer_Proxy(t *testing.T) {
 // TestServer_Proxy_Bad: a connection that has to bring a PROXY header and does
 // not is closed without a word.
 func TestServer_Proxy_Bad(t *testing.T) {
-	cfg := front.Config{ProxyFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, ProxyTimeout: 200 * time.Millisecond}
+	cfg := front.Config{Limits: front.Limits{ProxyFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, ProxyTimeout: 200 * time.Millisecond}
 	s, addr := start(t, cfg, echo("smtp"), echo("cmtp"), false)
 	bad := []string{
 		"",

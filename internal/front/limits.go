@@ -9,15 +9,23 @@ import (
 	"cmtpd/internal/config"
 )
 
-// Limits are what can change of a Config while the Server serves, with the same
-// meaning.
+// Limits are what can change of a Config while the Server serves.
 type Limits struct {
-	MaxConnections      int
-	MaxPerAddress       int
-	Rate                int
-	Burst               int
+	// MaxConnections bounds the connections open at a time, all listeners
+	// together; MaxPerAddress those of one client: an IPv4 address or an
+	// IPv6 /64.
+	MaxConnections int
+	MaxPerAddress  int
+	// Rate is how many new connections a minute one client may make, Burst how
+	// many before the rate applies.
+	Rate  int
+	Burst int
+	// FirstCommandTimeout bounds the wait for the end of the first command.
 	FirstCommandTimeout time.Duration
-	ProxyFrom           []netip.Prefix
+	// ProxyFrom lists the networks of load balancers: a connection from
+	// there must begin with a PROXY header, version 1 or 2, which is
+	// believed. From elsewhere one is an unknown command like any other.
+	ProxyFrom []netip.Prefix
 }
 
 // SetLimits has l count for connections that come from now on. Those that are there

@@ -25,9 +25,9 @@ func fronted(t *testing.T, p *cmtptest.Postfix, proxy config.ProxyProtocol) stri
 	t.Helper()
 	r := relay.New(backendOf(p, proxy))
 	s := front.New(front.Config{
-		Hostname:      "mail.example",
-		MaxPerAddress: 100,
-		IsCMTP:        func(string) bool { return false },
+		Hostname: "mail.example",
+		Limits:   front.Limits{MaxPerAddress: 100},
+		IsCMTP:   func(string) bool { return false },
 	}, handler{r}, nil)
 	l, err := front.Listen(context.Background(), "127.0.0.1:0")
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"cmtpd/internal/session"
 )
 
-var loopback = front.Config{ProxyFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+var loopback = front.Config{Limits: front.Limits{ProxyFrom: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}}
 
 const help1 = "OHAI NOOP HELP KEYREQUEST LOGIN MAIL OBAI AUTH UNLOCK ENROLL REGISTER UPLOAD RECOVER " +
 	"MAILBOX LIST CHANGES FETCH FLAG DELETE WAIT"
