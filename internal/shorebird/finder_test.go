@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -385,6 +386,8 @@ func TestFinder_Fresh(t *testing.T) {
 	asked(2, ok, []string{"keys", dora}, old.Public().String())
 	f.with(func() { f.old, f.key = old, next })
 	asked(1, ok, []string{"send", dora}, old.Public().String())
+	path := p.write(filepath.Join(p.dir, "newest"), string(delivered(t, dora, alice, h.keys[alice].Public(), senderBy(t, dora, 5, next))))
+	asked(2, ok, []string{"open", path, "--check"}, "Not checked", "did not sign for it")
 	asked(2, trust, []string{"keys", dora}, "did not sign for it", next.Public().String())
 	asked(1, ok, []string{"send", dora}, old.Public().String())
 	// It is asked for before and after the comparison, which may outlast a session.

@@ -104,7 +104,9 @@ func (r *run) learnt(ctx context.Context, reader, source address.Address, rememb
 		return remembered, err
 	}
 	defer n.close()
-	a, err := r.finder(n, h, reader, false).find(ctx, source)
+	f := r.finder(n, h, reader, false)
+	f.fresh = true // the letter may be signed with a key that is newer than what the server remembers
+	a, err := f.find(ctx, source)
 	if err != nil {
 		return remembered, err
 	}
