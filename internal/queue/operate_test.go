@@ -185,8 +185,11 @@ func TestQueue_Retry_Clock(t *testing.T) {
 		f.infos[0].Mark = wrong.Mark()
 		q, stop := run(t, queue.Config{Store: f, Deliverer: w, Reporter: w})
 		pass(time.Hour)
-		if _, err := q.RetryAll(); err != nil || w.opens["example.net"] > 0 {
-			t.Errorf("%d dials, %v", w.opens["example.net"], err)
+		if n := w.opens["example.net"]; n > 0 {
+			t.Errorf("%d dials before anybody asked", n)
+		}
+		if _, err := q.RetryAll(); err != nil {
+			t.Error(err)
 		}
 		pass(time.Second)
 		if e, err := q.Show(1); err != nil || e.Next == nil || time.Until(*e.Next) > 3*time.Minute {
