@@ -28,9 +28,9 @@ const (
 	knockers    = 64    // that knock at the same time, of one address that has used its share up
 	perAddress  = 64
 	dripEvery   = 250 * time.Millisecond
-	dripOf      = 512 // bytes each time: twice min_rate
-	siegeFor    = 3 * time.Second
-	siegeTarget = 2 // times the usual
+	dripOf      = 512             // bytes each time: twice min_rate
+	siegeFor    = 3 * time.Second // a cell, for each round
+	siegeTarget = 2               // times the usual
 
 	// siegeConns is max_connections: with it the daemon may have as many files as its load.
 	siegeConns = besiegers + 230
@@ -49,15 +49,18 @@ func siege(l *lab) (*table, error) {
 	t := &table{
 		title: "Served in a siege",
 		note: fmt.Sprintf("What one client at a time waits for, each time on a new connection, and each round from another address: from connecting until the answer to a KEYREQUEST, until SUCCESS of a\n"+
-			"letter of 4 KiB, and until NOOP is answered inside the channel. Each cell lasts %v; in brackets p99. The limits are the defaults but max_connections (%d). A flood is a process\n"+
+			"letter of 4 KiB, and until NOOP is answered inside the channel. Each cell is there once, for %v; in brackets p99. The limits are the defaults but max_connections (%d). A flood is a process\n"+
 			"that connects %d times at once, all from one address: to knock is to be refused since that address has its %d connections, to rush is not to wait for the refusal, to\n"+
 			"churn is to have no others, to be greeted and to leave. It takes a CPU of the two here; the same at a bare server shows what comes of that. Idle connections are %d of 297\n"+
 			"addresses that have asked for a key; slow senders are %d more that send a message each, %d bytes every %v. (times the usual: the worst of the three, p50.)",
-			siegeFor, siegeConns, knockers, perAddress, besiegers, drippers, dripOf, dripEvery),
+			l.siegeTime(), siegeConns, knockers, perAddress, besiegers, drippers, dripOf, dripEvery),
 		header: []string{"meanwhile", "KEYREQUEST, µs", "letter, µs", "inside, µs", "times the usual", "connections/s of the flood"},
 	}
 	return t, l.besiege(t, s, watch, cmd.Process.Pid)
 }
+
+// siegeTime is how long a cell lasts: besiegers come to stay, so the cells are not in turns.
+func (l *lab) siegeTime() time.Duration { return time.Duration(l.rounds) * siegeFor }
 
 // besieged makes a site with the defaults' limits for one address, and says where its metrics are.
 func (l *lab) besieged() (*site, string, error) {
@@ -182,7 +185,7 @@ type visits [3][]time.Duration // KEYREQUEST, letter, inside; the shortest first
 // visit is a client that comes again and again, in turn for each of three reasons.
 func (l *lab) visit(addr string) (w visits, err error) {
 	text, unique := sealedMail(l.serial(), 4096)
-	for start, n := time.Now(), uint64(0); time.Since(start) < siegeFor; n++ {
+	for start, n := time.Now(), uint64(0); time.Since(start) < l.siegeTime(); n++ {
 		if err := l.ctx.Err(); err != nil {
 			return w, err
 		}
