@@ -214,6 +214,7 @@ type victim struct {
 	taken  map[spool.ID]bool // what is there, or was removed
 	gone   map[spool.ID]bool
 	head   spool.Head
+	cut    atomic.Bool // the power goes off, or has: see hear
 }
 
 func newVictim(t testing.TB, dir string, seed uint64) *victim {
@@ -234,6 +235,7 @@ func (v *victim) kill(early bool) {
 func (v *victim) run(early bool, end func(*os.Process)) string {
 	v.Helper()
 	v.runs++
+	v.cut.Store(false)
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), loadDir+"="+v.dir, fmt.Sprintf("%s=%d", loadFirst, v.runs*1_000_000))
 	var errs bytes.Buffer
@@ -265,7 +267,9 @@ func (v *victim) run(early bool, end func(*os.Process)) string {
 }
 
 // hear writes down what the process says, to its end, and closes begun at the first
-// compaction.
+// compaction. What is heard once the power goes off acknowledges nothing: a machine without power says nothing more, but
+// here the process goes on for a moment, and a flush that is under way while its file system is shut down
+// can succeed without effect (XFS asks at its beginning alone whether it is).
 func (v *victim) hear(out io.Reader, begun chan<- struct{}) error {
 	compacting, once := false, sync.OnceFunc(func() { close(begun) })
 	in := bufio.NewReader(out)
@@ -284,11 +288,15 @@ func (v *victim) hear(out io.Reader, begun chan<- struct{}) error {
 				once()
 			}
 		case "stored":
-			err = v.heardStored(rest)
+			if !v.cut.Load() {
+				err = v.heardStored(rest)
+			}
 		case "take":
 			err = each(rest, func(id spool.ID) { v.taken[id] = true })
 		case "gone":
-			err = each(rest, func(id spool.ID) { v.gone[id] = true })
+			if !v.cut.Load() {
+				err = each(rest, func(id spool.ID) { v.gone[id] = true })
+			}
 		default:
 			err = errors.New("not a word of a load")
 		}

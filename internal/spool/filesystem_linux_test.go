@@ -24,6 +24,7 @@ func TestSpool_FileSystems(t *testing.T) {
 					v.kill(n%8 == 6)
 				} else {
 					v.run(n%8 == 7, func(p *os.Process) {
+						v.cut.Store(true)
 						m.Stop(t)
 						p.Kill()
 					})
