@@ -32,10 +32,12 @@ const missed = `
   connection's messages began to share flushes. Verifying 32 signatures at once would save 16 µs of each verification
   (counted with a library that does it). Of the rest, the sender opens the log's segment for each message, and the receiver sets a
   deadline for every read. Postfix computes no signature and encrypts nothing here.
-- **Fetching many messages of 2 KiB.** Processor time bounds it, of daemon and client on the same two CPUs, which other programs kept busy when the
-  table of fetching was measured. Counted on a busy machine, a message costs the bare server 1.0 µs and its client 1.2, the daemon 3.7 and its client 1.5
-  (7.8 and 2.9 before segments stayed open and were read ahead). Two CPUs that are never idle would do the latter in 2.6 µs, about three quarters of the bare
-  server's rate on an idle machine. Of the daemon's, counted by perf, 33 of 100 parts are SHA-256, 20 encryption and sending, 12 copying out of the
+- **Served in a siege, rushing.** Who does not wait for the refusal comes 45,000 times a second: each costs an accept and a close, in the order in which
+  they came, and others wait behind them. Nothing here was found to make it cheaper (yielding to others after each was tried); a packet filter before
+  the daemon is, which docs/operations.md has.
+- **Fetching many messages of 2 KiB.** Processor time bounds it, of daemon and client on the same two CPUs. Counted on a busy machine, a message costs the bare
+  server 1.0 µs and its client 1.2, the daemon 3.7 and its client 1.5 (7.8 and 2.9 before segments stayed open and were read ahead). Two CPUs that are
+  never idle would do the latter in 2.6 µs. Of the daemon's, counted by perf, 33 of 100 parts are SHA-256, 20 encryption and sending, 12 copying out of the
   page cache, and 5 finding the message in the index; there is a fifth of a system call for each. SHA-256 and copying, without which nothing is verified, take 1.7 µs.
 - **Fetching one large message.** A gigabyte costs the daemon 1.15 s of processor time, of which SHA-256 is half, and copying out of the page cache an eighth; the bare
   server 0.35, and either's client 0.5 (counted on a busy machine). SHA-256 runs beside encryption and sending, but two CPUs that are never idle still need 0.8 s, 0.7 of the
