@@ -58,7 +58,8 @@ func TestRelay_Serve_Unheard(t *testing.T) {
 	}
 }
 
-// TestPostfix_Unheard: so it is with a real one that expects no header.
+// TestPostfix_Unheard: so it is with a real one that expects no header. Version 2 has a QUIT in it, upon which Postfix is
+// gone, and a reset may overtake what it said: a client that is left without a word comes again as well.
 func TestPostfix_Unheard(t *testing.T) {
 	p := cmtptest.StartPostfix(t)
 	for _, proxy := range []config.ProxyProtocol{config.ProxyV1, config.ProxyV2} {
@@ -70,7 +71,12 @@ func TestPostfix_Unheard(t *testing.T) {
 		}
 		tcp := limit(t, c.(*net.TCPConn))
 		io.WriteString(tcp, "EHLO client.example\r\n")
-		if got := readAll(t, tcp); !strings.HasSuffix(got, "\r\n"+unavailable) || strings.Contains(got, "500") {
+		b, err := io.ReadAll(tcp)
+		got, left := string(b), proxy == config.ProxyV2 && string(b) == "220 mail.example ESMTP CMTP ready\r\n"
+		if err != nil && !left {
+			t.Errorf("%s: %v", proxy, err)
+		}
+		if !left && !strings.HasSuffix(got, "\r\n"+unavailable) || strings.Contains(got, "500") {
 			t.Errorf("%s: the client heard %q", proxy, got)
 		}
 	}
