@@ -161,6 +161,9 @@ func (x *index) page(m *MailboxID, after, last ID, n int) (page []ID, err error)
 			if id > last || len(page) == n {
 				return page, nil
 			}
+			if id <= after {
+				return nil, &tableError{seg, errIndex} // whoever goes on after it would turn in a circle
+			}
 			if after = id; !x.removed.has(id) {
 				page = append(page, id)
 			}
@@ -187,6 +190,9 @@ func (x *index) pageDown(m MailboxID, before ID, n int) (page []ID, err error) {
 		for _, id := range ids {
 			if len(page) == n {
 				return page, nil
+			}
+			if id >= before {
+				return nil, &tableError{seg, errIndex}
 			}
 			if before = id; !x.removed.has(id) {
 				page = append(page, id)

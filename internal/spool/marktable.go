@@ -363,6 +363,7 @@ func (x *indexFile) since(m MailboxID, after uint64, n int) ([]changeRow, error)
 		if r.change <= after || !x.within(r.change) {
 			return nil, errIndex
 		}
+		after = r.change
 	}
 	return rows, nil
 }
