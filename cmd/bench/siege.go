@@ -36,6 +36,9 @@ const (
 	siegeConns = besiegers + 230
 )
 
+// The address of each assault: who was barred from one is not, from another.
+var knocker, rusher, churner = net.IPv4(127, 3, 0, 1), net.IPv4(127, 3, 0, 2), net.IPv4(127, 3, 0, 3)
+
 // siege measures what other clients wait for while a server is held up in every way that its limits allow.
 func siege(l *lab) (*table, error) {
 	s, watch, err := l.besieged()
@@ -50,7 +53,7 @@ func siege(l *lab) (*table, error) {
 		title: "Served in a siege",
 		note: fmt.Sprintf("What one client at a time waits for, each time on a new connection, and each round from another address: from connecting until the answer to a KEYREQUEST, until SUCCESS of a\n"+
 			"letter of 4 KiB, and until NOOP is answered inside the channel. Each cell is there once, for %v; in brackets p99. The limits are the defaults but max_connections (%d). A flood is a process\n"+
-			"that connects %d times at once, all from one address: to knock is to be refused since that address has its %d connections, to rush is not to wait for the refusal, to\n"+
+			"that connects %d times at once, all from one address: to knock is to be refused since that address has its %d connections, to rush is not to wait for the refusal (the kernel drops its packets then, for limits.flood_pause), to\n"+
 			"churn is to have no others, to be greeted and to leave. It takes a CPU of the two here; the same at a bare server shows what comes of that. Idle connections are %d of 297\n"+
 			"addresses that have asked for a key; slow senders are %d more that send a message each, %d bytes every %v. (times the usual: the worst of the three, p50.)",
 			l.siegeTime(), siegeConns, knockers, perAddress, besiegers, drippers, dripOf, dripEvery),
@@ -176,7 +179,8 @@ func (g *fortress) crowded() error {
 		return err
 	}
 	return errors.Join(g.beside("idle connections, slow senders"),
-		g.under("idle connections, slow senders, knocking", "knock", g.site.addr))
+		g.under("idle connections, slow senders, knocking", "knock", g.site.addr),
+		g.under("idle connections, slow senders, rushing", "rush", g.site.addr))
 }
 
 // visits is what a client waited for, at each kind of visit.
@@ -304,14 +308,16 @@ func drip(ctx context.Context, addr string, dripping *sync.WaitGroup) error {
 }
 
 // knock uses up the share of one address, and then connects until its standard input ends, to be refused.
-func knock(addr string) error { return assault(addr, perAddress, turnedAway) }
+func knock(addr string) error { return assault(addr, knocker, perAddress, turnedAway) }
 
 // rush is knock without waiting for an answer.
-func rush(addr string) error { return assault(addr, perAddress, func(net.Conn) error { return nil }) }
+func rush(addr string) error {
+	return assault(addr, rusher, perAddress, func(net.Conn) error { return nil })
+}
 
 // churn stays within the share: it connects, is greeted, and leaves.
 func churn(addr string) error {
-	return assault(addr, 0, func(c net.Conn) error {
+	return assault(addr, churner, 0, func(c net.Conn) error {
 		_, err := bufio.NewReaderSize(c, 128).ReadString('\n')
 		return err
 	})
@@ -319,8 +325,7 @@ func churn(addr string) error {
 
 // assault holds connections of one address, and makes knockers further ones at a time until its standard input ends.
 // It prints an empty line when it begins, and at the end how many a second they were.
-func assault(addr string, hold int, each func(net.Conn) error) error {
-	from := net.IPv4(127, 3, 0, 1)
+func assault(addr string, from net.IP, hold int, each func(net.Conn) error) error {
 	var held []net.Conn
 	defer func() { closeAll(held) }()
 	for range hold {
@@ -344,8 +349,11 @@ func assault(addr string, hold int, each func(net.Conn) error) error {
 	for i := range knockers {
 		all.Go(func() {
 			for ctx.Err() == nil && errs[i] == nil {
-				if errs[i] = once(addr, from, each); errs[i] == nil {
+				switch err := once(ctx, addr, from, each); {
+				case err == nil:
 					made.Add(1)
+				case ctx.Err() == nil:
+					errs[i] = err
 				}
 			}
 		})
@@ -355,9 +363,10 @@ func assault(addr string, hold int, each func(net.Conn) error) error {
 	return errors.Join(errs...)
 }
 
-// once makes one connection of an assault, and resets it at its end.
-func once(addr string, from net.IP, each func(net.Conn) error) error {
-	c, err := dial(addr, from)
+// once makes one connection of an assault, however long that takes before ctx ends, and resets it at its end.
+func once(ctx context.Context, addr string, from net.IP, each func(net.Conn) error) error {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}}
+	c, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return err
 	}
@@ -389,7 +398,7 @@ func serveDoor(addr string) error {
 		if err != nil {
 			return err
 		}
-		if host, _, _ := net.SplitHostPort(c.RemoteAddr().String()); host == "127.3.0.1" && len(held) < perAddress {
+		if host, _, _ := net.SplitHostPort(c.RemoteAddr().String()); strings.HasPrefix(host, "127.3.") && len(held) < perAddress {
 			held = append(held, c)
 			continue
 		}

@@ -32,9 +32,6 @@ const missed = `
   connection's messages began to share flushes. Verifying 32 signatures at once would save 16 µs of each verification
   (counted with a library that does it). Of the rest, the sender opens the log's segment for each message, and the receiver sets a
   deadline for every read. Postfix computes no signature and encrypts nothing here.
-- **Served in a siege, rushing.** Who does not wait for the refusal comes 45,000 times a second: each costs an accept and a close, in the order in which
-  they came, and others wait behind them. Nothing here was found to make it cheaper (yielding to others after each was tried); a packet filter before
-  the daemon is, which docs/operations.md has.
 - **Fetching many messages of 2 KiB.** Processor time bounds it, of daemon and client on the same two CPUs. Counted on a busy machine, a message costs the bare
   server 1.0 µs and its client 1.2, the daemon 3.7 and its client 1.5 (7.8 and 2.9 before segments stayed open and were read ahead). Two CPUs that are
   never idle would do the latter in 2.6 µs. Of the daemon's, counted by perf, 33 of 100 parts are SHA-256, 20 encryption and sending, 12 copying out of the

@@ -158,6 +158,7 @@ type Limits struct {
 	MaxConnectionsPerAddress int           `toml:"max_connections_per_address" reload:"live"` // IPv6: per /64
 	ConnectionRate           int           `toml:"connection_rate" reload:"live"`             // per minute and address
 	ConnectionBurst          int           `toml:"connection_burst" reload:"live"`
+	FloodPause               time.Duration `toml:"flood_pause" reload:"live"`
 	CommandTimeout           time.Duration `toml:"command_timeout" reload:"live"`
 	SessionTimeout           time.Duration `toml:"session_timeout" reload:"live"`
 	MinRate                  ByteSize      `toml:"min_rate" reload:"live"`      // per second
@@ -284,6 +285,7 @@ func defaultLimits() Limits {
 		LoginBurst:               20,
 		ConnectionRate:           600,
 		ConnectionBurst:          1200,
+		FloodPause:               10 * time.Second,
 		StartTLSRate:             120,
 		StartTLSBurst:            240,
 		HandshakeTimeout:         10 * time.Second,

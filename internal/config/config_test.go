@@ -268,6 +268,7 @@ func TestConfig_Validate(t *testing.T) {
 		{"limits.max_connections", "1", "0"},
 		{"limits.max_connections", "1048576", "1048577"},
 		{"limits.max_connections_per_address", "1", "0"},
+		{"limits.flood_pause", `"1ns"`, `"0s"`},
 		{"limits.command_timeout", `"1ns"`, `"0s"`},
 		{"limits.min_rate", "1", "0"},
 		{"limits.min_rate", `"16MiB"`, "16777217"},

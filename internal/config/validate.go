@@ -273,6 +273,7 @@ func (v *validator) limits() {
 	v.size("limits.max_message_size", l.MaxMessageSize, minMessageSize, maxMessageSize)
 	v.between("limits.max_connections", l.MaxConnections, 1, maxConnections)
 	v.between("limits.max_connections_per_address", l.MaxConnectionsPerAddress, 1, maxConnections)
+	v.positive("limits.flood_pause", l.FloodPause)
 	v.positive("limits.command_timeout", l.CommandTimeout)
 	v.positive("limits.session_timeout", l.SessionTimeout)
 	v.size("limits.min_rate", l.MinRate, 1, maxNeededRate)

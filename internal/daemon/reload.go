@@ -103,7 +103,8 @@ func mailboxLimits(c *config.Config) mailbox.Limits {
 
 func frontLimits(c *config.Config) front.Limits {
 	return front.Limits{MaxConnections: c.Limits.MaxConnections, MaxPerAddress: c.Limits.MaxConnectionsPerAddress,
-		Rate: c.Limits.ConnectionRate, Burst: c.Limits.ConnectionBurst, FirstCommandTimeout: c.Limits.CommandTimeout, ProxyFrom: c.Listen.ProxyFrom}
+		Rate: c.Limits.ConnectionRate, Burst: c.Limits.ConnectionBurst, FloodPause: c.Limits.FloodPause,
+		FirstCommandTimeout: c.Limits.CommandTimeout, ProxyFrom: c.Listen.ProxyFrom}
 }
 
 // reloads reloads the configuration each time that it is asked to.

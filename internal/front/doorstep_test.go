@@ -3,6 +3,7 @@ package front_test
 import (
 	"io"
 	"net"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,7 +25,7 @@ func visitor(t *testing.T, d *front.Doorstep) (told <-chan time.Time) {
 		}
 		close(at)
 	}()
-	d.Keep(ours, func() { io.WriteString(ours, "no") })
+	d.Keep(ours, netip.Prefix{}, func() { io.WriteString(ours, "no") })
 	return at
 }
 
@@ -65,4 +66,66 @@ func TestDoorstep(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Who leaves no room for others is found out: with a share of all places, and not before all are taken.
+func TestDoorstep_Crowds(t *testing.T) {
+	one, other := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.2/32")
+	for _, tt := range []struct {
+		name    string
+		ours    int // places before the others'
+		others  netip.Prefix
+		crowded bool
+	}{
+		{"all but nobody's places", front.DoorstepShare, netip.Prefix{}, true},
+		{"a share", front.DoorstepShare, other, true},
+		{"less than that", front.DoorstepShare - 1, other, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := front.NewDoorstep(time.Hour)
+			defer d.Close()
+			keep := func(from netip.Prefix) bool {
+				ours, theirs := net.Pipe()
+				t.Cleanup(func() { theirs.Close() })
+				return d.Keep(ours, from, nil)
+			}
+			for i := range front.DoorstepRoom {
+				from := tt.others
+				if i >= front.DoorstepRoom-tt.ours {
+					from = one
+				}
+				if keep(from) {
+					t.Fatalf("number %d crowds, where there is room", i)
+				}
+			}
+			if got := keep(one); got != tt.crowded {
+				t.Errorf("it crowds: %v", got)
+			}
+		})
+	}
+	// Whose places were left again does not crowd.
+	d := front.NewDoorstep(time.Hour)
+	defer d.Close()
+	for i := range 3 * front.DoorstepRoom {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		from := one
+		if i >= front.DoorstepRoom {
+			from = other
+		}
+		d.Keep(ours, from, nil)
+	}
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	if d.Keep(ours, one, nil) {
+		t.Error("who has left crowds")
+	}
+	// Nobody in particular never does.
+	for range front.DoorstepRoom + 1 {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		if d.Keep(ours, netip.Prefix{}, nil) {
+			t.Fatal("nobody in particular crowds")
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"log/slog"
 	"net"
 	"net/netip"
 	"time"
@@ -33,12 +34,48 @@ func ReadProxy(b []byte) (left []byte, client netip.AddrPort, err error) {
 	return in.Buffered(), client, err
 }
 
-const DoorstepRoom = doorstepRoom
+const (
+	DoorstepRoom  = doorstepRoom
+	DoorstepShare = doorstepShare
+)
 
 // A Doorstep is what lets refused connections wait.
 type Doorstep struct{ doorstep }
 
 func NewDoorstep(delay time.Duration) *Doorstep { return &Doorstep{doorstep{delay: delay}} }
 
-func (d *Doorstep) Keep(c net.Conn, tell func()) { d.keep(c, tell) }
-func (d *Doorstep) Close()                       { d.close() }
+func (d *Doorstep) Keep(c net.Conn, from netip.Prefix, tell func()) (crowds bool) {
+	return d.keep(c, from, tell)
+}
+func (d *Doorstep) Close() { d.close() }
+
+// A Bar is what keeps clients out. What it would have the kernel drop, it tells drop.
+type Bar struct{ *bar }
+
+func NewBar(log *slog.Logger, drop func(net.Listener, []netip.Prefix) error) Bar {
+	b := newBar(log)
+	b.drop = drop
+	return Bar{b}
+}
+
+func (b Bar) Add(l net.Listener)                      { b.add(l) }
+func (b Bar) Remove(l net.Listener)                   { b.remove(l) }
+func (b Bar) Put(who netip.AddrPort, d time.Duration) { b.put(who, d) }
+func (b Bar) Has(a netip.Addr) bool                   { return b.has(a) }
+func (b Bar) Stop()                                   { b.stop() }
+
+func (b Bar) Stats() (s Stats) {
+	b.show(&s)
+	return s
+}
+
+// Listener returns the only one that s serves.
+func (s *Server) Listener(t interface{ Fatal(...any) }) *net.TCPListener {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l := range s.listeners {
+		return l.(*net.TCPListener)
+	}
+	t.Fatal("there is no listener")
+	return nil
+}

@@ -56,7 +56,7 @@ type Handler interface {
 	Serve(ctx context.Context, c *Conn)
 }
 
-// Stats counts what a Server has seen since it was made, but Open and Listening, which are now.
+// Stats counts what a Server has seen since it was made, but Open, Listening and Barred, which are now.
 type Stats struct {
 	Open           int
 	Listening      int    // listeners, now
@@ -64,6 +64,9 @@ type Stats struct {
 	RefusedTotal   uint64 // by MaxConnections
 	RefusedAddress uint64 // by MaxPerAddress
 	RefusedRate    uint64 // by Rate
+	Barred         int    // clients whose packets are dropped, now
+	BarredTotal    uint64 // times that a client was barred
+	Dropped        uint64 // packets that the kernel dropped at the listeners: of the barred, and for want of room
 	BadProxy       uint64 // no valid PROXY header from where one is required
 	SMTP           uint64 // sessions by protocol
 	CMTP           uint64
@@ -83,6 +86,7 @@ type Server struct {
 	sessions   sync.WaitGroup
 	rate       *limit.Rate
 	steps      doorstep
+	bar        *bar
 	refused    *tally // kinds from byTotal on
 	vain       *tally // kinds from neither on
 
@@ -119,6 +123,7 @@ func New(cfg Config, smtp, cmtp Handler) *Server {
 	}
 	s.SetLimits(cfg.Limits)
 	s.ctx, s.cut = context.WithCancel(context.Background())
+	s.bar = newBar(cfg.Log)
 	// In the order of the kinds.
 	s.refused = newTally(cfg.Log, slog.LevelWarn, "connections were refused", "all", "address", "rate", "proxy_header")
 	s.vain = newTally(cfg.Log, slog.LevelInfo, "connections were no sessions", "neither", "silent")
@@ -134,9 +139,10 @@ func setDefault[T int | time.Duration](v *T, def T) {
 // Stats returns the counters as they are now.
 func (s *Server) Stats() Stats {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	stats := s.stats
 	stats.Open, stats.Listening = len(s.conns), len(s.listeners)
+	s.mu.Unlock()
+	s.bar.show(&stats)
 	return stats
 }
 
@@ -165,6 +171,7 @@ func (s *Server) countBadProxy() {
 // waits for them. When ctx ends first, it closes the connections that are left,
 // waits for their handlers and returns ctx's error.
 func (s *Server) Shutdown(ctx context.Context) error {
+	s.bar.stop()
 	s.stop()
 	s.steps.close()
 	done := make(chan struct{})

@@ -20,6 +20,9 @@ type Limits struct {
 	// many before the rate applies.
 	Rate  int
 	Burst int
+	// FloodPause is for how long the kernel drops the packets of a client who connects
+	// again without waiting to be refused.
+	FloodPause time.Duration
 	// FirstCommandTimeout bounds the wait for the end of the first command.
 	FirstCommandTimeout time.Duration
 	// ProxyFrom lists the networks of load balancers: a connection from
@@ -36,6 +39,7 @@ func (s *Server) SetLimits(l Limits) {
 	setDefault(&l.MaxPerAddress, defaults.MaxConnectionsPerAddress)
 	setDefault(&l.Rate, defaults.ConnectionRate)
 	setDefault(&l.Burst, defaults.ConnectionBurst)
+	setDefault(&l.FloodPause, defaults.FloodPause)
 	setDefault(&l.FirstCommandTimeout, defaults.CommandTimeout)
 	s.limits.Store(&l)
 	s.rate.Set(l.Rate, l.Burst)

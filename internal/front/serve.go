@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"cmtpd/internal/limit"
 	"cmtpd/internal/netbuf"
 )
 
@@ -31,12 +32,17 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 // The sessions outlive Serve: Shutdown ends them.
 func (s *Server) Serve(ctx context.Context, l net.Listener, cmtpOnly bool) error {
 	defer l.Close()
-	defer context.AfterFunc(ctx, func() { l.Close() })()
+	defer context.AfterFunc(ctx, func() {
+		s.bar.remove(l) // while it can still be told
+		l.Close()
+	})()
 	busy, ok := s.addListener(l)
 	if !ok {
 		return nil
 	}
 	defer s.removeListener(l)
+	s.bar.add(l)
+	defer s.bar.remove(l)
 	var delay time.Duration
 	for {
 		nc, err := l.Accept()
@@ -140,10 +146,16 @@ func (s *Server) accept(nc net.Conn, cmtpOnly bool) {
 		return
 	}
 	s.note(c, why)
-	if cmtpOnly {
-		s.steps.keep(nc, nil)
-	} else {
-		s.steps.keep(nc, func() { s.refuse(nc, why) })
+	if s.bar.has(c.Client.Addr()) { // it was in the queue already
+		nc.Close()
+		return
+	}
+	var tell func()
+	if !cmtpOnly {
+		tell = func() { s.refuse(nc, why) }
+	}
+	if s.steps.keep(nc, limit.Prefix(c.Client.Addr()), tell) {
+		s.bar.put(c.Client, s.limits.Load().FloodPause)
 	}
 }
 

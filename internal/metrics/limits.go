@@ -23,10 +23,11 @@ const (
 	capTotal   = "max_connections"
 	capAddress = "max_connections_per_address"
 	capRate    = "connection_rate"
+	capFlood   = "flood_pause"
 )
 
 func newLimits() *limits {
-	l := &limits{names: []string{capTotal, capAddress, capRate, "max_handshakes"}, met: make(map[string]*atomic.Uint64),
+	l := &limits{names: []string{capTotal, capAddress, capRate, capFlood, "max_handshakes"}, met: make(map[string]*atomic.Uint64),
 		desc: prometheus.NewDesc("cmtpd_limits_hit_total", "How often a limit was met, by its key in the configuration.", []string{"limit"}, nil)}
 	for _, name := range session.Limits {
 		l.names = append(l.names, string(name))
@@ -49,6 +50,8 @@ func (l *limits) count(name string) uint64 {
 			return st.RefusedAddress
 		case capRate:
 			return st.RefusedRate
+		case capFlood:
+			return st.BarredTotal
 		}
 	}
 	return l.met[name].Load()
