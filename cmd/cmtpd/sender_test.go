@@ -18,6 +18,7 @@ import (
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/letter"
 	"cmtpd/internal/shorebird"
+	"cmtpd/internal/terminal"
 )
 
 // A correspondent is alice of a server, with shorebird and keys on a machine of her own.
@@ -60,7 +61,7 @@ func (c *correspondent) try(stdin string, more map[string]string, args ...string
 		"SHOREBIRD_NO_KEYRING": "1", "SHOREBIRD_PASSWORD_FILE": filepath.Join(c.home, "password")}
 	maps.Copy(env, more)
 	var out bytes.Buffer
-	app := &shorebird.App{Terminal: shorebird.Terminal{In: strings.NewReader(stdin), Out: &out, Err: &out},
+	app := &shorebird.App{Terminal: terminal.Terminal{In: strings.NewReader(stdin), Out: &out, Err: &out},
 		Getenv: func(name string) string { return env[name] }, Now: time.Now}
 	status = app.Run(c.Context(), append(args, "--server", c.at.Shared[0]))
 	return status, out.String()

@@ -22,6 +22,7 @@ import (
 	"cmtpd/internal/cmtptest"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/shorebird"
+	"cmtpd/internal/terminal"
 )
 
 // A reader is a machine that has alice's keys, and a real server.
@@ -323,7 +324,7 @@ func TestComplete(t *testing.T) {
 	app := &shorebird.App{Getenv: func(name string) string { return env[name] }, Now: time.Now, Desktop: desktop{}, Params: cheap, Least: cheap}
 	run := func(args ...string) string {
 		var out, said bytes.Buffer
-		app.Terminal = shorebird.Terminal{In: strings.NewReader(""), Out: &out, Err: &said}
+		app.Terminal = terminal.Terminal{In: strings.NewReader(""), Out: &out, Err: &said}
 		if status := app.Run(t.Context(), args); status != 0 {
 			t.Fatalf("%q ended with %d: %s", args, status, said.String())
 		}

@@ -20,11 +20,11 @@ const module = "cmtpd"
 // before it. A new package goes behind the last that it imports, and before the
 // first that will import it. What only tests import stands with what it tests.
 var order = []string{
-	"version", "manual", "nearest", "address", "crypt", "oprf", "invite", "netbuf", "sockfilter", "cmtp", "provenance", "xzibit", "recovery",
-	"durable", "durable/durabletest", "keyfile", "limit", "guess", "letter", "config", "discovery", "discovery/dnstest",
-	"account", "trust", "spool", "mailbox", "queue", "channel", "client", "client/clienttest", "federation", "session",
-	"relay", "front", "control", "backup", "admin", "setup", "cache", "shorebird", "status", "metrics", "service", "daemon",
-	"cmtptest",
+	"version", "manual", "nearest", "address", "crypt", "oprf", "invite", "netbuf", "sockfilter", "cmtp", "provenance", "xzibit",
+	"recovery", "durable", "durable/durabletest", "keyfile", "limit", "guess", "letter", "terminal", "config", "discovery",
+	"discovery/dnstest", "account", "trust", "spool", "mailbox", "queue", "channel", "client", "client/clienttest", "federation",
+	"session", "relay", "front", "control", "backup", "admin", "setup", "cache", "shorebird", "status", "metrics", "service",
+	"daemon", "cmtptest",
 }
 
 // A file is a parsed file of the module and the directory that it is in, from the

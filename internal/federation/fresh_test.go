@@ -18,6 +18,7 @@ import (
 	"cmtpd/internal/session"
 	"cmtpd/internal/shorebird"
 	"cmtpd/internal/spool"
+	"cmtpd/internal/terminal"
 	"cmtpd/internal/xzibit"
 )
 
@@ -71,7 +72,7 @@ func (u *user) run(stdin string, args ...string) (status int, said string) {
 		"SHOREBIRD_NO_KEYRING": "1", "SHOREBIRD_PASSWORD_FILE": u.dir + "/password"}
 	cheap := xzibit.Params{Time: 1, MemoryKiB: 8, Threads: 1}
 	var out bytes.Buffer
-	app := &shorebird.App{Terminal: shorebird.Terminal{In: strings.NewReader(stdin), Out: &out, Err: &out},
+	app := &shorebird.App{Terminal: terminal.Terminal{In: strings.NewReader(stdin), Out: &out, Err: &out},
 		Getenv: func(name string) string { return env[name] }, Now: time.Now, Params: cheap, Least: cheap}
 	return app.Run(u.t.Context(), args), out.String()
 }

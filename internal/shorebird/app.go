@@ -14,12 +14,13 @@ import (
 
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/letter"
+	"cmtpd/internal/terminal"
 	"cmtpd/internal/xzibit"
 )
 
 // An App is the program with all that it needs of the world.
 type App struct {
-	Terminal
+	terminal.Terminal
 	Getenv func(string) string
 	Now    func() time.Time // may be called by several at once
 	// Dial connects to servers; nil means net.Dialer.
@@ -48,7 +49,7 @@ type App struct {
 
 // System returns the program in this process.
 func System() *App {
-	return &App{Terminal: systemTerminal(), Getenv: os.Getenv, Now: time.Now, Desktop: systemDesktop()}
+	return &App{Terminal: terminal.System(), Getenv: os.Getenv, Now: time.Now, Desktop: systemDesktop()}
 }
 
 // Run runs the command line args, without the program's name, and returns the exit
@@ -128,6 +129,38 @@ func (r *run) report(v any, text func(*bytes.Buffer)) error {
 		return fmt.Errorf("writing the result: %w", err)
 	}
 	return nil
+}
+
+// present is report for what a person reads at leisure: by a pager where it is longer than the terminal is high. Before that
+// it calls leisurely, since what follows may take any time.
+func (r *run) present(v any, text func(*bytes.Buffer), leisurely func()) error {
+	if r.json || r.noPager {
+		return r.report(v, text)
+	}
+	var out bytes.Buffer
+	text(&out)
+	if r.NeedsPager(out.Bytes()) {
+		leisurely()
+		err := r.RunPager(out.Bytes())
+		if err == nil {
+			return nil
+		}
+		r.note("The pager cannot be run: %v; see $PAGER.", err)
+	}
+	return r.report(v, func(b *bytes.Buffer) { b.Write(out.Bytes()) })
+}
+
+// worthABar is how many bytes make work long enough to show how far it is.
+const worthABar = 4 << 20
+
+// progress begins work that reads total bytes, and shows how far it is where somebody watches. It ends with the
+// context, too.
+func (r *run) progress(ctx context.Context, what string, total int64) *terminal.Progress {
+	var bar *terminal.Bar
+	if r.ErrIsTerminal && !r.json && total >= worthABar {
+		bar = terminal.NewBar(r.Err, what, total, terminal.Bytes)
+	}
+	return terminal.NewProgress(ctx, bar)
 }
 
 // encode returns v as JSON in which every character that would not just be shown

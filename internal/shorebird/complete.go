@@ -11,6 +11,7 @@ import (
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/cache"
+	"cmtpd/internal/terminal"
 )
 
 // A shell is offered what is known on this machine without a question: no server is called, and nobody is asked for a
@@ -130,7 +131,7 @@ func (r *run) openedBox(c *cobra.Command) *cache.Cache {
 }
 
 // described is a number with what it stands for.
-func described(n int64, text string) string { return fmt.Sprintf("%d\t%s", n, clip(text, 50)) }
+func described(n int64, text string) string { return fmt.Sprintf("%d\t%s", n, terminal.Clip(text, 50)) }
 
 func numbersOf(ctx context.Context, box *cache.Cache) (words []string) {
 	all, err := box.List(ctx, cache.Filter{Way: cache.Came})
@@ -181,7 +182,7 @@ func (r *run) contactAddresses() (words []string) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(met)) {
 		if a, err := address.Parse(name); err == nil && !h.hasKeys(a) {
-			words = append(words, oneLine(name)+"\t"+string(newTrustReport(name, met[name], servers).Trust))
+			words = append(words, terminal.OneLine(name)+"\t"+string(newTrustReport(name, met[name], servers).Trust))
 		}
 	}
 	return words

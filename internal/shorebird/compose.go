@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -25,24 +24,6 @@ var (
 	errNoText    = errors.New("the letter has no text, so nothing is sent")
 	errSetAside  = errors.New("the letter is not sent")
 )
-
-// editor returns the user's editor, for a terminal; nil where none is named.
-func editor(getenv func(string) string, in, out *os.File) func(path string) error {
-	command := getenv("VISUAL")
-	if command == "" {
-		command = getenv("EDITOR")
-	}
-	if strings.TrimSpace(command) == "" {
-		return nil
-	}
-	return func(path string) error {
-		// The user's command may have arguments. It is not ended with this program: an editor asks what
-		// is to become of a text.
-		c := exec.Command("/bin/sh", "-c", command+` "$1"`, "shorebird", path)
-		c.Stdin, c.Stdout, c.Stderr = in, out, out
-		return c.Run()
-	}
-}
 
 // composes reports whether a letter's text is written in an editor.
 func (r *run) composes(o *sendOptions) bool {

@@ -13,6 +13,7 @@ import (
 	"github.com/zalando/go-keyring"
 
 	"cmtpd/internal/address"
+	"cmtpd/internal/terminal"
 	"cmtpd/internal/xzibit"
 )
 
@@ -127,11 +128,7 @@ func (r *run) desktop(ctx context.Context, do func(Desktop) (string, error)) (st
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, errDesktopSilent)
 	defer cancel()
 	d := r.Desktop
-	b, err := interruptible(ctx, func() ([]byte, error) {
-		s, err := do(d)
-		return []byte(s), err
-	})
-	defer clear(b)
+	secret, err := terminal.Interruptible(ctx, func() (string, error) { return do(d) })
 	if err != nil && !errors.Is(err, keyring.ErrNotFound) {
 		r.noKeyring = true
 		if errors.Is(err, errDesktopSilent) { // all else is said by the question for a password
@@ -139,5 +136,5 @@ func (r *run) desktop(ctx context.Context, do func(Desktop) (string, error)) (st
 		}
 		return "", fmt.Errorf("asking the desktop keyring: %w", err)
 	}
-	return string(b), err
+	return secret, err
 }

@@ -65,7 +65,7 @@ func (r *run) devices(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		return r.report(v, func(out *bytes.Buffer) { r.fields(out, v.rows(r.Now())) })
+		return r.report(v, func(out *bytes.Buffer) { r.Fields(out, v.rows(r.Now())) })
 	})
 }
 

@@ -17,10 +17,6 @@ var (
 	SafetyWords = safetyWords
 	SealWords   = sealWords
 	OpenWords   = openWords
-	OneLine     = oneLine
-	Clip        = clip
-	Wrap        = wrap
-	Told        = pagerEnvironment
 	Query       = query
 	ServerSays  = serverSays
 	Attachments = attachmentRows
@@ -33,12 +29,6 @@ var (
 	FormatDraft = formatDraft
 	Marked      = marked
 )
-
-// Folded is how a text is shown at a terminal of so many columns.
-func Folded(text string, width int) string {
-	r := &run{App: &App{Terminal: Terminal{OutIsTerminal: true, Width: func() int { return width }}}}
-	return r.folded(text)
-}
 
 // Command is the command line, for tests that hold documents to it.
 func Command() *cobra.Command { return (&run{App: &App{}}).command() }

@@ -404,3 +404,18 @@ func TestFinder_Fresh(t *testing.T) {
 	f.with(func() { f.old, f.refusal = nil, cmtp.StatusNoAccount })
 	asked(2, refused, []string{"keys", dora}, "knows no such account")
 }
+
+// A shell takes the quotation marks; what was one argument stays together.
+func TestQuery(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"a b"}, "a b"}, {[]string{"a", "b c"}, `a "b c"`}, {[]string{"from:bob", "subject:two words"}, `from:bob subject:"two words"`},
+		{[]string{`"a b" c`, "d"}, `"a b" c d`},
+	} {
+		if got := shorebird.Query(tt.args); got != tt.want {
+			t.Errorf("%q: %q, want %q", tt.args, got, tt.want)
+		}
+	}
+}

@@ -12,6 +12,7 @@ import (
 
 	"cmtpd/internal/cache"
 	"cmtpd/internal/cmtp"
+	"cmtpd/internal/terminal"
 )
 
 // listed is how many messages a list has that nobody has given a number for.
@@ -132,7 +133,7 @@ func (r *run) lines(out *bytes.Buffer, v *ListReport) {
 	digits, tags := 1, 0
 	for i := range v.Messages {
 		digits = max(digits, len(fmt.Sprint(v.Messages[i].Number)))
-		tags = max(tags, columns(v.Messages[i].labels()))
+		tags = max(tags, terminal.Columns(v.Messages[i].labels()))
 	}
 	for i := range v.Messages {
 		out.WriteString(r.line(&v.Messages[i], digits, tags))
@@ -153,7 +154,7 @@ func (v *MessageReport) labels() string {
 	if len(v.Tags) == 0 {
 		return ""
 	}
-	return oneLine("[" + strings.Join(v.Tags, ", ") + "]")
+	return terminal.OneLine("[" + strings.Join(v.Tags, ", ") + "]")
 }
 
 // narrow is a terminal of fewer columns, where a line has no hour and no tags.
@@ -162,8 +163,8 @@ const narrow = 60
 // line is a message in a list, with so many columns for its tags. The subject stands last, so that nothing that the program
 // says, and no tag, comes after a stranger's words.
 func (r *run) line(v *MessageReport, digits, tags int) string {
-	from, subject, day := unlimited, unlimited, r.day(v.Came)
-	if w := r.width(); w > 0 {
+	from, subject, day := terminal.Unlimited, terminal.Unlimited, r.day(v.Came)
+	if w := r.Room(); w > 0 {
 		if w < narrow {
 			day, tags = day[:len("Jan 02")], 0
 		}
@@ -177,18 +178,18 @@ func (r *run) line(v *MessageReport, digits, tags int) string {
 	}
 	said, paint := string(v.Source), v.Source.colour()
 	if v.Sent {
-		said, paint = "sent", plain
+		said, paint = "sent", ""
 	}
-	word := r.paint(paint, said) + strings.Repeat(" ", len(Unproven)-len(said))
-	source := clip(v.who(), from)
-	if from < unlimited {
-		source = pad(v.who(), from)
+	word := r.Paint(r.Getenv, paint, said) + strings.Repeat(" ", len(Unproven)-len(said))
+	source := terminal.Clip(v.who(), from)
+	if from < terminal.Unlimited {
+		source = terminal.Pad(v.who(), from)
 	}
 	labels := ""
 	if tags > 0 {
-		labels = pad(v.labels(), tags) + "  "
+		labels = terminal.Pad(v.labels(), tags) + "  "
 	}
-	return fmt.Sprintf("%*d  %s  %s  %s%s  %s  %s\n", digits, v.Number, v.marks(), day, labels, word, source, clip(v.title(), subject))
+	return fmt.Sprintf("%*d  %s  %s  %s%s  %s  %s\n", digits, v.Number, v.marks(), day, labels, word, source, terminal.Clip(v.title(), subject))
 }
 
 // day is a time in 12 columns: with the hour in the last half year, else with the year.

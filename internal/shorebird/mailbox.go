@@ -20,6 +20,7 @@ import (
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/letter"
 	"cmtpd/internal/provenance"
+	"cmtpd/internal/terminal"
 	"cmtpd/internal/xzibit"
 )
 
@@ -178,7 +179,7 @@ func (m *mailbox) update(ctx context.Context) (bool, error) {
 	case ctx.Err() != nil:
 		return false, context.Cause(ctx)
 	case client.Temporary(err) || errors.Is(err, context.DeadlineExceeded):
-		return false, m.since(ctx, fmt.Sprintf("The server was not reached (%s):", oneLine(err.Error())))
+		return false, m.since(ctx, fmt.Sprintf("The server was not reached (%s):", terminal.OneLine(err.Error())))
 	}
 	return false, err
 }

@@ -11,6 +11,7 @@ import (
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/letter"
 	"cmtpd/internal/provenance"
+	"cmtpd/internal/terminal"
 )
 
 // A Standing says in one word who speaks for a message's source.
@@ -60,8 +61,8 @@ func standing(m *cache.Message, home address.Domain) Standing {
 }
 
 // colour goes with the word.
-func (s Standing) colour() colour {
-	return map[Standing]colour{Proven: green, Vouched: green, Serverly: green, False: red}[s]
+func (s Standing) colour() terminal.Colour {
+	return map[Standing]terminal.Colour{Proven: terminal.Green, Vouched: terminal.Green, Serverly: terminal.Green, False: terminal.Red}[s]
 }
 
 // serverSays is what the user's own server says of who brought a message.
@@ -165,7 +166,7 @@ func (v *MessageReport) title() string {
 		return "[does not open]"
 	case v.State == "unreadable":
 		return "[the server cannot give it]"
-	case oneLine(v.Subject) == "":
+	case terminal.OneLine(v.Subject) == "":
 		return "[no subject]"
 	}
 	return v.Subject

@@ -13,6 +13,7 @@ import (
 	"cmtpd/internal/address"
 	"cmtpd/internal/cache"
 	"cmtpd/internal/letter"
+	"cmtpd/internal/terminal"
 	"cmtpd/internal/xzibit"
 )
 
@@ -271,7 +272,7 @@ func (o *office) sendUnkept(ctx context.Context, s *sender, d *cache.Draft, answ
 		total += s.passes() * copies * f.Size
 	}
 	bar := o.run.progress(ctx, "sending", total)
-	bar.watchFiles(l)
+	watchFiles(bar, l)
 	var parcels []*parcel
 	for _, a := range answers {
 		parcels = append(parcels, &parcel{answer: a})
@@ -287,7 +288,7 @@ func (o *office) sendUnkept(ctx context.Context, s *sender, d *cache.Draft, answ
 	v, failed := newSendReport(s.from, parcels)
 	v.Warning = o.warning
 	o.sendOwnUnkept(ctx, s, d, l, parcels, v)
-	bar.done()
+	bar.Done()
 	if failed == nil {
 		failed = answered(ctx, o.boxes[account], d)
 	}
@@ -306,9 +307,9 @@ func (s *sender) passes() int64 {
 }
 
 // watchFiles counts what is read of a letter's attachments.
-func (p *progress) watchFiles(l *letter.Draft) {
+func watchFiles(p *terminal.Progress, l *letter.Draft) {
 	for i := range l.Attachments {
-		l.Attachments[i].Data = p.watch(l.Attachments[i].Data)
+		l.Attachments[i].Data = p.Watch(l.Attachments[i].Data)
 	}
 }
 

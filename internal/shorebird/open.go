@@ -14,6 +14,7 @@ import (
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/letter"
+	"cmtpd/internal/terminal"
 	"cmtpd/internal/xzibit"
 )
 
@@ -89,18 +90,18 @@ func (r *run) open(ctx context.Context, path string, o openOptions) error {
 		work += size
 	}
 	bar := r.progress(ctx, "opening", work)
-	watched := bar.watch(f)
+	watched := bar.Watch(f)
 	l, err := r.openAside(ctx, h, held, func() (*letter.Letter, error) { return letter.Open(watched, size, keys(ring)) })
 	if err == nil {
 		err = proven.judge(layout, io.NewSectionReader(watched, 0, size))
 	}
 	if err != nil {
-		bar.done()
+		bar.Done()
 		return fmt.Errorf("opening %s: %w", path, err)
 	}
 	report := newOpenReport(l, proven)
 	err = saveAll(o.save, l, report)
-	bar.done()
+	bar.Done()
 	return errors.Join(err, r.present(report, func(out *bytes.Buffer) { r.show(out, l, report, proven.rows(o.check)) }, func() {}))
 }
 
@@ -141,7 +142,7 @@ func (r *run) spoolInput(ctx context.Context) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = interruptible(ctx, func() ([]byte, error) {
+	_, err = terminal.Interruptible(ctx, func() ([]byte, error) {
 		_, err := io.Copy(f, r.In)
 		return nil, err
 	})
@@ -251,9 +252,9 @@ func (r *run) show(out *bytes.Buffer, l *letter.Letter, v *OpenReport, proof [][
 		}
 		rows = append(rows, [2]string{"Attachment", s})
 	}
-	r.fields(out, rows)
+	r.Fields(out, rows)
 	out.WriteString("\n")
-	out.WriteString(r.folded(letter.Text(l.Text)))
+	out.WriteString(r.Fold(letter.Text(l.Text)))
 	if len(l.Text) > 0 && l.Text[len(l.Text)-1] != '\n' {
 		out.WriteString("\n")
 	}

@@ -3,9 +3,11 @@ package shorebird_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -282,4 +284,55 @@ func TestOpen_JSONError(t *testing.T) {
 	if err := json.Unmarshal(p.err.Bytes(), &e); err != nil || e.Code != password || p.out.Len() > 0 {
 		t.Errorf("%v: %s%s", err, p.out.String(), p.err.String())
 	}
+}
+
+// A letter that is longer than the screen is shown by the pager; nothing else is, and where there is none, or it cannot be run, all
+// of it is shown at once.
+func TestOpen_Pager(t *testing.T) {
+	h := newHouse(t, bob)
+	p := h.reader(t, bob)
+	var paged [][]byte
+	var broken error
+	p.app.Page = func(text []byte) error {
+		paged = append(paged, bytes.Clone(text))
+		return broken
+	}
+	text := strings.Repeat("line\n", 20)
+	path := p.write(p.dir+"/letter", string(written(t, &letter.Draft{Time: time.Unix(1e9, 0), Text: []byte(text)}, bob, h.keys[bob].Public())))
+	p.app.OutIsTerminal = true
+	lines := 0
+	p.app.Height = func() int { return lines }
+	p.want(ok, "", []string{"open", path}, text)
+	height := strings.Count(p.out.String(), "\n")
+	for name, tt := range map[string]struct {
+		height int
+		args   []string
+		broken error
+		pages  bool
+		prints bool
+	}{
+		"Longer": {height, nil, nil, true, false}, "AsLong": {height + 1, nil, nil, false, true}, "NoPager": {height, []string{"--no-pager"}, nil, false, true},
+		"JSON": {height, []string{"--json"}, nil, false, true}, "Ended": {height, nil, exits(t, 1), true, false}, "NotFound": {height, nil, exits(t, 127), true, true},
+		"NoShell": {height, nil, errors.New("no shell"), true, true},
+	} {
+		paged, broken, lines = nil, tt.broken, tt.height
+		p.want(ok, "", append([]string{"open", path}, tt.args...))
+		if len(paged) > 0 != tt.pages || (p.out.Len() > 0) != tt.prints || tt.pages && !strings.Contains(string(paged[0]), text) {
+			t.Errorf("%s: %d paged, and %q", name, len(paged), p.out.String())
+		}
+	}
+	p.app.OutIsTerminal, paged, lines = false, nil, 1
+	p.want(ok, "", []string{"open", path}, text)
+	if len(paged) > 0 {
+		t.Error("a file was paged")
+	}
+}
+
+// exits is how a program ends with a status.
+func exits(t *testing.T, status int) error {
+	err := exec.Command("/bin/sh", "-c", fmt.Sprintf("exit %d", status)).Run()
+	if err == nil {
+		t.Fatal("it ended well")
+	}
+	return err
 }

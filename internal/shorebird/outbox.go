@@ -13,6 +13,7 @@ import (
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/letter"
+	"cmtpd/internal/terminal"
 )
 
 // sendKept sends a letter by way of the outbox, and then what else waits there.
@@ -138,7 +139,7 @@ func (o *office) dispatch(ctx context.Context, box *cache.Cache, s *sender, l *c
 		}
 	}
 	bar := o.run.progress(ctx, "sending", work(s, l))
-	defer bar.done()
+	defer bar.Done()
 	if err = o.sealKept(ctx, box, s, l, allParcels(s, l, answers), bar); err != nil {
 		return done, err
 	}
@@ -151,7 +152,7 @@ func (o *office) dispatch(ctx context.Context, box *cache.Cache, s *sender, l *c
 		if err != nil {
 			return done, err
 		}
-		p.message, p.size = bar.watchParts(m), p.copy.Size
+		p.message, p.size = watchParts(bar, m), p.copy.Size
 	}
 	if done.parcels = all; len(all) > 0 && all[len(all)-1].to != nil {
 		done.parcels, done.own = all[:len(all)-1], all[len(all)-1]
@@ -208,7 +209,7 @@ func parcelsOf(l *cache.Outgoing, answers []*answer) []*parcel {
 }
 
 // sealKept seals what waits to be sealed.
-func (o *office) sealKept(ctx context.Context, box *cache.Cache, s *sender, l *cache.Outgoing, parcels []*parcel, bar *progress) error {
+func (o *office) sealKept(ctx context.Context, box *cache.Cache, s *sender, l *cache.Outgoing, parcels []*parcel, bar *terminal.Progress) error {
 	var waiting []*parcel
 	for _, p := range parcels {
 		if p.copy.State == cache.Waiting {
@@ -224,7 +225,7 @@ func (o *office) sealKept(ctx context.Context, box *cache.Cache, s *sender, l *c
 		return err
 	}
 	d.Time = l.Queued
-	bar.watchFiles(d)
+	watchFiles(bar, d)
 	atOnce(ctx, waiting, func(p *parcel) error {
 		var m *letter.Message
 		var err error

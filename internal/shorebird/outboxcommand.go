@@ -14,6 +14,7 @@ import (
 	"cmtpd/internal/address"
 	"cmtpd/internal/cache"
 	"cmtpd/internal/letter"
+	"cmtpd/internal/terminal"
 )
 
 // OutboxReport is what outbox list prints with --json.
@@ -284,5 +285,5 @@ func (c *OutboxCopy) text() string {
 	if c.Reason == "" {
 		return c.State + "\n"
 	}
-	return c.State + ", " + strings.TrimSpace(oneLine(c.Reason)) + "\n"
+	return c.State + ", " + strings.TrimSpace(terminal.OneLine(c.Reason)) + "\n"
 }

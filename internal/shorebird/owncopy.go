@@ -10,6 +10,7 @@ import (
 	"cmtpd/internal/cache"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/letter"
+	"cmtpd/internal/terminal"
 )
 
 // What was sent is kept in the sender's own mailbox, as a copy that goes to it once some recipient's server has taken the
@@ -95,7 +96,7 @@ func (o *office) noteOwn(ctx context.Context, box *cache.Cache, own *parcel, v *
 		return box.SetFailed(ctx, own.copy.ID, own.err.Error())
 	}
 	v.Copy, v.CopyError = copyLater, own.err.Error()
-	o.run.note("Your own copy of the letter waits in the outbox, and goes with the next send or sync: %s", oneLine(v.CopyError))
+	o.run.note("Your own copy of the letter waits in the outbox, and goes with the next send or sync: %s", terminal.OneLine(v.CopyError))
 	return box.SetTried(ctx, own.copy.ID, own.err.Error())
 }
 
@@ -106,7 +107,7 @@ func (o *office) lostOwn(own *parcel, v *SendReport) {
 	if hasStatus(own.err, cmtp.StatusNoRoom) {
 		more = "; your mailbox is full: delete what you do not need"
 	}
-	o.run.note("WARNING: the letter is sent, and no copy of it is kept for you: %s%s", oneLine(v.CopyError), more)
+	o.run.note("WARNING: the letter is sent, and no copy of it is kept for you: %s%s", terminal.OneLine(v.CopyError), more)
 }
 
 // sendOwnUnkept sends the own copy of a letter that is not in the outbox. What breaks off here loses the copy, and nothing else.

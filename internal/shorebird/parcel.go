@@ -12,6 +12,7 @@ import (
 	"cmtpd/internal/client"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/letter"
+	"cmtpd/internal/terminal"
 )
 
 // Bounds of what is done at once for the copies of one letter.
@@ -163,7 +164,7 @@ func (p *peer) sendAll(group []*parcel) (int, error) {
 }
 
 // watchParts counts what is written of a message.
-func (p *progress) watchParts(m *client.Outgoing) *client.Outgoing {
+func watchParts(p *terminal.Progress, m *client.Outgoing) *client.Outgoing {
 	w := &client.Outgoing{Header: m.Header, Log: m.Log, Body: watchedPart{m.Body, p}}
 	for _, a := range m.Attachments {
 		w.Attachments = append(w.Attachments, watchedPart{a, p})
@@ -173,16 +174,16 @@ func (p *progress) watchParts(m *client.Outgoing) *client.Outgoing {
 
 type watchedPart struct {
 	cmtp.Part
-	p *progress
+	p *terminal.Progress
 }
 
 func (w watchedPart) WriteTo(to io.Writer) (int64, error) {
 	return w.Part.WriteTo(writeFunc(func(b []byte) (int, error) {
-		if w.p.ctx.Err() != nil {
-			return 0, context.Cause(w.p.ctx)
+		if err := w.p.Err(); err != nil {
+			return 0, err
 		}
 		n, err := to.Write(b)
-		w.p.add(n)
+		w.p.Add(n)
 		return n, err
 	}))
 }

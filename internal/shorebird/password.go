@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"cmtpd/internal/address"
+	"cmtpd/internal/terminal"
 	"cmtpd/internal/xzibit"
 )
 
@@ -173,7 +174,7 @@ func unopened(variable string, err error) error {
 
 // readSecret reads all of in, or one byte more than most. Not a nil slice.
 func readSecret(ctx context.Context, in io.Reader, most int64) ([]byte, error) {
-	b, err := interruptible(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(in, most+1)) })
+	b, err := terminal.Interruptible(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(in, most+1)) })
 	if b == nil {
 		b = []byte{}
 	}
@@ -208,7 +209,7 @@ type question struct {
 }
 
 // maxAnswer bounds the answer to a question, in bytes.
-const maxAnswer = 1024
+const maxAnswer = terminal.MaxLine
 
 // answer returns the answer to a question: all that is in the file that it comes from,
 // or a line from a person.

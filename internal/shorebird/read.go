@@ -15,6 +15,7 @@ import (
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/letter"
 	"cmtpd/internal/provenance"
+	"cmtpd/internal/terminal"
 )
 
 type readOptions struct {
@@ -113,10 +114,10 @@ func (m *mailbox) whole(ctx context.Context, arg string) (*cache.Message, int64,
 	case cache.Wanted:
 		return nil, 0, hint(fmt.Errorf("message %d: %w", number, errNotHere), "Where there is a network: shorebird sync")
 	case cache.Unopenable:
-		return nil, 0, hint(fmt.Errorf("message %d does not open: %s", number, oneLine(msg.Reason)),
+		return nil, 0, hint(fmt.Errorf("message %d does not open: %s", number, terminal.OneLine(msg.Reason)),
 			fmt.Sprintf("With older keys it may: shorebird save %d --raw FILE, and then shorebird open FILE", number))
 	case cache.Unreadable:
-		return nil, 0, hint(fmt.Errorf("message %d cannot be read: %s", number, oneLine(msg.Reason)), "shorebird sync --again asks for it once more. Else tell the server's operator.")
+		return nil, 0, hint(fmt.Errorf("message %d cannot be read: %s", number, terminal.OneLine(msg.Reason)), "shorebird sync --again asks for it once more. Else tell the server's operator.")
 	}
 	return msg, number, nil
 }
@@ -161,7 +162,7 @@ const maxAttachmentRows = 50
 // attachmentRows tell a person of attachments.
 func attachmentRows(all []AttachmentReport) (rows [][2]string) {
 	for _, a := range all[:min(len(all), maxAttachmentRows)] {
-		rows = append(rows, [2]string{"Attachment", fmt.Sprintf("%d. %s, %s, %d bytes", a.Number, clip(a.Name, 200), a.Type, a.Size)})
+		rows = append(rows, [2]string{"Attachment", fmt.Sprintf("%d. %s, %s, %d bytes", a.Number, terminal.Clip(a.Name, 200), a.Type, a.Size)})
 	}
 	if n := len(all) - len(rows); n > 0 {
 		rows = append(rows, [2]string{"Attachments", fmt.Sprintf("and %d more: --json shows all", n)})
@@ -194,11 +195,11 @@ func (r *run) showMessage(out *bytes.Buffer, v *ReadReport, proof [][2]string) {
 	if v.Missing > 0 {
 		rows = append(rows, [2]string{"Attachments", fmt.Sprintf("%d, with your server: shorebird save %d --to DIR fetches them", v.Missing, v.Number)})
 	}
-	r.fields(out, rows)
+	r.Fields(out, rows)
 	out.WriteString("\n")
-	out.WriteString(r.folded(letter.Text([]byte(v.Text))))
+	out.WriteString(r.Fold(letter.Text([]byte(v.Text))))
 	if v.Text != "" && !strings.HasSuffix(v.Text, "\n") {
 		out.WriteString("\n")
 	}
-	fmt.Fprintln(out, r.paint(dim, fmt.Sprintf("-- end of message %d --", v.Number)))
+	fmt.Fprintln(out, r.Paint(r.Getenv, terminal.Dim, fmt.Sprintf("-- end of message %d --", v.Number)))
 }

@@ -12,6 +12,7 @@ import (
 	"cmtpd/internal/cache"
 	"cmtpd/internal/letter"
 	"cmtpd/internal/provenance"
+	"cmtpd/internal/terminal"
 )
 
 // maxQuoted bounds what is quoted of a letter, in bytes.
@@ -185,8 +186,8 @@ func (m *mailbox) warning(ctx context.Context, msg *cache.Message, to address.Ad
 	if _, err := m.proofOf(ctx, msg, false); err != nil { // by the keys that are known now
 		return "", err
 	}
-	named := oneLine(source(&msg.Header))
-	switch asked := oneLine(msg.Opened.ReplyTo); {
+	named := terminal.OneLine(source(&msg.Header))
+	switch asked := terminal.OneLine(msg.Opened.ReplyTo); {
 	case standing(msg, m.held.address.Domain) == False:
 		return fmt.Sprintf("what came with the letter to prove that it is from %s is FALSE; the answer goes to %s", named, to), nil
 	case standing(msg, m.held.address.Domain) == Unproven:

@@ -15,6 +15,7 @@ import (
 
 	"cmtpd/internal/cache"
 	"cmtpd/internal/letter"
+	"cmtpd/internal/terminal"
 )
 
 type saveOptions struct {
@@ -92,7 +93,7 @@ func (v *SaveReport) text(out *bytes.Buffer) {
 		fmt.Fprintf(out, "message %d: saved, sealed, as %s\n", v.Number, letter.Line(v.Raw))
 	}
 	for _, a := range v.Saved {
-		fmt.Fprintf(out, "%d. %s, %d bytes, saved as %s\n", a.Number, clip(a.Name, 200), a.Size, letter.Line(filepath.Join(v.Dir, a.Saved)))
+		fmt.Fprintf(out, "%d. %s, %d bytes, saved as %s\n", a.Number, terminal.Clip(a.Name, 200), a.Size, letter.Line(filepath.Join(v.Dir, a.Saved)))
 	}
 	if v.Raw == "" && len(v.Saved) == 0 {
 		out.WriteString("The message has no attachments.\n")
@@ -126,7 +127,7 @@ func (m *mailbox) download(ctx context.Context, msg *cache.Message, w io.Writer)
 		return err
 	}
 	bar := m.progress(ctx, "fetching", msg.Size)
-	defer bar.done()
+	defer bar.Done()
 	return m.copy.WriteMessage(ctx, p.channel, msg.ID, io.MultiWriter(w, bar))
 }
 
@@ -144,8 +145,8 @@ func (m *mailbox) saveAttachments(ctx context.Context, msg *cache.Message, names
 		return fmt.Errorf("fetching the message: %w", err)
 	}
 	bar := m.progress(ctx, "opening", 2*msg.Size)
-	defer bar.done()
-	l, err := letter.Open(bar.watch(f), msg.Size, keys(m.held.ring))
+	defer bar.Done()
+	l, err := letter.Open(bar.Watch(f), msg.Size, keys(m.held.ring))
 	if err != nil {
 		return fmt.Errorf("opening the message: %w", err)
 	}
@@ -183,7 +184,7 @@ func choose(all []letter.Attachment, names []string) (chosen []int, err error) {
 	for _, name := range names {
 		i, err := strconv.Atoi(name)
 		if i--; err != nil || i < 0 || i >= len(all) {
-			i = slices.IndexFunc(all, func(a letter.Attachment) bool { return a.Name == name || oneLine(a.Name) == name })
+			i = slices.IndexFunc(all, func(a letter.Attachment) bool { return a.Name == name || terminal.OneLine(a.Name) == name })
 		}
 		if i < 0 {
 			return nil, hint(fmt.Errorf("%q: %w", name, errNoSuchAttachment), "shorebird read shows their numbers and names.")

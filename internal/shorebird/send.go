@@ -17,6 +17,7 @@ import (
 	"cmtpd/internal/cache"
 	"cmtpd/internal/client"
 	"cmtpd/internal/letter"
+	"cmtpd/internal/terminal"
 )
 
 // maxText bounds the text of a letter, in bytes: it is read from a pipe, and held
@@ -214,7 +215,7 @@ func (r *run) text(ctx context.Context, path string) (string, error) {
 	} else if r.InIsTerminal {
 		r.note("Write the letter; end with Ctrl-D on a line of its own.")
 	}
-	text, err := interruptible(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(in, maxText+1)) })
+	text, err := terminal.Interruptible(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(in, maxText+1)) })
 	if err != nil {
 		return "", fmt.Errorf("reading the text: %w", err)
 	}

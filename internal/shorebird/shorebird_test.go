@@ -16,6 +16,7 @@ import (
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/shorebird"
+	"cmtpd/internal/terminal"
 	"cmtpd/internal/version"
 	"cmtpd/internal/xzibit"
 )
@@ -55,7 +56,7 @@ func newPerson(t *testing.T) *person {
 		"HOME": filepath.Join(dir, "home"), "XDG_DATA_HOME": filepath.Join(dir, "data"), "XDG_CONFIG_HOME": filepath.Join(dir, "config"),
 	}}
 	p.app = &shorebird.App{
-		Terminal: shorebird.Terminal{In: strings.NewReader(""), Out: &p.out, Err: &p.err},
+		Terminal: terminal.Terminal{In: strings.NewReader(""), Out: &p.out, Err: &p.err},
 		Getenv:   func(name string) string { return p.env[name] },
 		Least:    cheap,
 		Now:      func() time.Time { return time.Unix(1_800_000_000, 0) },

@@ -4,13 +4,12 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 
 	"cmtpd/internal/cache"
 	"cmtpd/internal/letter"
+	"cmtpd/internal/terminal"
 )
 
 // SyncReport is what sync prints with --json.
@@ -78,13 +77,9 @@ func (m *mailbox) showFetching() (done func()) {
 	if !m.ErrIsTerminal || m.json {
 		return func() {}
 	}
-	bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(m.Err), progressbar.OptionSetDescription("fetching"),
-		progressbar.OptionShowCount(), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
-	m.fetched = func(done, left int64) {
-		bar.ChangeMax64(done + left)
-		bar.Set64(done)
-	}
-	return func() { bar.Finish() }
+	bar := terminal.NewBar(m.Err, "fetching", -1, terminal.Items)
+	m.fetched = func(done, left int64) { bar.Set(done, done+left) }
+	return bar.Done
 }
 
 func newSyncReport(account string, r *cache.Report, n *cache.Counts) *SyncReport {

@@ -14,6 +14,7 @@ import (
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/terminal"
 )
 
 // A ContactTrust says in one word, or two, how far the key that is remembered of an address can be trusted.
@@ -42,8 +43,8 @@ func trustOf(c contact, s knownServer) ContactTrust {
 	return TrustFirstContact
 }
 
-func (t ContactTrust) colour() colour {
-	return map[ContactTrust]colour{TrustChanged: red, TrustFirstContact: yellow, TrustRemembered: green, TrustDNSSEC: green, TrustOperator: green}[t]
+func (t ContactTrust) colour() terminal.Colour {
+	return map[ContactTrust]terminal.Colour{TrustChanged: terminal.Red, TrustFirstContact: terminal.Yellow, TrustRemembered: terminal.Green, TrustDNSSEC: terminal.Green, TrustOperator: terminal.Green}[t]
 }
 
 // words says to a person what it means.
@@ -163,8 +164,8 @@ func (r *run) trustList() error {
 	}
 	return r.report(v, func(out *bytes.Buffer) {
 		for _, c := range v.Contacts {
-			word := r.paint(c.Trust.colour(), string(c.Trust)) + strings.Repeat(" ", len(TrustFirstContact)-len(c.Trust))
-			fmt.Fprintf(out, "%s  %s  %s  %s\n", word, c.FirstSeen.Format(time.DateOnly), c.Fingerprint, oneLine(c.Address))
+			word := r.Paint(r.Getenv, c.Trust.colour(), string(c.Trust)) + strings.Repeat(" ", len(TrustFirstContact)-len(c.Trust))
+			fmt.Fprintf(out, "%s  %s  %s  %s\n", word, c.FirstSeen.Format(time.DateOnly), c.Fingerprint, terminal.OneLine(c.Address))
 		}
 		if len(v.Contacts) == 0 {
 			out.WriteString("No keys are remembered yet.\n")
@@ -281,10 +282,10 @@ func (r *run) showTrust(out *bytes.Buffer, v *TrustReport) {
 		}
 	}
 	var text bytes.Buffer
-	r.fields(&text, rows)
+	r.Fields(&text, rows)
 	s := text.String() // nothing is painted before it was made fit to show
-	if r.width() > 0 {
-		s = strings.Replace(s, "  "+string(v.Trust)+":", "  "+r.paint(v.Trust.colour(), string(v.Trust))+":", 1)
+	if r.Room() > 0 {
+		s = strings.Replace(s, "  "+string(v.Trust)+":", "  "+r.Paint(r.Getenv, v.Trust.colour(), string(v.Trust))+":", 1)
 	}
 	out.WriteString(s)
 	if v.SafetyWords == "" {

@@ -13,6 +13,7 @@ import (
 
 	"cmtpd/internal/cache"
 	"cmtpd/internal/client"
+	"cmtpd/internal/terminal"
 )
 
 const (
@@ -79,7 +80,7 @@ func (r *run) watch(ctx context.Context, o mailboxOptions) error {
 			pause = firstPause
 		}
 		if !w.lost {
-			w.note("The connection is lost; it is tried again until it is there (%s).", oneLine(err.Error()))
+			w.note("The connection is lost; it is tried again until it is there (%s).", terminal.OneLine(err.Error()))
 			w.lost = true
 		}
 		if err := sleep(ctx, pause+rand.N(pause/2)); err != nil {
@@ -191,7 +192,7 @@ func (w *watch) tellNews(ctx context.Context, anew bool) error {
 
 // printLine prints one message, in one line of JSON where that was asked for.
 func (r *run) printLine(v *MessageReport) error {
-	line := []byte(r.line(v, 1, columns(v.labels())))
+	line := []byte(r.line(v, 1, terminal.Columns(v.labels())))
 	if r.json {
 		b, err := encode(v)
 		if err != nil {

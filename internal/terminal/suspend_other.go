@@ -1,6 +1,6 @@
 //go:build !unix
 
-package shorebird
+package terminal
 
 import (
 	"io"

@@ -1,4 +1,4 @@
-package shorebird
+package terminal
 
 import (
 	"bytes"
@@ -24,18 +24,18 @@ func blank(r rune) bool {
 	return unicode.IsSpace(r)
 }
 
-// oneLine returns s fit for one line of a terminal: as letter.Line, but with one space for
+// OneLine returns s fit for one line of a terminal: as letter.Line, but with one space for
 // each row of blanks.
-func oneLine(s string) string {
+func OneLine(s string) string {
 	return letter.Line(strings.Join(strings.FieldsFunc(s, blank), " "))
 }
 
 // maxMarks bounds how many characters are set upon one another.
 const maxMarks = 8
 
-// columns returns how many columns one line may take. Terminals differ in what they set as one character: some show the four people of
+// Columns returns how many columns one line may take. Terminals differ in what they set as one character: some show the four people of
 // a family, and the two letters of a flag, side by side. The widest counts, so that no line of a stranger's goes on in the next one.
-func columns(s string) (n int) {
+func Columns(s string) (n int) {
 	for g := uniseg.NewGraphemes(s); g.Next(); {
 		n += widest(g)
 	}
@@ -64,11 +64,11 @@ const (
 	firstTone, lastTone = '\U0001f3fb', '\U0001f3ff'
 )
 
-// clip returns as much of one line as takes no more than width columns, with … for what was left off.
-func clip(s string, width int) string {
+// Clip returns as much of one line as takes no more than width columns, with … for what was left off.
+func Clip(s string, width int) string {
 	var b strings.Builder
 	used, full := 0, -1 // full: how long b is with room for the …
-	for g := uniseg.NewGraphemes(oneLine(s)); g.Next(); {
+	for g := uniseg.NewGraphemes(OneLine(s)); g.Next(); {
 		w := widest(g)
 		if used+w > width {
 			return b.String()[:max(full, 0)] + "…"
@@ -83,47 +83,47 @@ func clip(s string, width int) string {
 	return b.String()
 }
 
-// pad returns s clipped, and filled to width columns.
-func pad(s string, width int) string {
-	s = clip(s, width)
-	return s + strings.Repeat(" ", max(0, width-columns(s)))
+// Pad returns s clipped, and filled to width columns.
+func Pad(s string, width int) string {
+	s = Clip(s, width)
+	return s + strings.Repeat(" ", max(0, width-Columns(s)))
 }
 
 // Where a terminal has no width that it tells of, or the output is none.
 const (
 	defaultWidth = 80
-	unlimited    = 1000 // columns of a field that goes to a file or a pipe
+	Unlimited    = 1000 // columns of a field that goes to a file or a pipe
 )
 
-// width returns how many columns a line may have; 0 where nobody looks at them.
-func (r *run) width() int {
-	if !r.OutIsTerminal {
+// Room returns how many columns a line of Out may have; 0 where nobody looks at them.
+func (t *Terminal) Room() int {
+	if !t.OutIsTerminal {
 		return 0
 	}
-	if r.Width != nil {
-		if w := r.Width(); w > 0 {
+	if t.Width != nil {
+		if w := t.Width(); w > 0 {
 			return max(w, 40)
 		}
 	}
 	return defaultWidth
 }
 
-// A colour is what stands beside a word, never instead of it.
-type colour string
+// A Colour is what stands beside a word, never instead of it.
+type Colour string
 
+// Those that every terminal has; the zero Colour is none.
 const (
-	plain  colour = ""
-	red    colour = "\x1b[1;31m"
-	green  colour = "\x1b[32m"
-	yellow colour = "\x1b[33m"
-	dim    colour = "\x1b[2m"
+	Red    Colour = "\x1b[1;31m"
+	Green  Colour = "\x1b[32m"
+	Yellow Colour = "\x1b[33m"
+	Dim    Colour = "\x1b[2m"
 	reset         = "\x1b[0m"
 )
 
-// paint colours a word of the program's own on a terminal that takes it, unless the user wants
+// Paint colours a word of the program's own where Out is a terminal that takes it, unless the user wants
 // none (no-color.org).
-func (r *run) paint(c colour, word string) string {
-	if c == plain || !r.OutIsTerminal || r.Getenv("NO_COLOR") != "" || r.Getenv("TERM") == "dumb" {
+func (t *Terminal) Paint(getenv func(string) string, c Colour, word string) string {
+	if c == "" || !t.OutIsTerminal || getenv("NO_COLOR") != "" || getenv("TERM") == "dumb" {
 		return word
 	}
 	return string(c) + word + reset
@@ -132,15 +132,15 @@ func (r *run) paint(c colour, word string) string {
 // maxRows bounds the lines of one field at a terminal.
 const maxRows = 6
 
-// fields writes rows of a name and a value, the values under one another. At a terminal a long value is broken into
+// Fields writes rows of a name and a value, the values under one another. At a terminal a long value is broken into
 // lines that begin under its first one; elsewhere it is one line.
-func (r *run) fields(out *bytes.Buffer, rows [][2]string) {
+func (t *Terminal) Fields(out *bytes.Buffer, rows [][2]string) {
 	name := 0
 	for _, row := range rows {
 		name = max(name, len(row[0]))
 	}
-	room, lines := unlimited, 1
-	if w := r.width(); w > 0 {
+	room, lines := Unlimited, 1
+	if w := t.Room(); w > 0 {
 		room, lines = max(w-name-3, 20), maxRows // never the last column, where some terminals wrap
 	}
 	for _, row := range rows {
@@ -156,9 +156,9 @@ func (r *run) fields(out *bytes.Buffer, rows [][2]string) {
 
 // wrap breaks one line into some of at most width columns, at most so many; what is left is clipped.
 func wrap(s string, width, lines int) (all []string) {
-	s = oneLine(s)
-	for len(all) < lines-1 && columns(s) > width {
-		head := strings.TrimSuffix(clip(s, width), "…")
+	s = OneLine(s)
+	for len(all) < lines-1 && Columns(s) > width {
+		head := strings.TrimSuffix(Clip(s, width), "…")
 		if !strings.HasPrefix(s, head) || head == "" {
 			break // too many marks upon one character
 		}
@@ -167,5 +167,5 @@ func wrap(s string, width, lines int) (all []string) {
 		}
 		all, s = append(all, head), strings.TrimPrefix(s[len(head):], " ")
 	}
-	return append(all, clip(s, width))
+	return append(all, Clip(s, width))
 }

@@ -1,4 +1,4 @@
-package shorebird
+package terminal
 
 import (
 	"bytes"
@@ -55,24 +55,23 @@ func pagerEnvironment(env []string) []string {
 	return told
 }
 
-// present is report for what a person reads at leisure: by a pager where it is longer than the terminal is high. Before that
-// it calls leisurely, since what follows may take any time.
-func (r *run) present(v any, text func(*bytes.Buffer), leisurely func()) error {
-	if r.json || r.noPager || r.Page == nil || !r.OutIsTerminal || r.Height == nil {
-		return r.report(v, text)
+// NeedsPager reports whether a text is longer than Out is high, and there is a pager to show it.
+func (t *Terminal) NeedsPager(text []byte) bool {
+	if t.Page == nil || !t.OutIsTerminal || t.Height == nil {
+		return false
 	}
-	var out bytes.Buffer
-	text(&out)
-	if height := r.Height(); height > 0 && bytes.Count(out.Bytes(), []byte("\n")) >= height {
-		leisurely()
-		var exit *exec.ExitError
-		err := r.Page(out.Bytes())
-		if err == nil || errors.As(err, &exit) && exit.ExitCode() != shellCannot && exit.ExitCode() != shellKnowsNot {
-			return nil // a person may end it as they like
-		}
-		r.note("The pager cannot be run: %v; see $PAGER.", err)
+	height := t.Height()
+	return height > 0 && bytes.Count(text, []byte("\n")) >= height
+}
+
+// RunPager has the pager show a text. An error is that it could not be run: a person may end it as they like.
+func (t *Terminal) RunPager(text []byte) error {
+	var exit *exec.ExitError
+	err := t.Page(text)
+	if errors.As(err, &exit) && exit.ExitCode() != shellCannot && exit.ExitCode() != shellKnowsNot {
+		return nil
 	}
-	return r.report(v, func(b *bytes.Buffer) { b.Write(out.Bytes()) })
+	return err
 }
 
 // What a shell ends with where it cannot run a command, or does not find it.
@@ -84,10 +83,10 @@ const (
 // tabWidth is what terminals have.
 const tabWidth = 8
 
-// folded returns a text that is fit to show with its lines broken that are longer than the terminal is wide, between
+// Fold returns a text that is fit to show with its lines broken that are longer than the terminal is wide, between
 // words where there are some. Elsewhere it stays as it is.
-func (r *run) folded(text string) string {
-	width := r.width() - 1 // never the last column, where some terminals wrap
+func (t *Terminal) Fold(text string) string {
+	width := t.Room() - 1 // never the last column, where some terminals wrap
 	if width < 1 {
 		return text
 	}
@@ -120,7 +119,7 @@ func foldLine(b *strings.Builder, line string, width int) {
 			b.WriteString(strings.TrimRight(line[at:end], " "))
 			b.WriteByte('\n')
 			at = end
-			used = columns(line[at:from])
+			used = Columns(line[at:from])
 		}
 		if at == from && at > 0 && g.Str() == " " {
 			at = to // a blank between two lines is their break
@@ -145,7 +144,7 @@ func untabbed(line string) string {
 			column += blanks
 		}
 		b.WriteString(part)
-		column += columns(part)
+		column += Columns(part)
 	}
 	return b.String()
 }
