@@ -10,11 +10,11 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/config"
 	"cmtpd/internal/setup"
+	"cmtpd/internal/terminal"
 )
 
 // Flags that answer a question of init.
@@ -103,7 +103,7 @@ func askAll(ctx context.Context, c *cobra.Command, found *setup.Facts) (*setup.A
 		return nil, err
 	}
 	yes, _ := f.GetBool(yesFlag)
-	person := !yes && !asJSON(c) && term.IsTerminal(int(os.Stdin.Fd()))
+	person := !yes && !asJSON(c) && terminal.Is(os.Stdin)
 	in := bufio.NewReader(c.InOrStdin())
 	if l := found.Port25; l != nil && person {
 		fmt.Fprintf(c.ErrOrStderr(), "On port 25 there is %s.\n", l)
@@ -179,22 +179,12 @@ func (q *question) ask(ctx context.Context, out io.Writer, in *bufio.Reader) err
 }
 
 func readLine(ctx context.Context, in *bufio.Reader) (string, error) {
-	type answer struct {
-		line string
-		err  error
-	}
-	answered := make(chan answer, 1)
-	go func() {
-		line, err := in.ReadString('\n')
-		answered <- answer{strings.TrimSpace(line), err}
-	}()
-	select {
-	case a := <-answered:
-		if a.err != nil {
-			return "", fmt.Errorf("no answer; %w", errRefused)
-		}
-		return a.line, nil
-	case <-ctx.Done():
+	line, err := terminal.Interruptible(ctx, func() (string, error) { return in.ReadString('\n') })
+	switch {
+	case err != nil && ctx.Err() != nil:
 		return "", fmt.Errorf("interrupted; %w", errRefused)
+	case err != nil:
+		return "", fmt.Errorf("no answer; %w", errRefused)
 	}
+	return strings.TrimSpace(line), nil
 }

@@ -9,10 +9,10 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"cmtpd/internal/admin"
 	"cmtpd/internal/spool"
+	"cmtpd/internal/terminal"
 )
 
 const yesFlag = "yes"
@@ -112,7 +112,7 @@ func agree(ctx context.Context, c *cobra.Command, verb, what string) error {
 	if err != nil || yes {
 		return err
 	}
-	if !term.IsTerminal(int(os.Stdin.Fd())) {
+	if !terminal.Is(os.Stdin) {
 		return fmt.Errorf("%w: to %s, run it with --%s", errRefused, what, yesFlag)
 	}
 	fmt.Fprintf(c.ErrOrStderr(), "%s it? [y/N] ", verb)

@@ -11,14 +11,13 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/admin"
 	"cmtpd/internal/letter"
 	"cmtpd/internal/spool"
+	"cmtpd/internal/terminal"
 )
 
 func spoolCommand() *cobra.Command {
@@ -160,7 +159,7 @@ func spoolExport() *cobra.Command {
 		if path != "" {
 			return s.ExportFile(id, path)
 		}
-		if term.IsTerminal(int(os.Stdout.Fd())) {
+		if terminal.Is(os.Stdout) {
 			return fmt.Errorf("a message is binary and would upset the terminal; use --output FILE (%w)", errUsage)
 		}
 		return s.Export(id, c.OutOrStdout())
@@ -256,16 +255,15 @@ func heads(c *cobra.Command) (want []spool.Head, err error) {
 
 // progress shows a bar on a terminal, and nothing to a script.
 func progress(c *cobra.Command, doing string) func(done, total int64) {
-	if !term.IsTerminal(int(os.Stderr.Fd())) {
+	if !terminal.Is(os.Stderr) {
 		return nil
 	}
-	var bar *progressbar.ProgressBar
+	var bar *terminal.Bar
 	return func(done, total int64) {
 		if bar == nil {
-			bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(c.ErrOrStderr()), progressbar.OptionShowBytes(true),
-				progressbar.OptionSetDescription(doing), progressbar.OptionClearOnFinish())
+			bar = terminal.NewBar(c.ErrOrStderr(), doing, total, terminal.Bytes)
 		}
-		bar.Set64(done) // a bar that cannot be drawn is no reason to stop
+		bar.Set(done, total)
 	}
 }
 

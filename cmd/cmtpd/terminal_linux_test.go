@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -38,8 +39,17 @@ func TestUserAdd_Terminal(t *testing.T) {
 		t.Errorf("it printed %q", out.String())
 	}
 
-	// It is the password that was typed.
+	// It is the password that was typed, in two tries: who stops the program meanwhile has a terminal that shows what is
+	// typed, and is asked anew.
 	term = atTerminal(t, site, &out, "user", "passwd", "alice@"+cmtptest.Domain)
+	term.Asked(t, "Present password of alice@"+cmtptest.Domain+": ")
+	term.Type(t, "half\x1a") // Ctrl-Z
+	term.Stopped(t)
+	if !term.Echoes(t) {
+		t.Error("a stopped program leaves a terminal that does not show what is typed")
+	}
+	term.Continue(t)
+	term.Shows(t, regexp.MustCompile("(?s)Present password of .*Present password of .*: $"))
 	term.Answer(t, "Present password of alice@"+cmtptest.Domain+": ", cmtptest.Password)
 	term.Answer(t, addPrompt, "another one")
 	term.Answer(t, againPrompt, "another one")

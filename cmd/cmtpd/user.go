@@ -13,11 +13,11 @@ import (
 	"unicode/utf16"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
 	"cmtpd/internal/admin"
+	"cmtpd/internal/terminal"
 )
 
 func userCommand() *cobra.Command {
@@ -324,35 +324,20 @@ func askTwice(c *cobra.Command, prompt string) ([]byte, error) {
 }
 
 // ask reads a password from the terminal without showing it. A signal ends the
-// question, and the terminal shows again what is typed.
+// question, and Ctrl-Z stops it for a while: the terminal shows again what is typed.
 func ask(c *cobra.Command, prompt string) ([]byte, error) {
-	fd := int(os.Stdin.Fd())
-	state, err := term.GetState(fd)
-	if err != nil {
+	if !terminal.Is(os.Stdin) {
 		return nil, fmt.Errorf("there is no terminal to ask for a password; use --%s (%w)", passwordFlag, errUsage)
 	}
-	defer term.Restore(fd, state)
 	ctx, stop := untilSignal(c)
 	defer stop()
-	fmt.Fprint(c.ErrOrStderr(), prompt)
-	defer fmt.Fprintln(c.ErrOrStderr())
-	type answer struct {
-		line []byte
-		err  error
-	}
-	answered := make(chan answer, 1)
-	go func() {
-		line, err := term.ReadPassword(fd)
-		answered <- answer{line, err}
-	}()
-	select {
-	case a := <-answered:
-		if a.err != nil {
-			return nil, fmt.Errorf("reading the password: %w", a.err)
-		}
-		password, _, err := admin.CutPassword(a.line)
-		return password, err
-	case <-ctx.Done(): // a read from a terminal cannot be called back, only left behind
+	line, err := terminal.AskPassword(ctx, os.Stdin, c.ErrOrStderr(), prompt)
+	switch {
+	case err != nil && ctx.Err() != nil:
 		return nil, errors.New("interrupted; nothing was changed")
+	case err != nil:
+		return nil, fmt.Errorf("reading the password: %w", err)
 	}
+	password, _, err := admin.CutPassword(line)
+	return password, err
 }
