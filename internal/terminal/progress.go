@@ -59,8 +59,12 @@ func (b *Bar) Set(done, total int64) {
 
 // Done takes the bar away.
 func (b *Bar) Done() {
-	if b != nil {
-		_ = b.bar.Finish()
+	if b == nil {
+		return
+	}
+	_ = b.bar.Finish()
+	if !b.bar.IsFinished() { // where a little more was counted than there should be, it takes nothing away
+		_ = b.bar.Clear()
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rivo/uniseg"
+
 	"cmtpd/internal/terminal"
 )
 
@@ -40,6 +42,27 @@ func TestProgress(t *testing.T) {
 		p.Done()
 		if strings.Contains(shown.String(), "opening") != watched {
 			t.Errorf("shown: %q", shown.String())
+		}
+	}
+}
+
+// A bar leaves nothing on its line, however much was counted.
+func TestBar_Done(t *testing.T) {
+	for _, counted := range []int{0, 1, 500, 999, 980, 984, 1100} {
+		var out bytes.Buffer
+		b := terminal.NewBar(&out, "sending", 1000, terminal.Bytes)
+		b.Add(20) // is shown at once
+		b.Add(counted)
+		b.Done()
+		shown := out.String()
+		if !strings.Contains(shown, "sending") {
+			t.Fatalf("no bar was shown: %q", shown)
+		}
+		// What stands behind the last return but one covers what stood there.
+		lines := strings.Split(shown, "\r")
+		n := len(lines)
+		if blank := lines[n-2]; lines[n-1] != "" || strings.Trim(blank, " ") != "" || len(blank) < uniseg.StringWidth(lines[n-3]) {
+			t.Errorf("after %d of 1000 it leaves %q", counted, shown)
 		}
 	}
 }
