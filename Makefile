@@ -7,7 +7,7 @@ GO       = go
 LDFLAGS  = -s -w
 FUZZTIME = 10s
 PACKAGES = ./...
-PEERS    = libsodium-dev pkg-config gcc libc6-dev postfix swaks libnet-ssleay-perl openssl haproxy e2fsprogs mount strace xfsprogs knot unbound dbus-daemon gnome-keyring systemd chromium prometheus mandoc debootstrap nftables iproute2 libcap2-bin
+PEERS    = libsodium-dev pkg-config gcc libc6-dev postfix swaks libnet-ssleay-perl openssl haproxy e2fsprogs mount strace xfsprogs knot unbound dbus-daemon gnome-keyring systemd chromium prometheus mandoc debootstrap nftables iproute2 libcap2-bin tmux
 
 # What the race detector and the sodium build need is missed with CI=true, and
 # left out elsewhere. Asked when used, since "make peers" may install it.

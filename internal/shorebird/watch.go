@@ -50,6 +50,7 @@ type watch struct {
 	last  uint64 // number of the newest message that was seen
 	begun bool   // whether last means anything
 	lost  bool   // whether a person was told that there is no connection
+	told  bool   // whether a person at a terminal was told that there is one
 }
 
 func (r *run) watch(ctx context.Context, o mailboxOptions) error {
@@ -121,6 +122,10 @@ func (w *watch) follow(ctx context.Context) error {
 			if err := w.tellNews(ctx, report.Anew); err != nil {
 				return err
 			}
+		}
+		if w.ErrIsTerminal && !w.told {
+			w.note("Watching the mailbox of %s; Ctrl-C ends it.", w.held.address)
+			w.told = true
 		}
 		if report, err = w.wait(ctx, syncer, p.channel); err != nil {
 			return err
