@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
@@ -24,8 +25,10 @@ const maxNumber = 9999
 // glob somewhere, besides those that cannot be seen.
 const unsafe = `/\:*?"<>|`
 
-// trailing are the characters that Windows drops from the end of a name.
-const trailing = ". "
+// trimEnd takes away what Windows drops from the end of a name, and whatever else is not seen there.
+func trimEnd(s string) string {
+	return strings.TrimRightFunc(s, func(r rune) bool { return r == '.' || unicode.IsSpace(r) })
+}
 
 // FileName returns a name to save an attachment under, whatever a stranger called
 // it: not empty, no path, no leading dot or dash, no character that is not shown,
@@ -36,22 +39,27 @@ func FileName(claimed string) string {
 			return '_'
 		}
 		return r
-	}, norm.NFC.String(claimed))
-	s = strings.TrimRight(strings.TrimSpace(s), trailing)
+	}, norm.NFC.String(string([]rune(claimed)))) // a wrong byte would keep what follows as it is
+	s = shorten(trimEnd(strings.TrimSpace(s)), maxSavedName)
 	if s == "" {
 		return "attachment"
 	}
 	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "-") || isDevice(s) {
-		s = "_" + s
+		s = "_" + shorten(s, maxSavedName-1)
 	}
-	if len(s) <= maxSavedName {
+	return s
+}
+
+// shorten returns at most n bytes of a name, its extension among them.
+func shorten(s string, n int) string {
+	if len(s) <= n {
 		return s
 	}
 	ext := path.Ext(s)
 	if len(ext) > 20 {
 		ext = ""
 	}
-	return strings.TrimRight(cut(s, maxSavedName-len(ext))+ext, trailing)
+	return trimEnd(cut(s, n-len(ext)) + ext)
 }
 
 // cut returns at most n bytes of s, and no half character.
