@@ -64,9 +64,9 @@ func TestBar(t *testing.T) {
 		if s := b.Stats(); s.Barred != 2 || s.BarredTotal != 2 {
 			t.Errorf("%+v", s)
 		}
-		time.Sleep(6*time.Second - 1)
+		time.Sleep(6*time.Second - time.Nanosecond)
 		want("[192.0.2.1/32 2001:db8::/64]", "[192.0.2.1/32 2001:db8::/64]")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		want("[2001:db8::/64]", "[2001:db8::/64]")
 		b.Remove(other)
 		want("[2001:db8::/64]", "[]")
