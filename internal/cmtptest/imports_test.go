@@ -21,7 +21,7 @@ const module = "cmtpd"
 // first that will import it. What only tests import stands with what it tests.
 var order = []string{
 	"version", "manual", "nearest", "address", "crypt", "oprf", "invite", "netbuf", "sockfilter", "cmtp", "provenance", "xzibit",
-	"recovery", "durable", "durable/durabletest", "keyfile", "limit", "guess", "letter", "terminal", "config", "discovery",
+	"recovery", "durable", "durable/durabletest", "keyfile", "limit", "guess", "letter", "terminal", "kernelring", "config", "discovery",
 	"discovery/dnstest", "account", "trust", "spool", "mailbox", "queue", "channel", "client", "client/clienttest", "federation",
 	"session", "relay", "front", "control", "backup", "admin", "setup", "cache", "shorebird", "status", "metrics", "service",
 	"daemon", "cmtptest",
