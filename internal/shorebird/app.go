@@ -13,6 +13,7 @@ import (
 	"unicode/utf16"
 
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/kernelring"
 	"cmtpd/internal/letter"
 	"cmtpd/internal/terminal"
 	"cmtpd/internal/xzibit"
@@ -33,6 +34,8 @@ type App struct {
 	// DesktopWait bounds what a call of it may take. Zero means a minute, or three
 	// seconds where there is nobody to ask.
 	DesktopWait time.Duration
+	// Kernel keeps keys for a while; nil where none does.
+	Kernel Kernel
 	// SyncWait bounds how long a command that works from the copy of the mailbox waits for
 	// the server. Zero means brief.
 	SyncWait time.Duration
@@ -49,7 +52,7 @@ type App struct {
 
 // System returns the program in this process.
 func System() *App {
-	return &App{Terminal: terminal.System(), Getenv: os.Getenv, Now: time.Now, Desktop: systemDesktop()}
+	return &App{Terminal: terminal.System(), Getenv: os.Getenv, Now: time.Now, Desktop: systemDesktop(), Kernel: kernelring.Ring{}}
 }
 
 // Run runs the command line args, without the program's name, and returns the exit
@@ -87,8 +90,10 @@ type run struct {
 	stdin      bool // --password-stdin
 	takesStdin bool // the command has that flag
 	noPager    bool // --no-pager
-	noKeyring  bool // --no-keyring, or the desktop keyring has failed
+	noKeyring  bool // --no-keyring
 	told       secrets
+
+	desktopFails bool // the desktop keyring has failed
 }
 
 // complain tells what went wrong, and what to do about it.

@@ -25,8 +25,9 @@ open descriptor whose number is in $SHOREBIRD_PASSWORD_FD; passwd takes the new 
 the second line. Nothing secret is ever an argument, and a script is never asked.
 
 Your keys are kept in a file, sealed under your password, and where there is one in the
-desktop keyring, so that the password is asked for seldom. --no-keyring, or
-SHOREBIRD_NO_KEYRING=1, leaves the desktop keyring alone.`
+desktop keyring, so that the password is asked for seldom. Elsewhere shorebird unlock has
+the Linux kernel keep them for some hours. --no-keyring, or SHOREBIRD_NO_KEYRING=1, leaves
+both alone.`
 
 const abroad = `Where ADDRESS is of another domain than your own, your own server is asked, as you, and
 delivers: --server and server are then its place. The key of the other domain's server,
@@ -48,13 +49,13 @@ func (r *run) command() *cobra.Command {
 	flags.BoolVar(&r.json, "json", false, "print JSON, for scripts")
 	flags.StringVar(&r.server, "server", "", "the `HOST:PORT` of the server to ask")
 	flags.DurationVar(&r.timeout, "timeout", 2*time.Minute, "how long to wait for a server's answer, or for any progress")
-	flags.BoolVar(&r.noKeyring, "no-keyring", false, "do not use the desktop keyring")
+	flags.BoolVar(&r.noKeyring, "no-keyring", false, "use neither the desktop keyring nor what unlock gave the kernel")
 	root.AddCommand(r.registerCommand(), r.keysCommand(), r.sendCommand(), r.openCommand(),
 		r.passwdCommand(), r.rotateCommand(), r.recoverCommand(), r.versionCommand(),
 		r.syncCommand(), r.listCommand(), r.readCommand(), r.saveCommand(), r.searchCommand(), r.watchCommand(),
 		r.flagCommand(), r.deleteCommand(), r.trustCommand(),
 		r.replyCommand(), r.forwardCommand(), r.outboxCommand(), r.draftsCommand(),
-		r.devicesCommand(), r.accountsCommand(), r.manCommand(),
+		r.devicesCommand(), r.accountsCommand(), r.unlockCommand(), r.lockCommand(), r.manCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit statuses mean", Long: exitCodes})
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

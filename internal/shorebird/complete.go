@@ -15,7 +15,7 @@ import (
 )
 
 // A shell is offered what is known on this machine without a question: no server is called, and nobody is asked for a
-// password. What lies in the encrypted copy of the mailbox is offered where the desktop keyring has the keys.
+// password. What lies in the encrypted copy of the mailbox is offered where the desktop keyring or the kernel has the keys.
 
 type completion = func(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective)
 
@@ -43,7 +43,7 @@ func (r *run) arguments(command string) completion {
 		return offered(r.contactAddresses, 0, many)
 	case "keys", "trust show", "trust accept":
 		return offered(r.contactAddresses, 0, 1)
-	case "passwd", "rotate", "recover", "devices":
+	case "passwd", "rotate", "recover", "devices", "unlock", "lock":
 		return offered(r.ownAddresses, 0, 1)
 	case "read", "reply":
 		return r.kept(numbersOf, 0, 1)
@@ -101,7 +101,7 @@ func (r *run) kept(words func(context.Context, *cache.Cache) []string, from, to 
 }
 
 // openedBox opens the copy of the mailbox of the account that a command line names, or of the configuration's, with keys from
-// the desktop keyring; nil where that takes a question.
+// the desktop keyring or the kernel; nil where that takes a question.
 func (r *run) openedBox(c *cobra.Command) *cache.Cache {
 	h, err := newHome(r.Getenv)
 	if err != nil {
@@ -119,6 +119,9 @@ func (r *run) openedBox(c *cobra.Command) *cache.Cache {
 	}
 	addr.Account = addr.Account.Base()
 	ring, _ := r.entry(c.Context(), addr)
+	if ring == nil {
+		ring, _, _ = r.unlocked(h, addr)
+	}
 	if ring == nil {
 		return nil
 	}

@@ -29,7 +29,7 @@ const (
 	// service is the name that our entries have in the desktop keyring.
 	service = "shorebird"
 
-	// noKeyringVariable keeps the desktop keyring out when it is not empty.
+	// noKeyringVariable keeps the desktop keyring and the kernel out when it is not empty.
 	noKeyringVariable = "SHOREBIRD_NO_KEYRING"
 )
 
@@ -77,7 +77,25 @@ func (r *run) entry(ctx context.Context, a address.Address) (*xzibit.Keyring, di
 	}
 	b, err := base64.StdEncoding.DecodeString(secret)
 	defer clear(b)
-	if err != nil || len(b) < len(digest{}) {
+	if err != nil {
+		return nil, digest{}
+	}
+	return decodeEntry(b)
+}
+
+// encodeEntry returns what a desktop keyring, or the kernel, has of an account's keys.
+func encodeEntry(ring *xzibit.Keyring, from digest) ([]byte, error) {
+	plain, err := ring.Encode()
+	if err != nil {
+		return nil, err
+	}
+	defer clear(plain)
+	return append(append(make([]byte, 0, len(from)+len(plain)), from[:]...), plain...), nil
+}
+
+// decodeEntry returns what encodeEntry was given; a nil keyring where it has not made b.
+func decodeEntry(b []byte) (*xzibit.Keyring, digest) {
+	if len(b) < len(digest{}) {
 		return nil, digest{}
 	}
 	ring, err := xzibit.DecodeKeyring(b[len(digest{}):])
@@ -87,30 +105,30 @@ func (r *run) entry(ctx context.Context, a address.Address) (*xzibit.Keyring, di
 	return ring, digest(b)
 }
 
-// setEntry keeps a keyring in the desktop's, and reports whether it is there.
-func (r *run) setEntry(ctx context.Context, a address.Address, ring *xzibit.Keyring, from digest) bool {
-	if r.noDesktop() {
-		return false
-	}
-	plain, err := ring.Encode()
+// setEntry keeps an account's keys in the desktop keyring, and reports whether they are there. An account that is unlocked stays so.
+func (r *run) setEntry(ctx context.Context, h home, a address.Address, ring *xzibit.Keyring, from digest) bool {
+	b, err := encodeEntry(ring, from)
 	if err != nil {
 		return false
 	}
-	defer clear(plain)
-	b := append(append(make([]byte, 0, len(from)+len(plain)), from[:]...), plain...)
 	defer clear(b)
+	r.stayUnlocked(h, a, b)
+	if r.noDesktop() {
+		return false
+	}
 	secret := base64.StdEncoding.EncodeToString(b)
 	_, err = r.desktop(ctx, func(d Desktop) (string, error) { return "", d.Set(service, a.String(), secret) })
 	return err == nil
 }
 
-// dropEntry forgets what the desktop keyring has of a.
-func (r *run) dropEntry(ctx context.Context, a address.Address) {
+// dropEntry forgets what the desktop keyring and the kernel have of a.
+func (r *run) dropEntry(ctx context.Context, h home, a address.Address) {
+	_ = r.relock(h, a) // what stays is old, and not used
 	r.desktop(ctx, func(d Desktop) (string, error) { return "", d.Delete(service, a.String()) })
 }
 
 func (r *run) noDesktop() bool {
-	return r.Desktop == nil || r.noKeyring || r.Getenv(noKeyringVariable) != ""
+	return r.Desktop == nil || r.desktopFails || r.noKeyring || r.Getenv(noKeyringVariable) != ""
 }
 
 // desktop asks the desktop keyring. After the first trouble it is left alone: the file
@@ -130,7 +148,7 @@ func (r *run) desktop(ctx context.Context, do func(Desktop) (string, error)) (st
 	d := r.Desktop
 	secret, err := terminal.Interruptible(ctx, func() (string, error) { return do(d) })
 	if err != nil && !errors.Is(err, keyring.ErrNotFound) {
-		r.noKeyring = true
+		r.desktopFails = true
 		if errors.Is(err, errDesktopSilent) { // all else is said by the question for a password
 			r.note("The desktop keyring is not used: %v", err)
 		}

@@ -21,12 +21,13 @@ import (
 // DeviceReport is what devices prints with --json.
 type DeviceReport struct {
 	Account  string      `json:"account"`
-	Saved    string      `json:"saved"`    // the file of the keys
-	Keyring  bool        `json:"keyring"`  // whether the desktop keyring has them, too
-	Recovery bool        `json:"recovery"` // whether there is a recovery key
-	Keys     []DeviceKey `json:"keys"`     // the newest first
-	Mailbox  string      `json:"mailbox"`  // the directory of the local copy
-	Bytes    int64       `json:"bytes"`    // on disk
+	Saved    string      `json:"saved"`                   // the file of the keys
+	Keyring  bool        `json:"keyring"`                 // whether the desktop keyring has them, too
+	Unlocked time.Time   `json:"unlocked_until,omitzero"` // until when the kernel has them, after unlock; absent where it has not
+	Recovery bool        `json:"recovery"`                // whether there is a recovery key
+	Keys     []DeviceKey `json:"keys"`                    // the newest first
+	Mailbox  string      `json:"mailbox"`                 // the directory of the local copy
+	Bytes    int64       `json:"bytes"`                   // on disk
 	Messages int64       `json:"messages"`
 	Synced   time.Time   `json:"synced,omitzero"` // when the copy had all that the mailbox had
 	Pending  int64       `json:"pending"`         // messages with changes that the server has not heard of
@@ -87,6 +88,7 @@ func (o *office) device(ctx context.Context, box *cache.Cache, a address.Address
 		v.Keyring = true
 		ring.Wipe()
 	}
+	v.Unlocked = o.run.unlockedUntil(o.home, a, held.from)
 	n, err := box.Counts(ctx)
 	if err != nil {
 		return nil, err
@@ -140,8 +142,12 @@ func (v *DeviceReport) rows(now time.Time) [][2]string {
 		synced = "in step with the mailbox on " + v.Synced.Local().Format("2 Jan 2006, 15:04")
 	}
 	yes := map[bool]string{true: "yes", false: "no"}
+	unlocked := "no"
+	if !v.Unlocked.IsZero() {
+		unlocked = until(v.Unlocked)
+	}
 	return append(rows, [][2]string{
-		{"saved", v.Saved}, {"desktop keyring", yes[v.Keyring]}, {"recovery key", yes[v.Recovery]},
+		{"saved", v.Saved}, {"desktop keyring", yes[v.Keyring]}, {"unlocked", unlocked}, {"recovery key", yes[v.Recovery]},
 		{"mailbox", v.Mailbox}, {"", fmt.Sprintf("%s, %s, %s", messages(v.Messages), size(v.Bytes), synced)},
 		{"not told yet", fmt.Sprintf("changes of %s", messages(v.Pending))},
 		{"drafts", fmt.Sprint(v.Drafts)}, {"outbox", fmt.Sprint(v.Outbox)},
@@ -159,6 +165,8 @@ type AccountLine struct {
 	Default bool   `json:"default"`          // that commands use unless they are told otherwise
 	Server  string `json:"server,omitempty"` // its place; absent where none is known
 	Keys    bool   `json:"keys"`             // whether its keys are on this machine
+	// Unlocked is until when the kernel has them, after unlock; absent where it has not.
+	Unlocked time.Time `json:"unlocked_until,omitzero"`
 }
 
 func (r *run) accountsCommand() *cobra.Command {
@@ -183,6 +191,10 @@ func (r *run) accounts() error {
 	if err != nil {
 		return err
 	}
+	known, err := newAccounts(h.data).load()
+	if err != nil {
+		return err
+	}
 	v := AccountsReport{Accounts: []AccountLine{}}
 	for _, name := range names {
 		a, err := address.Parse(name)
@@ -190,7 +202,7 @@ func (r *run) accounts() error {
 			return err
 		}
 		server, _ := n.server(a.Domain)
-		v.Accounts = append(v.Accounts, AccountLine{name, a == n.settings.Account, server, h.hasKeys(a)})
+		v.Accounts = append(v.Accounts, AccountLine{name, a == n.settings.Account, server, h.hasKeys(a), r.unlockedUntil(h, a, known[name].Xzibit)})
 	}
 	return r.report(v, func(out *bytes.Buffer) { v.text(out) })
 }
@@ -227,6 +239,9 @@ func (v *AccountsReport) text(out *bytes.Buffer) {
 			text += "; server " + letter.Line(a.Server)
 		} else {
 			text += "; no server is known"
+		}
+		if !a.Unlocked.IsZero() {
+			text += "; unlocked " + until(a.Unlocked)
 		}
 		if a.Default {
 			text += "; used by default"

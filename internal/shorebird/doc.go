@@ -34,7 +34,9 @@
 // of version 3. Where the desktop has a keyring it has the opened keys, too: service
 // "shorebird", the address for the user, and for the secret the base64 of the digest of
 // the server's xzibit that they came from and of the keyring (protocol.md section 8.2).
-// An entry that came from another xzibit than the file is not used.
+// An entry that came from another xzibit than the file is not used. The same, but for the base64, is what unlock gives the Linux
+// kernel (package kernelring), by the name "shorebird ADDRESS DIRECTORY", both spelled like files. lock, and its time, take it away;
+// keys that are saved here replace it until the same time, and those of an upload whose answer did not come take it away.
 //
 // # Other domains
 //
@@ -134,7 +136,7 @@
 // or SHOREBIRD_CODE_FILE, a recovery key's words from --words-stdin or
 // SHOREBIRD_WORDS_FILE. Otherwise a person is asked at the terminal, and where there is
 // none the command fails. --no-keyring, or SHOREBIRD_NO_KEYRING with any value, keeps the
-// desktop keyring out; it gets a minute at a terminal and three seconds without.
+// desktop keyring and the kernel out; the desktop gets a minute at a terminal and three seconds without.
 //
 // # After a theft
 //
@@ -165,7 +167,7 @@
 // exit status. Keys are base64, times RFC 3339 in UTC. Fields may be added, none is
 // renamed. See the types KeysReport, ForgetReport, AccountReport, RecoverReport,
 // SendReport, OpenReport, SyncReport, ListReport, ReadReport, SaveReport, MarkReport, TrustReport, TrustListReport,
-// OutboxReport, FlushReport, DraftsReport, RemovedReport, DeviceReport, AccountsReport and
+// OutboxReport, FlushReport, DraftsReport, RemovedReport, DeviceReport, AccountsReport, UnlockReport, LockReport and
 // VersionReport; watch prints a MessageReport a line. KeysReport, and in SendReport each copy that
 // was sent, has the field home where the user's own server has answered: its domain,
 // server_key, server_fingerprint, and vouched; server is then its place, and server_key,

@@ -11,6 +11,7 @@ import (
 	"cmtpd/internal/client"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/kernelring"
 	"cmtpd/internal/letter"
 	"cmtpd/internal/recovery"
 	"cmtpd/internal/xzibit"
@@ -137,6 +138,7 @@ var causes = []struct {
 	{client.ErrNoCMTP, exitFailure, "Check host and port: this may be an ordinary mail server."},
 	{cmtp.ErrReply, exitFailure, "What answers there does not keep to CMTP. Check host and port."},
 	{xzibit.ErrParams, exitFailure, "Opening these keys would cost more memory or time than any honest program asks for. Ask the server's operator."},
+	{kernelring.ErrUnavailable, exitFailure, "Linux alone keeps them, and a container or a sandbox may refuse it. A desktop keyring serves as well, or a file that " + passwordFileVariable + " names."},
 	{letter.ErrChanged, exitFailure, "Nothing was delivered. Wait until nobody writes to the file, or send a copy."},
 	{crypt.ErrChanged, exitFailure, "Nothing was delivered. Wait until nobody writes to the file, or send a copy."},
 	{letter.ErrNotRegular, exitFailure, "An attachment is read twice, so it has to be a file. Write the data to a file first, or a directory into an archive."},

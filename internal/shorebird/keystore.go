@@ -45,6 +45,15 @@ func (d digest) String() string {
 	return base64.StdEncoding.EncodeToString(d[:])
 }
 
+// parseDigest is the inverse of String; what is none is the zero one.
+func parseDigest(text string) digest {
+	b, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || len(b) != len(digest{}) {
+		return digest{}
+	}
+	return digest(b)
+}
+
 // A holding is an account's keys on this machine, opened.
 type holding struct {
 	address address.Address
@@ -52,7 +61,7 @@ type holding struct {
 	from    string // digest of the server's xzibit that they are from; "" when unknown
 	pending string // digest of one that was perhaps uploaded
 	version uint32 // of the server's xzibit, when it was met just now; 0: it was not
-	// password is what opened them; nil when the desktop keyring did.
+	// password is what opened them; nil when the desktop keyring or the kernel did.
 	password []byte
 	// adrift says that the server's xzibit is not to be opened but replaced: the keys are
 	// from the recovery copy.
@@ -89,14 +98,41 @@ func union(ring *xzibit.Keyring, other []xzibit.KeyPair) *xzibit.Keyring {
 }
 
 // held opens the keys of a that are on this machine, those of an upload that was cut
-// short included. It asks for the password unless the desktop keyring has them.
+// short included. It asks for the password unless the desktop keyring or the kernel has them.
 func (r *run) held(ctx context.Context, h home, a address.Address) (*holding, error) {
+	s, err := h.sealed(a)
+	if err != nil {
+		return nil, err
+	}
+	if s.pending == nil {
+		ring, from := r.entry(ctx, a)
+		if ring == nil || from.String() != s.from {
+			ring, from, _ = r.unlocked(h, a)
+		}
+		if ring != nil && from.String() == s.from {
+			s.ring = ring
+			return &s.holding, nil
+		}
+	}
+	if err := r.openSealed(ctx, h, s); err != nil {
+		return nil, err
+	}
+	return &s.holding, nil
+}
+
+// A sealedHolding is what an account's keys on this machine are opened from.
+type sealedHolding struct {
+	holding              // without the ring, until it is opened
+	main, pending []byte // one may be nil
+}
+
+// sealed returns the keys of a that are on this machine, as they lie there.
+func (h home) sealed(a address.Address) (*sealedHolding, error) {
 	known, err := newAccounts(h.data).load()
 	if err != nil {
 		return nil, err
 	}
 	k := known[a.String()]
-	held := &holding{address: a, from: k.Xzibit, pending: k.Pending}
 	// In this order: who holds no claim then misses nothing that is renamed in between.
 	pending, perr := h.loadXzibit(a, h.pending(a))
 	main, err := h.loadXzibit(a, h.xzibit(a))
@@ -108,34 +144,25 @@ func (r *run) held(ctx context.Context, h home, a address.Address) (*holding, er
 	case err != nil && perr != nil:
 		return nil, err
 	}
-	if pending == nil {
-		if ring, from := r.entry(ctx, a); ring != nil && from.String() == held.from {
-			held.ring = ring
-			return held, nil
-		}
-	}
-	if held.password, err = r.password(ctx, a); err != nil {
-		return nil, err
-	}
-	if held.ring, err = openEither(a, held.password, main, pending); err != nil {
-		err = fmt.Errorf("opening the keys of %s: %w", a, err)
-		if errors.Is(err, xzibit.ErrPassword) {
-			err = hint(err, fmt.Sprintf("Type it again with care. If another device has changed it: shorebird recover %s", a))
-		}
-		return nil, err
-	}
-	if pending == nil && held.from != "" { // the desktop had lost them
-		r.keep(ctx, held)
-	}
-	return held, nil
+	return &sealedHolding{holding{address: a, from: k.Xzibit, pending: k.Pending}, main, pending}, nil
 }
 
-// keep puts opened keys into the desktop keyring.
-func (r *run) keep(ctx context.Context, held *holding) {
-	var from digest
-	if b, err := base64.StdEncoding.DecodeString(held.from); err == nil && len(b) == len(from) {
-		r.setEntry(ctx, held.address, held.ring, digest(b))
+// openSealed opens keys with the password.
+func (r *run) openSealed(ctx context.Context, h home, s *sealedHolding) (err error) {
+	if s.password, err = r.password(ctx, s.address); err != nil {
+		return err
 	}
+	if s.ring, err = openEither(s.address, s.password, s.main, s.pending); err != nil {
+		err = fmt.Errorf("opening the keys of %s: %w", s.address, err)
+		if errors.Is(err, xzibit.ErrPassword) {
+			err = hint(err, fmt.Sprintf("Type it again with care. If another device has changed it: shorebird recover %s", s.address))
+		}
+		return err
+	}
+	if from := parseDigest(s.from); s.pending == nil && from != (digest{}) { // the desktop had lost them
+		r.setEntry(ctx, h, s.address, s.ring, from)
+	}
+	return nil
 }
 
 // openEither opens what the password opens of the two, one of which may be missing. An
@@ -197,11 +224,8 @@ func (r *run) record(ctx context.Context, h home, held *holding) (desktop bool, 
 	if err != nil {
 		return false, err
 	}
-	b, err := base64.StdEncoding.DecodeString(held.from)
-	if err != nil || len(b) != len(digest{}) {
-		return false, nil
-	}
-	return r.setEntry(ctx, held.address, held.ring, digest(b)), nil
+	from := parseDigest(held.from)
+	return from != digest{} && r.setEntry(ctx, h, held.address, held.ring, from), nil
 }
 
 // uploadedVersion is that of the xzibits that this program gives to servers.

@@ -97,7 +97,7 @@ func TestCompletion_Known(t *testing.T) {
 	own := alice + "\nme@example.net\n"
 	for line, want := range map[string]string{
 		"send": contacts, "keys": contacts, "trust show": contacts, "trust accept": contacts, "forward 1": contacts, "send --cc": contacts, "send --reply-to": contacts,
-		"send " + bob: carol + "\tfirst contact\n", "keys " + bob: "", "send --from": own, "list --account": own, "passwd": own, "rotate": own, "recover": own,
+		"send " + bob: carol + "\tfirst contact\n", "keys " + bob: "", "send --from": own, "list --account": own, "passwd": own, "rotate": own, "recover": own, "unlock": own, "lock": own,
 		"outbox send": "1\tWaits\n", "outbox drop": "1\tWaits\n", "outbox drop 1": "", "drafts edit": "2\tBegun\n", "drafts send": "2\tBegun\n", "drafts delete": "2\tBegun\n",
 		"drafts edit 2": "",
 	} {
@@ -106,6 +106,14 @@ func TestCompletion_Known(t *testing.T) {
 		}
 	}
 	p.app.Desktop = nil
+	p.atConsole()
+	p.passwordFile(secret)
+	p.want(ok, "", []string{"unlock"})
+	p.mute()
+	if p.want(ok, "", []string{"__complete", "outbox", "send", ""}); p.out.String() != "1\tWaits\n:4\n" {
+		t.Errorf("unlocked, outbox send is offered %q", p.out.String())
+	}
+	p.want(ok, "", []string{"lock"})
 	for line, want := range map[string]string{"send": contacts, "list --account": own, "outbox send": "", "drafts edit": "", "read": ""} {
 		if p.want(ok, "", append(append([]string{"__complete"}, strings.Fields(line)...), "")); p.out.String() != want+":4\n" {
 			t.Errorf("without a desktop %s is offered %q", line, p.out.String())

@@ -171,7 +171,7 @@ func (d *desk) follow(ctx context.Context, p *peer, a *answer, from string) erro
 func (d *desk) adopted(ctx context.Context, from string) error {
 	_, err := d.adopt(ctx, d.home, d.held, from)
 	if err == nil {
-		d.dropEntry(ctx, d.held.address)
+		d.dropEntry(ctx, d.home, d.held.address)
 	}
 	return err
 }
