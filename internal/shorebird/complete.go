@@ -103,11 +103,7 @@ func (r *run) kept(words func(context.Context, *cache.Cache) []string, from, to 
 // openedBox opens the copy of the mailbox of the account that a command line names, or of the configuration's, with keys from
 // the desktop keyring or the kernel; nil where that takes a question.
 func (r *run) openedBox(c *cobra.Command) *cache.Cache {
-	h, err := newHome(r.Getenv)
-	if err != nil {
-		return nil
-	}
-	s, err := h.settings()
+	h, s, err := r.home()
 	if err != nil {
 		return nil
 	}
@@ -193,11 +189,7 @@ func (r *run) contactAddresses() (words []string) {
 
 // ownAddresses are the user's accounts.
 func (r *run) ownAddresses() []string {
-	h, err := newHome(r.Getenv)
-	if err != nil {
-		return nil
-	}
-	s, err := h.settings()
+	h, s, err := r.home()
 	if err != nil {
 		return nil
 	}

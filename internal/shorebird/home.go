@@ -41,6 +41,16 @@ func newHome(getenv func(string) string) (home, error) {
 	return home{data, filepath.Join(config, "config.toml")}, err
 }
 
+// home returns where the user's files are, and what the configuration says.
+func (r *run) home() (home, *settings, error) {
+	h, err := newHome(r.Getenv)
+	if err != nil {
+		return h, nil, err
+	}
+	s, err := h.settings()
+	return h, s, err
+}
+
 // make makes the data directory, for its owner only.
 func (h home) make() error {
 	if err := durable.MkdirAll(durable.OS, h.data, 0o700); err != nil {

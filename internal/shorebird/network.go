@@ -34,11 +34,7 @@ type network struct {
 const maxIdle = time.Minute
 
 func (r *run) network() (*network, home, error) {
-	h, err := newHome(r.Getenv)
-	if err != nil {
-		return nil, h, err
-	}
-	s, err := h.settings()
+	h, s, err := r.home()
 	if err != nil {
 		return nil, h, err
 	}

@@ -246,11 +246,7 @@ func (r *run) trustShow(ctx context.Context, arg string, o trustOptions) error {
 	if err != nil {
 		return err
 	}
-	h, err := newHome(r.Getenv)
-	if err != nil {
-		return err
-	}
-	s, err := h.settings()
+	h, s, err := r.home()
 	if err != nil {
 		return err
 	}

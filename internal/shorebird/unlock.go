@@ -115,15 +115,12 @@ func (r *run) unlock(ctx context.Context, args []string, length time.Duration) e
 func until(t time.Time) string { return "until " + t.Local().Format("2 Jan 2006, 15:04") }
 
 // ownHome returns where the user's files are, and the account that a command is about.
-func (r *run) ownHome(args []string) (h home, a address.Address, err error) {
-	if h, err = newHome(r.Getenv); err != nil {
-		return h, a, err
-	}
-	s, err := h.settings()
+func (r *run) ownHome(args []string) (home, address.Address, error) {
+	h, s, err := r.home()
 	if err != nil {
-		return h, a, err
+		return h, address.Address{}, err
 	}
-	a, err = r.ownAccount(args, s)
+	a, err := r.ownAccount(args, s)
 	return h, a, err
 }
 
@@ -141,11 +138,7 @@ func (r *run) canUnlock(h home, a address.Address) error {
 }
 
 func (r *run) lock(args []string) error {
-	h, err := newHome(r.Getenv)
-	if err != nil {
-		return err
-	}
-	s, err := h.settings()
+	h, s, err := r.home()
 	if err != nil {
 		return err
 	}
