@@ -372,6 +372,25 @@ func TestUpload_CutShort(t *testing.T) {
 	}
 }
 
+// What broke off before anything was sent, and before it was noted, is cleared away, with its key kept: else its file would have the
+// password asked for at each command, whatever the desktop has.
+func TestUpload_CutBeforeSent(t *testing.T) {
+	h := privateHouse(t, bob)
+	p, v := h.registered(t, h.Start(t))
+	p.app.Desktop = newDesktop()
+	unsent := clienttest.Key(t)
+	p.write(p.data(alice+".xzibit.pending"), string(seal(t, alice, h.Key.Public(), unsent)))
+	p.want(ok, "x", []string{"send", bob})
+	if left, _ := filepath.Glob(p.data("*.pending*")); len(left) > 0 {
+		t.Errorf("%q is left", left)
+	}
+	if ring := p.ring(secret); len(ring.Keys) != 2 || b64(ring.Keys[0].Key.Public()) != v.Key || ring.Keys[1].Key.Public() != unsent.Public() {
+		t.Errorf("%d keys are left", len(ring.Keys))
+	}
+	p.mute()
+	p.want(ok, "x", []string{"send", bob})
+}
+
 func uploadCutShort(t *testing.T, verb cmtp.Verb, takesPlace bool, command string) {
 	h := privateHouse(t, bob)
 	after := h.cut(t, verb)

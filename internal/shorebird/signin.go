@@ -150,7 +150,7 @@ func (d *desk) follow(ctx context.Context, p *peer, a *answer, from string) erro
 	case d.held.pending != "" && d.held.pending == from:
 		d.note("An upload of keys of %s that was cut short has taken place.", d.held.address)
 		return d.adopted(ctx, from)
-	case from == d.held.from && d.held.pending != "":
+	case from == d.held.from && (d.held.pending != "" || d.unsent()):
 		// With the key that was made for it, should the server be slow to do it.
 		if _, err := d.save(ctx, d.home, d.held, d.held.password); err != nil {
 			return err
@@ -164,6 +164,12 @@ func (d *desk) follow(ctx context.Context, p *peer, a *answer, from string) erro
 		return err
 	}
 	return d.refresh(ctx, p, a, "has other keys or another password")
+}
+
+// unsent reports whether the file of an upload lies there that broke off before it was noted, and so before anything was sent.
+func (d *desk) unsent() bool {
+	_, err := d.home.loadXzibit(d.held.address, d.home.pending(d.held.address))
+	return err == nil && d.held.password != nil
 }
 
 // adopted adopts what was pending. It may have been opened only in part: its file may be
