@@ -53,7 +53,7 @@ func (s *Store) checkForm(addr address.Address, f *cmtp.RegisterForm) error {
 	if err := checkSealed(f.Xzibit, f.Copy); err != nil {
 		return err
 	}
-	if version, err := xzibit.Version(f.Xzibit); err != nil || version != unlocked {
+	if version, err := xzibit.Version(f.Xzibit); err != nil || version != xzibit.Unlocked {
 		return fmt.Errorf("%w: version %d, where 3 is asked for", ErrXzibit, version)
 	}
 	return nil

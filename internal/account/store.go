@@ -15,6 +15,7 @@ import (
 	"cmtpd/internal/address"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/durable"
+	"cmtpd/internal/xzibit"
 )
 
 // Options say what a Store works on.
@@ -320,14 +321,11 @@ func (s *Store) registered(r *Registration) (*Account, error) {
 	if a.seed, err = parseSeed(r.Seed); err != nil {
 		return nil, err
 	}
-	if a.seed == nil && a.XzibitVersion() >= unlocked {
+	if a.seed == nil && a.XzibitVersion() >= xzibit.Unlocked {
 		return nil, fmt.Errorf("%w: it is of version 3, and its seed is missing", ErrXzibit)
 	}
 	return a, nil
 }
-
-// unlocked is the first version of xzibits that opens with the server's help.
-const unlocked = 3
 
 func (s *Store) checkFirst(first *crypt.KeyStatement) error {
 	if !first.IsFirst() {

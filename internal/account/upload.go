@@ -104,7 +104,7 @@ func (a *Account) checkVersion(sealed []byte) error {
 		return fmt.Errorf("%w: %w", ErrXzibit, err)
 	case version < a.XzibitVersion():
 		return fmt.Errorf("%w: version %d may not follow version %d", ErrXzibit, version, a.XzibitVersion())
-	case version >= unlocked && a.seed == nil:
+	case version >= xzibit.Unlocked && a.seed == nil:
 		return fmt.Errorf("%w: version %d needs an answer to UNLOCK", ErrXzibit, version)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"cmtpd/internal/account"
 	"cmtpd/internal/address"
 	"cmtpd/internal/durable"
+	"cmtpd/internal/xzibit"
 )
 
 // users compares the accounts with what the configuration says of names and keys.
@@ -33,7 +34,7 @@ func (c *checkup) olderKeys(all []*account.Account) []Finding {
 	}
 	var names []string
 	for _, a := range all {
-		if a.XzibitVersion() < unlocked {
+		if a.XzibitVersion() < xzibit.Unlocked {
 			names = append(names, a.Address.String())
 		}
 	}

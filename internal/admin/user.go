@@ -106,7 +106,7 @@ func (u *Users) ChangePassword(addr address.Address, old, password []byte) error
 	defer ring.Wipe()
 	ring.Server = u.server // it may have another key by now
 	var sealed []byte
-	if a.XzibitVersion() < unlocked {
+	if a.XzibitVersion() < xzibit.Unlocked {
 		sealed, err = xzibit.Seal(ring, addr.String(), password, xzibit.DefaultParams())
 	} else {
 		sealed, err = sealUnlocked(ring, addr, password, evaluate)
@@ -117,11 +117,8 @@ func (u *Users) ChangePassword(addr address.Address, old, password []byte) error
 	return u.SetXzibit(account.NewXzibit(a, ring.Keys[0].Key, sealed))
 }
 
-// unlocked is the first version of xzibits that opens with the server's help.
-const unlocked = 3
-
 func openRing(a *account.Account, password []byte, evaluate func(oprf.Element) (oprf.Element, error)) (*xzibit.Keyring, error) {
-	if a.XzibitVersion() < unlocked {
+	if a.XzibitVersion() < xzibit.Unlocked {
 		return xzibit.Open(a.Xzibit, a.Address.String(), password)
 	}
 	output, err := unlock(password, evaluate)

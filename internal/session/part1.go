@@ -8,6 +8,7 @@ import (
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/spool"
+	"cmtpd/internal/xzibit"
 )
 
 // part1 is CMTP 0.01 (docs/protocol.md, Part I). It has one failure, without a
@@ -98,7 +99,7 @@ func (p *part1) cmdLogin(user string, reply []byte) ([]byte, action, error) {
 	switch {
 	case err != nil:
 		return reply, next, err
-	case a.XzibitVersion() > 2:
+	case a.XzibitVersion() >= xzibit.Unlocked:
 		return reply, next, errInside
 	case !p.cfg.PlainLogin:
 		return reply, next, errNoLogin

@@ -10,6 +10,7 @@ import (
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/mailbox"
 	"cmtpd/internal/spool"
+	"cmtpd/internal/xzibit"
 )
 
 // part2 is CMTP 1, inside the channel (docs/protocol.md, Part II).
@@ -149,7 +150,7 @@ func (p *part2) cmdLogin(user string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.XzibitVersion() < 3 && !p.cfg.PlainLogin {
+	if a.XzibitVersion() < xzibit.Unlocked && !p.cfg.PlainLogin {
 		if u := p.proven(); u == nil || u.ID != a.ID {
 			return nil, errNoLogin
 		}

@@ -7,6 +7,9 @@ import (
 	"cmtpd/internal/oprf"
 )
 
+// Unlocked is the first version of xzibits that opens with the server's help.
+const Unlocked = 3
+
 // UnlockInput returns the input that the password is to the server's oblivious
 // function (package oprf), whose output version 3 needs: the password in Unicode NFC,
 // a copy for the caller to wipe. It wraps ErrEmptyPassword and oprf.ErrInput.
