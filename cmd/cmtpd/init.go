@@ -17,8 +17,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"cmtpd/internal/address"
-	"cmtpd/internal/admin"
 	"cmtpd/internal/config"
+	"cmtpd/internal/datadir"
 	"cmtpd/internal/setup"
 )
 
@@ -175,7 +175,7 @@ func servingUser(c *cobra.Command) (setup.Owner, error) {
 func nextCommands(v *initView) (next []string) {
 	cmtpd, as := "cmtpd", ""
 	if os.Geteuid() == 0 && v.Owner.UID != 0 {
-		as = admin.As(setup.Word(v.Owner.Name))
+		as = datadir.As(setup.Word(v.Owner.Name))
 	}
 	more := ""
 	if v.Config.Path != "/etc/cmtpd/cmtpd.toml" {

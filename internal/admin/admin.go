@@ -13,22 +13,19 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"syscall"
 	"time"
 
 	"cmtpd/internal/account"
 	"cmtpd/internal/config"
 	"cmtpd/internal/control"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/datadir"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
 )
 
-// Errors for the person at the terminal.
-var (
-	ErrOwner    = errors.New("the data directory belongs to another user")
-	ErrPassword = errors.New("the password is wrong")
-)
+// ErrPassword is for the person at the terminal.
+var ErrPassword = errors.New("the password is wrong")
 
 // Users changes the accounts of one server.
 type Users struct {
@@ -42,11 +39,8 @@ type Users struct {
 // daemon where one runs, and else directly, with the daemon kept from starting
 // until Close.
 func OpenUsers(cfg *config.Config) (*Users, error) {
-	if err := OwnData(cfg.DataDir); err != nil {
-		return nil, err
-	}
-	lock, err := durable.OS.Lock(cfg.LockFile())
-	if errors.Is(err, durable.ErrLocked) {
+	lock, err := datadir.Lock(cfg)
+	if errors.Is(err, datadir.ErrRunning) {
 		key, err := keyfile.Load(cfg.KeyFile())
 		if err != nil {
 			return nil, err
@@ -55,7 +49,7 @@ func OpenUsers(cfg *config.Config) (*Users, error) {
 		return &Users{Users: control.Dial(cfg.ControlSocket()), cfg: cfg, server: key.Public()}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("locking the data directory: %w", err)
+		return nil, err
 	}
 	users, err := openDirect(cfg)
 	if err != nil {
@@ -78,29 +72,6 @@ func openDirect(cfg *config.Config) (*Users, error) {
 		return nil, err
 	}
 	return &Users{Users: store, cfg: cfg, server: key.Public()}, nil
-}
-
-// OwnData makes the data directory, or refuses one of another user's (ErrOwner):
-// files that root leaves there are files that the daemon's own user cannot read.
-func OwnData(dir string) error {
-	info, err := os.Stat(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("making the data directory: %w", err)
-		}
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("looking at the data directory: %w", err)
-	}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-		as := fmt.Sprintf("sudo -u '#%d'", st.Uid)
-		if name := nameOf(st.Uid); name != "" {
-			as = As(name) + "cmtpd ..."
-		}
-		return fmt.Errorf("%w: run this as the owner of %s (uid %d), for instance with: %s", ErrOwner, dir, st.Uid, as)
-	}
-	return nil
 }
 
 // KeyNotLost returns an error where there was an identity and is none: with another one nobody would know the server,

@@ -18,6 +18,7 @@ import (
 	"cmtpd/internal/config"
 	"cmtpd/internal/control"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/datadir"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/oprf"
@@ -338,7 +339,7 @@ func TestOpenUsers_AnothersData(t *testing.T) {
 	if err := os.Chown(cfg.DataDir, nobody, nobody); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := admin.OpenUsers(cfg); !errors.Is(err, admin.ErrOwner) || !strings.Contains(err.Error(), "65534") {
+	if _, err := admin.OpenUsers(cfg); !errors.Is(err, datadir.ErrOwner) || !strings.Contains(err.Error(), "65534") {
 		t.Errorf("another's directory: %v", err)
 	}
 	if left, err := os.ReadDir(cfg.DataDir); err != nil || len(left) > 0 {

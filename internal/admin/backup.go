@@ -9,6 +9,7 @@ import (
 	"cmtpd/internal/backup"
 	"cmtpd/internal/config"
 	"cmtpd/internal/control"
+	"cmtpd/internal/datadir"
 	"cmtpd/internal/spool"
 )
 
@@ -18,7 +19,7 @@ func Backup(ctx context.Context, cfg *config.Config, dir string, progress func(d
 	if _, err := os.Stat(cfg.DataDir); err != nil {
 		return nil, fmt.Errorf("looking at the data directory: %w", err)
 	}
-	if err := OwnData(cfg.DataDir); err != nil {
+	if err := datadir.Own(cfg.DataDir); err != nil {
 		return nil, err
 	}
 	// Where a daemon runs, its word is asked first: a copy whose last commits are damaged looks like
@@ -37,7 +38,7 @@ func Backup(ctx context.Context, cfg *config.Config, dir string, progress func(d
 // Restore makes the backup in dir the data of a server that has none.
 func Restore(ctx context.Context, cfg *config.Config, dir string, progress func(done, total int64), want ...spool.Head) (*backup.Restored, error) {
 	if _, err := os.Stat(cfg.DataDir); err == nil {
-		if err := OwnData(cfg.DataDir); err != nil {
+		if err := datadir.Own(cfg.DataDir); err != nil {
 			return nil, err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"cmtpd/internal/config"
 	"cmtpd/internal/control"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/datadir"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/letter"
@@ -152,7 +153,7 @@ func (c *checkup) data(context.Context) (found []Finding) {
 		}
 		if its, _ := ownerOf(info); ok && its != owner {
 			to := strconv.FormatUint(uint64(owner), 10)
-			if name := nameOf(owner); name != "" {
+			if name := datadir.NameOf(owner); name != "" {
 				to = name + ":" // and the user's group
 			}
 			found = append(found, Finding{Text: fmt.Sprintf("%s belongs to user %d, and the directory to %d: the daemon cannot use it", path, its, owner),

@@ -12,18 +12,10 @@ import (
 
 	"cmtpd/internal/config"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/datadir"
 	"cmtpd/internal/discovery"
-	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
 )
-
-// ErrRunning is what changing keys wraps while a daemon, or another command, has the
-// data directory.
-var ErrRunning = errors.New("the data directory is in use")
-
-// stopFirst is what to do about ErrRunning. Where systemd keeps the socket open, a daemon that is
-// stopped alone comes back with the next client.
-const stopFirst = "stop cmtpd first, under systemd together with its socket, or the next client starts it again (systemctl stop cmtpd.socket cmtpd); or wait for the command that is at work"
 
 // A KeyView is a server's key as it is shown, and the form of --json. Nothing of it is secret.
 type KeyView struct {
@@ -167,15 +159,12 @@ func stopped(cfg *config.Config, path string, change func() error) error {
 	if _, err := os.Lstat(path); err != nil {
 		return fmt.Errorf("rotating a key: %w; cmtpd serve makes the keys at its first start", err)
 	}
-	if err := OwnData(cfg.DataDir); err != nil {
-		return err
-	}
-	lock, err := durable.OS.Lock(cfg.LockFile())
-	if errors.Is(err, durable.ErrLocked) {
-		return fmt.Errorf("%w: %s; rotate, and start it again", ErrRunning, stopFirst)
+	lock, err := datadir.Lock(cfg)
+	if errors.Is(err, datadir.ErrRunning) {
+		return fmt.Errorf("%w; rotate, and start it again", err)
 	}
 	if err != nil {
-		return fmt.Errorf("locking the data directory: %w", err)
+		return err
 	}
 	return errors.Join(change(), lock.Close())
 }

@@ -10,6 +10,7 @@ import (
 	"cmtpd/internal/account"
 	"cmtpd/internal/config"
 	"cmtpd/internal/control"
+	"cmtpd/internal/datadir"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/queue"
 	"cmtpd/internal/spool"
@@ -27,8 +28,8 @@ type Queue struct {
 // OpenQueue returns the queue of the server that cfg describes: through the daemon where one
 // runs, and else as it is on disk, which can be looked at only.
 func OpenQueue(cfg *config.Config) (*Queue, error) {
-	lock, err := lockData(cfg)
-	if errors.Is(err, ErrRunning) {
+	lock, err := datadir.Lock(cfg)
+	if errors.Is(err, datadir.ErrRunning) {
 		return &Queue{control.Dial(cfg.ControlSocket()).Queue(), func() error { return nil }}, nil
 	}
 	if err != nil {

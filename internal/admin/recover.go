@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/datadir"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/spool"
@@ -53,13 +54,13 @@ func lostNames(dataDir string) (names []string, err error) {
 //
 // It may be cut short anywhere, and run again.
 func (r *Rotation) Recover(ctx context.Context, from string) (v StepView, err error) {
-	if err := OwnData(r.cfg.DataDir); err != nil {
+	if err := datadir.Own(r.cfg.DataDir); err != nil {
 		return v, err
 	}
 	for _, path := range []string{r.cfg.KeyFile() + ".lock", r.cfg.LockFile()} {
 		lock, err := durable.OS.Lock(path)
 		if errors.Is(err, durable.ErrLocked) {
-			return v, fmt.Errorf("%w: %s", ErrRunning, stopFirst)
+			return v, fmt.Errorf("%w: %s", datadir.ErrRunning, datadir.StopFirst)
 		}
 		if err != nil {
 			return v, fmt.Errorf("locking the data directory: %w", err)

@@ -8,6 +8,7 @@ import (
 
 	"cmtpd/internal/config"
 	"cmtpd/internal/control"
+	"cmtpd/internal/datadir"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/spool"
 )
@@ -16,8 +17,8 @@ import (
 // directly, with the daemon kept from starting meanwhile. It returns how many it removed, also with
 // an error; one that is not there is passed over.
 func RemoveMessages(ctx context.Context, cfg *config.Config, ids []spool.ID) (removed int, err error) {
-	lock, err := lockData(cfg)
-	if errors.Is(err, ErrRunning) {
+	lock, err := datadir.Lock(cfg)
+	if errors.Is(err, datadir.ErrRunning) {
 		return control.Dial(cfg.ControlSocket()).RemoveAll(ctx, ids, caller())
 	}
 	if err != nil {

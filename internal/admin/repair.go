@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/user"
@@ -12,6 +11,7 @@ import (
 
 	"cmtpd/internal/config"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/datadir"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/spool"
@@ -23,7 +23,7 @@ func RepairSpool(ctx context.Context, cfg *config.Config, agree func(spool.Plan)
 	if _, err := os.Stat(cfg.SpoolDir()); err != nil {
 		return m, fmt.Errorf("looking for the spool: %w", err)
 	}
-	lock, err := lockData(cfg)
+	lock, err := datadir.Lock(cfg)
 	if err != nil {
 		return m, err
 	}
@@ -54,21 +54,6 @@ func writable(cfg *config.Config) (o spool.Options, wipe func(), err error) {
 	o = spool.Options{FS: durable.OS, Key: key, Identity: identity,
 		Former: func(key crypt.PublicKey) (*crypt.PrivateKey, error) { return keyfile.LoadFormer(cfg.KeyFile(), key) }}
 	return o, func() { identity.Wipe(); key.Wipe() }, nil
-}
-
-// lockData keeps every daemon away from the data directory of its owner, who must call.
-func lockData(cfg *config.Config) (io.Closer, error) {
-	if err := OwnData(cfg.DataDir); err != nil {
-		return nil, err
-	}
-	lock, err := durable.OS.Lock(cfg.LockFile())
-	if errors.Is(err, durable.ErrLocked) {
-		return nil, fmt.Errorf("%s: %w: %s", cfg.DataDir, ErrRunning, stopFirst)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("locking the data directory: %w", err)
-	}
-	return lock, nil
 }
 
 // caller names the user of this process.

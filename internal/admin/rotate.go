@@ -15,6 +15,7 @@ import (
 	"cmtpd/internal/address"
 	"cmtpd/internal/config"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/datadir"
 	"cmtpd/internal/discovery"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
@@ -84,7 +85,7 @@ func (r *Rotation) locked(step func(*keyState) (StepView, error)) (StepView, err
 	if _, err := readKeys(r.cfg); err != nil { // before anything is made
 		return StepView{}, err
 	}
-	if err := OwnData(r.cfg.DataDir); err != nil {
+	if err := datadir.Own(r.cfg.DataDir); err != nil {
 		return StepView{}, err
 	}
 	lock, err := durable.OS.Lock(r.cfg.KeyFile() + ".lock")

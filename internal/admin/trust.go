@@ -10,6 +10,7 @@ import (
 
 	"cmtpd/internal/config"
 	"cmtpd/internal/control"
+	"cmtpd/internal/datadir"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/trust"
 )
@@ -23,15 +24,12 @@ type Trust struct {
 // OpenTrust returns what the server that cfg describes knows of other servers' keys: through the
 // daemon where one runs, and else directly, with the daemon kept from starting until Close.
 func OpenTrust(cfg *config.Config) (*Trust, error) {
-	if err := OwnData(cfg.DataDir); err != nil {
-		return nil, err
-	}
-	lock, err := durable.OS.Lock(cfg.LockFile())
-	if errors.Is(err, durable.ErrLocked) {
+	lock, err := datadir.Lock(cfg)
+	if errors.Is(err, datadir.ErrRunning) {
 		return &Trust{Trust: control.Dial(cfg.ControlSocket()).Trust()}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("locking the data directory: %w", err)
+		return nil, err
 	}
 	store, err := trust.Open(cfg.TrustDir(), trust.Options{FS: durable.OS})
 	if err != nil {

@@ -21,10 +21,10 @@ const module = "cmtpd"
 // first that will import it. What only tests import stands with what it tests.
 var order = []string{
 	"version", "manual", "nearest", "address", "crypt", "oprf", "invite", "netbuf", "sockfilter", "cmtp", "provenance", "xzibit",
-	"recovery", "durable", "durable/durabletest", "keyfile", "limit", "guess", "letter", "terminal", "kernelring", "config", "discovery",
-	"discovery/dnstest", "account", "trust", "spool", "mailbox", "queue", "channel", "client", "client/clienttest", "federation",
-	"session", "relay", "front", "control", "backup", "admin", "setup", "cache", "shorebird", "status", "metrics", "service",
-	"daemon", "cmtptest",
+	"recovery", "durable", "durable/durabletest", "keyfile", "limit", "guess", "letter", "terminal", "kernelring", "config",
+	"discovery", "discovery/dnstest", "account", "trust", "spool", "mailbox", "queue", "channel", "client", "client/clienttest",
+	"federation", "session", "relay", "front", "control", "datadir", "backup", "admin", "setup", "cache", "shorebird", "status",
+	"metrics", "service", "daemon", "cmtptest",
 }
 
 // A file is a parsed file of the module and the directory that it is in, from the

@@ -26,6 +26,7 @@ import (
 	"cmtpd/internal/config"
 	"cmtpd/internal/control"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/datadir"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/front"
 	"cmtpd/internal/guess"
@@ -147,7 +148,7 @@ func (d *daemon) feedWatchdog(ctx context.Context) error {
 // open opens the data: the lock before all, so that nothing is touched that
 // another daemon has.
 func (d *daemon) open() (err error) {
-	if err := admin.OwnData(d.cfg.DataDir); err != nil {
+	if err := datadir.Own(d.cfg.DataDir); err != nil {
 		return err
 	}
 	if d.lock, err = durable.OS.Lock(d.cfg.LockFile()); errors.Is(err, durable.ErrLocked) {

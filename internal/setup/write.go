@@ -13,6 +13,7 @@ import (
 
 	"cmtpd/internal/admin"
 	"cmtpd/internal/config"
+	"cmtpd/internal/datadir"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
 )
@@ -114,7 +115,7 @@ func (w *Work) prepareData() error {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if foreign := ok && int(st.Uid) != w.Owner.UID; foreign && (len(entries) > 0 || os.Geteuid() != 0) {
 		return fmt.Errorf("%w: %s is of uid %d, and %s (uid %d) is to serve it: name the right one with --user or --data-dir, or give it away with: chown -R %s: %s",
-			admin.ErrOwner, w.DataDir.Path, st.Uid, w.Owner.Name, w.Owner.UID, w.Owner.Name, w.DataDir.Path)
+			datadir.ErrOwner, w.DataDir.Path, st.Uid, w.Owner.Name, w.Owner.UID, w.Owner.Name, w.DataDir.Path)
 	}
 	if len(entries) > 0 {
 		w.DataDir.State = Kept
@@ -144,7 +145,7 @@ func (w *Work) Do() error {
 		return err
 	}
 	err := w.Owner.act(func() error {
-		if err := admin.OwnData(w.DataDir.Path); err != nil {
+		if err := datadir.Own(w.DataDir.Path); err != nil {
 			return err
 		}
 		key, _, err := keyfile.LoadOrCreate(w.Key.Path)
@@ -215,7 +216,7 @@ func (w *Work) giveDir(dir string) error {
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != w.Owner.UID {
 		if names, err := d.Readdirnames(1); err != io.EOF || int(st.Uid) != os.Geteuid() {
-			return errors.Join(fmt.Errorf("%w: %s has come to be of uid %d, or not to be empty: %q", admin.ErrOwner, dir, st.Uid, names), err)
+			return errors.Join(fmt.Errorf("%w: %s has come to be of uid %d, or not to be empty: %q", datadir.ErrOwner, dir, st.Uid, names), err)
 		}
 		if err := d.Chown(w.Owner.UID, w.Owner.GID); err != nil {
 			return err

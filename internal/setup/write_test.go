@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"cmtpd/internal/address"
-	"cmtpd/internal/admin"
 	"cmtpd/internal/cmtptest"
 	"cmtpd/internal/config"
+	"cmtpd/internal/datadir"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/durable/durabletest"
 	"cmtpd/internal/setup"
@@ -242,7 +242,7 @@ func TestPrepare_Refuses(t *testing.T) {
 	}
 	a := answers(t, dir)
 	a.DataDir = dir
-	if _, err := prepared(t, dir, a, setup.Owner{Name: "other", UID: os.Geteuid() + 1}); !errors.Is(err, admin.ErrOwner) {
+	if _, err := prepared(t, dir, a, setup.Owner{Name: "other", UID: os.Geteuid() + 1}); !errors.Is(err, datadir.ErrOwner) {
 		t.Errorf("another's directory: %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package admin
+package datadir
 
 import (
 	"os/exec"
@@ -16,8 +16,8 @@ func As(name string) string {
 	return "sudo -u " + name + " "
 }
 
-// nameOf returns the name of a user, or "" of one that has none here.
-func nameOf(uid uint32) string {
+// NameOf returns the name of a user, or "" of one that has none here.
+func NameOf(uid uint32) string {
 	u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
 	if err != nil {
 		return ""
