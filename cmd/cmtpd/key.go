@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cmtpd/internal/address"
-	"cmtpd/internal/admin"
+	"cmtpd/internal/identity"
 )
 
 func keyCommand() *cobra.Command {
@@ -30,7 +30,7 @@ func keyShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			v, err := admin.Keys(c.Context(), cfg, dns)
+			v, err := identity.Keys(c.Context(), cfg, dns)
 			if err != nil {
 				return err
 			}
@@ -45,9 +45,9 @@ func keyShow() *cobra.Command {
 	return c
 }
 
-func showKeys(out io.Writer, v admin.KeysView) error {
+func showKeys(out io.Writer, v identity.KeysView) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	line := func(what string, k *admin.KeyView) {
+	line := func(what string, k *identity.KeyView) {
 		if k != nil {
 			fmt.Fprintf(w, "%s\t%s\n", what, k.Fingerprint)
 		}
@@ -68,7 +68,7 @@ func showKeys(out io.Writer, v admin.KeysView) error {
 }
 
 // showRecords prints lines for a zone file, and in comments what DNS says of them.
-func showRecords(out io.Writer, all []admin.DomainView) {
+func showRecords(out io.Writer, all []identity.DomainView) {
 	for _, d := range all {
 		if d.DNS == nil {
 			fmt.Fprintln(out, d.Zone)
@@ -151,7 +151,7 @@ func rotate(c *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	var v admin.StepView
+	var v identity.StepView
 	switch step {
 	case prepareFlag:
 		v, err = r.Prepare(c.Context(), from)
@@ -175,7 +175,7 @@ func rotate(c *cobra.Command, _ []string) error {
 }
 
 // rotation returns what the flags say of the steps.
-func rotation(c *cobra.Command) (*admin.Rotation, error) {
+func rotation(c *cobra.Command) (*identity.Rotation, error) {
 	f := c.Flags()
 	cfg, err := load(c)
 	if err != nil {
@@ -185,7 +185,7 @@ func rotation(c *cobra.Command) (*admin.Rotation, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := admin.NewRotation(cfg, !off, time.Now)
+	r := identity.NewRotation(cfg, !off, time.Now)
 	if r.Force, err = f.GetBool(forceFlag); err != nil {
 		return nil, err
 	}
@@ -211,7 +211,7 @@ func rotateSpool(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	now, err := admin.RotateSpoolKey(cfg)
+	now, err := identity.RotateSpoolKey(cfg)
 	if err != nil {
 		return err
 	}
@@ -223,17 +223,17 @@ func rotateSpool(c *cobra.Command) error {
 }
 
 // showStep prints where a rotation stands.
-func showStep(c *cobra.Command, v admin.StepView) error {
+func showStep(c *cobra.Command, v identity.StepView) error {
 	out := c.OutOrStdout()
 	if asJSON(c) {
-		v.Domains = append([]admin.DomainView{}, v.Domains...) // not null
+		v.Domains = append([]identity.DomainView{}, v.Domains...) // not null
 		return printJSON(c, v)
 	}
 	fmt.Fprintf(out, "%s\n\n", v.Text)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, k := range []struct {
 		what string
-		key  *admin.KeyView
+		key  *identity.KeyView
 	}{{"the server's key is", &v.Key}, {"it was", v.Former}, {"the next one is", v.Next}, {"the successor is", v.Successor}} {
 		if k.key != nil {
 			fmt.Fprintf(w, "%s\t%s\t%s\n", k.what, k.key.Fingerprint, k.key.File)

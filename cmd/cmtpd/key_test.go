@@ -12,6 +12,7 @@ import (
 	"cmtpd/internal/client"
 	"cmtpd/internal/cmtptest"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/identity"
 	"cmtpd/internal/letter"
 	"cmtpd/internal/xzibit"
 )
@@ -67,12 +68,12 @@ func TestServe_KeyRotation(t *testing.T) {
 	}
 }
 
-func showKeys(t *testing.T, site *cmtptest.Site) admin.KeysView {
+func showKeys(t *testing.T, site *cmtptest.Site) identity.KeysView {
 	t.Helper()
 	if _, err := os.Stat(site.Data + "/spool.key"); err != nil { // a user came before the first start
 		site.Start(t).Stop(t)
 	}
-	v := decode[admin.KeysView](t, site.Must(t, "", "key", "show", "--json"))
+	v := decode[identity.KeysView](t, site.Must(t, "", "key", "show", "--json"))
 	text := site.Must(t, "", "key", "show")
 	for _, k := range append(v.Former, v.Identity, *v.Spool) {
 		if !strings.Contains(text, k.Fingerprint) {

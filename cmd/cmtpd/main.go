@@ -13,8 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cmtpd/internal/admin"
 	"cmtpd/internal/config"
+	"cmtpd/internal/identity"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/service"
 	"cmtpd/internal/version"
@@ -83,7 +83,7 @@ func status(err error) int {
 		return exitUsage
 	case errors.Is(err, errFindings):
 		return exitFindings
-	case errors.Is(err, admin.ErrEarly):
+	case errors.Is(err, identity.ErrEarly):
 		return exitEarly
 	}
 	return exitFailure

@@ -11,8 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"time"
 
 	"cmtpd/internal/account"
@@ -72,17 +70,6 @@ func openDirect(cfg *config.Config) (*Users, error) {
 		return nil, err
 	}
 	return &Users{Users: store, cfg: cfg, server: key.Public()}, nil
-}
-
-// KeyNotLost returns an error where there was an identity and is none: with another one nobody would know the server,
-// and its spool would be another's.
-func KeyNotLost(cfg *config.Config) error {
-	_, key := os.Lstat(cfg.KeyFile())
-	if _, err := os.Lstat(cfg.SpoolDir()); err != nil || !errors.Is(key, fs.ErrNotExist) {
-		return nil
-	}
-	return fmt.Errorf("%s is missing, and there is a spool that belongs to it: restore it from a backup, "+
-		"or see docs/operations.md, A lost key", cfg.KeyFile())
 }
 
 // Close lets a daemon start again.

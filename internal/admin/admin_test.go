@@ -2,9 +2,7 @@ package admin_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,10 +17,10 @@ import (
 	"cmtpd/internal/control"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/datadir"
+	"cmtpd/internal/datadir/datadirtest"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/oprf"
-	"cmtpd/internal/trust"
 	"cmtpd/internal/xzibit"
 )
 
@@ -36,21 +34,6 @@ func mustAddress(s string) address.Address {
 
 var alice = mustAddress("alice@example.org")
 
-// newConfig returns a server's in a directory that is not there yet. Its path is
-// short, as a socket's has to be.
-func newConfig(tb testing.TB) *config.Config {
-	tb.Helper()
-	dir, err := os.MkdirTemp("", "cmtpd")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { os.RemoveAll(dir) })
-	cfg := config.Default()
-	cfg.DataDir = filepath.Join(dir, "data")
-	cfg.Domains = []address.Domain{alice.Domain, mustAddress("x@second.example").Domain}
-	return cfg
-}
-
 func openUsers(tb testing.TB, cfg *config.Config) *admin.Users {
 	tb.Helper()
 	u, err := admin.OpenUsers(cfg)
@@ -60,53 +43,10 @@ func openUsers(tb testing.TB, cfg *config.Config) *admin.Users {
 	return u
 }
 
-// startDaemon holds the lock and answers on the socket, as a daemon does, and
-// returns what it has in memory.
-func startDaemon(tb testing.TB, cfg *config.Config) (store *account.Store, stop func()) {
-	tb.Helper()
-	return startDaemonWith(tb, cfg, nil)
-}
-
-func startDaemonWith(tb testing.TB, cfg *config.Config, of control.Spool) (store *account.Store, stop func()) {
-	tb.Helper()
-	lock, err := durable.OS.Lock(cfg.LockFile())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	key, _, err := keyfile.LoadOrCreate(cfg.KeyFile())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	store, err = account.Open(account.Options{Dir: cfg.AccountsDir(), Invitations: cfg.InvitationsDir(), FS: durable.OS, Signer: key, Now: time.Now})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	l, err := control.Listen(cfg.ControlSocket())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	srv, done := control.NewServer(store, of), make(chan error, 1)
-	known, err := trust.Open(cfg.TrustDir(), trust.Options{FS: durable.OS})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	control.HandleTrust(srv, known)
-	go func() { done <- srv.Serve(l) }()
-	return store, func() {
-		if err := srv.Shutdown(context.Background()); err != nil {
-			tb.Error(err)
-		}
-		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
-			tb.Error(err)
-		}
-		lock.Close()
-	}
-}
-
 // One life of a user: made without a daemon, changed under one, gone without one.
 // The password opens the keys at every step, and only it.
 func TestUsers_Life(t *testing.T) {
-	cfg := newConfig(t)
+	cfg := datadirtest.Config(t)
 	direct := openUsers(t, cfg)
 	made, err := direct.Create(alice, []byte("first"))
 	if err != nil {
@@ -121,7 +61,7 @@ func TestUsers_Life(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	store, stop := startDaemon(t, cfg)
+	store, stop := datadirtest.Occupy(t, cfg, nil)
 	users := openUsers(t, cfg)
 	if err := users.ChangePassword(alice, []byte("wrong"), []byte("second")); !errors.Is(err, admin.ErrPassword) {
 		t.Errorf("with a wrong password: %v", err)
@@ -211,7 +151,7 @@ func openRing(t *testing.T, users control.Users, a *account.Account, password st
 
 // Users whose programs know no UNLOCK keep a xzibit that the password alone opens.
 func TestUsers_CreateVersion2(t *testing.T) {
-	u := openUsers(t, newConfig(t))
+	u := openUsers(t, datadirtest.Config(t))
 	defer u.Close()
 	made, err := u.CreateVersion2(alice, []byte("first"))
 	if err != nil {
@@ -232,7 +172,7 @@ func TestUsers_CreateVersion2(t *testing.T) {
 // An invitation lasts as long as it is told, and else as long as the configuration says, and is
 // for an address of ours.
 func TestUsers_Invite(t *testing.T) {
-	cfg := newConfig(t)
+	cfg := datadirtest.Config(t)
 	u := openUsers(t, cfg)
 	defer u.Close()
 	for life, want := range map[time.Duration]time.Duration{0: 7 * 24 * time.Hour, time.Hour: time.Hour} {
@@ -252,7 +192,7 @@ func TestUsers_Invite(t *testing.T) {
 }
 
 func TestUsers_Create_Refused(t *testing.T) {
-	cfg := newConfig(t)
+	cfg := datadirtest.Config(t)
 	u := openUsers(t, cfg)
 	defer u.Close()
 	if _, err := u.Create(mustAddress("alice@other.example"), []byte("x")); !errors.Is(err, account.ErrForeign) {
@@ -280,7 +220,7 @@ func TestUsers_Create_Refused(t *testing.T) {
 // While one command changes the data, no daemon can have it, and a second command
 // changes nothing behind its back.
 func TestOpenUsers_Locks(t *testing.T) {
-	cfg := newConfig(t)
+	cfg := datadirtest.Config(t)
 	first := openUsers(t, cfg)
 	if _, err := durable.OS.Lock(cfg.LockFile()); !errors.Is(err, durable.ErrLocked) {
 		t.Errorf("the lock beside a command: %v", err)
@@ -301,7 +241,7 @@ func TestOpenUsers_Locks(t *testing.T) {
 
 // The lock is given back also when opening fails.
 func TestOpenUsers_Damaged(t *testing.T) {
-	cfg := newConfig(t)
+	cfg := datadirtest.Config(t)
 	if err := openUsers(t, cfg).Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -331,7 +271,7 @@ func TestOpenUsers_AnothersData(t *testing.T) {
 	if os.Geteuid() != 0 {
 		cmtptest.LeaveOut(t, "only root can give a directory to another user")
 	}
-	cfg := newConfig(t)
+	cfg := datadirtest.Config(t)
 	if err := os.Mkdir(cfg.DataDir, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -174,9 +174,8 @@ func ownerOf(info fs.FileInfo) (uid uint32, ok bool) {
 // keys reads every key. What the errors say includes what to do.
 func (c *checkup) keys(context.Context) (found []Finding) {
 	for _, path := range []string{c.cfg.KeyFile(), c.cfg.SpoolKeyFile()} {
-		key, err := keyfile.Load(path)
+		err := readable(path)
 		if err == nil {
-			key.Wipe()
 			continue
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -194,7 +193,7 @@ func (c *checkup) keys(context.Context) (found []Finding) {
 	for _, k := range former {
 		k.Wipe()
 	}
-	_, next := publicHalf(keyfile.NextPath(c.cfg.KeyFile()))
+	next := readable(keyfile.NextPath(c.cfg.KeyFile()))
 	_, successor := keyfile.LoadPublic(keyfile.SuccessorPath(c.cfg.KeyFile()))
 	for _, err := range []error{err, next, successor} {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -202,6 +201,15 @@ func (c *checkup) keys(context.Context) (found []Finding) {
 		}
 	}
 	return found
+}
+
+// readable returns what keeps the key at path from being read.
+func readable(path string) error {
+	key, err := keyfile.Load(path)
+	if err == nil {
+		key.Wipe()
+	}
+	return err
 }
 
 func keyFinding(err error) Finding {

@@ -14,9 +14,10 @@ import (
 	"cmtpd/internal/admin"
 	"cmtpd/internal/cmtptest"
 	"cmtpd/internal/config"
+	"cmtpd/internal/datadir/datadirtest"
 	"cmtpd/internal/discovery/dnstest"
 	"cmtpd/internal/durable"
-	"cmtpd/internal/keyfile"
+	"cmtpd/internal/identity"
 	"cmtpd/internal/spool"
 )
 
@@ -75,52 +76,22 @@ func one(t *testing.T, wrong []string, words ...string) {
 	}
 }
 
-// newServer has keys, and a spool with a message. No daemon runs.
-func newServer(t *testing.T) *config.Config {
-	t.Helper()
-	cfg := newConfig(t)
-	if err := os.Mkdir(cfg.DataDir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	identity, _, err := keyfile.LoadOrCreate(cfg.KeyFile())
-	if err != nil {
-		t.Fatal(err)
-	}
-	own, _, err := keyfile.LoadOrCreate(cfg.SpoolKeyFile())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := spool.Open(cfg.SpoolDir(), spool.Options{FS: durable.OS, Key: own, Identity: identity})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	w := s.NewWriter()
-	if _, err := w.Write([]byte("a message")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Commit(context.Background(), spool.Entry{Mailbox: spool.MailboxID{1}}); err != nil {
-		t.Fatal(err)
-	}
-	return cfg
-}
-
 func TestCheck_Fine(t *testing.T) {
-	cfg := newConfig(t)
+	cfg := datadirtest.Config(t)
 	if wrong, notes := checked(t, cfg, ""); len(wrong) != 0 || len(notes) != 5 { // data, both keys, daemon, DNS
 		t.Errorf("before the first start: %q, %q", wrong, notes)
 	}
 	if _, err := os.Stat(cfg.DataDir); err == nil {
 		t.Error("the check has made the data directory")
 	}
-	cfg = newServer(t)
+	cfg = datadirtest.Filled(t)
 	if wrong, notes := checked(t, cfg, ""); len(wrong) != 0 || len(notes) != 2 || !strings.Contains(notes[0], "no daemon runs") || !strings.Contains(notes[1], "DNS does not answer") {
 		t.Errorf("without a daemon: %q, %q", wrong, notes)
 	}
 }
 
 func TestCheck_Config(t *testing.T) {
-	cfg := newConfig(t)
+	cfg := datadirtest.Config(t)
 	wrong, _ := checked(t, cfg, "hostnam = 1\nsmtp.mode = \"maybe\"\n")
 	if len(wrong) != 2 || !strings.Contains(wrong[0], "hostnam") || !strings.Contains(wrong[1], "smtp.mode") {
 		t.Errorf("%q", wrong)
@@ -131,7 +102,7 @@ func TestCheck_Config(t *testing.T) {
 }
 
 func TestCheck_Files(t *testing.T) {
-	cfg := newServer(t)
+	cfg := datadirtest.Filled(t)
 	checked(t, cfg, "") // writes the configuration
 	if err := os.Chmod(filepath.Join(filepath.Dir(cfg.DataDir), "cmtpd.toml"), 0o664); err != nil {
 		t.Fatal(err)
@@ -157,7 +128,7 @@ func TestCheck_Files(t *testing.T) {
 		one(t, wrong, "keys: ", "chmod 600 "+path)
 		chmod(path, 0o600)
 	}
-	if _, err := admin.NewRotation(cfg, false, time.Now).Now(""); err != nil {
+	if _, err := identity.NewRotation(cfg, false, time.Now).Now(""); err != nil {
 		t.Fatal(err)
 	}
 	former, err := filepath.Glob(cfg.KeyFile() + "." + strings.Repeat("?", 40))
@@ -189,7 +160,7 @@ func TestCheck_Owner(t *testing.T) {
 	if os.Geteuid() != 0 {
 		cmtptest.LeaveOut(t, "only root can give a file to another user")
 	}
-	cfg := newServer(t)
+	cfg := datadirtest.Filled(t)
 	if err := os.Chown(cfg.SpoolDir(), 65534, 65534); err != nil {
 		t.Fatal(err)
 	}
@@ -198,13 +169,13 @@ func TestCheck_Owner(t *testing.T) {
 }
 
 func TestCheck_Disk(t *testing.T) {
-	wrong, _ := checked(t, newServer(t), "limits.min_free_space = \"1TiB\"\n")
+	wrong, _ := checked(t, datadirtest.Filled(t), "limits.min_free_space = \"1TiB\"\n")
 	one(t, wrong, "disk: ", "mail is refused", "limits.min_free_space is 1099511627776")
 }
 
 // Without a daemon the spool itself is looked at.
 func TestCheck_Damage(t *testing.T) {
-	cfg := newServer(t)
+	cfg := datadirtest.Filled(t)
 	segments, err := filepath.Glob(filepath.Join(cfg.SpoolDir(), "log", "*.seg"))
 	if err != nil || len(segments) == 0 {
 		t.Fatal(segments, err)
@@ -230,8 +201,8 @@ func TestCheck_Damage(t *testing.T) {
 
 // A running daemon says what it has met; the spool is not read.
 func TestCheck_Running(t *testing.T) {
-	cfg := newServer(t)
-	_, stop := startDaemonWith(t, cfg, brokenSpool{})
+	cfg := datadirtest.Filled(t)
+	_, stop := datadirtest.Occupy(t, cfg, brokenSpool{})
 	defer stop()
 	wrong, notes := checked(t, cfg, "listen.addresses = [\"127.0.0.1:0\"]\n")
 	if len(notes) != 1 || len(wrong) != 2 || !strings.Contains(wrong[0], "takes no mail") || !strings.Contains(wrong[1], "damage: large/x: gone") {
@@ -241,8 +212,8 @@ func TestCheck_Running(t *testing.T) {
 
 // A daemon that is not met where it should listen is as good as none.
 func TestCheck_Unmet(t *testing.T) {
-	cfg := newServer(t)
-	_, stop := startDaemonWith(t, cfg, soundSpool{})
+	cfg := datadirtest.Filled(t)
+	_, stop := datadirtest.Occupy(t, cfg, soundSpool{})
 	defer stop()
 	wrong, _ := checked(t, cfg, fmt.Sprintf("listen.addresses = [%q]\n", net.JoinHostPort(cmtptest.Loopback(), "1")))
 	one(t, wrong, "ports: a daemon runs, and is not met at 127.", "connection refused", "ss -ltnp")
@@ -261,9 +232,53 @@ func (brokenSpool) RemoveAll(context.Context, []spool.ID, string) (int, error) {
 	return 0, spool.ErrFailed
 }
 
+// A named server has keys, and DNS says what a test lets it say of them.
+type named struct {
+	t    *testing.T
+	cfg  *config.Config
+	zone *dnstest.Server
+}
+
+func newNamed(t *testing.T) *named {
+	s := &named{t, datadirtest.Filled(t), dnstest.Start(t, "")}
+	s.cfg.DNS.Resolver = s.zone.Addr
+	return s
+}
+
+// publish makes what is to be published the whole of DNS, with the way to the server.
+func (s *named) publish(all []identity.DomainView) {
+	s.t.Helper()
+	zone := "example.org. SOA a. b. 1 1 1 1 60\nsecond.example. SOA a. b. 1 1 1 1 60\n" + route
+	for _, d := range all {
+		zone += d.Zone + "\n"
+	}
+	s.zone.SetZone(s.t, zone)
+}
+
+func (s *named) keys() identity.KeysView {
+	s.t.Helper()
+	v, err := identity.Keys(s.t.Context(), s.cfg, true)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return v
+}
+
+func (s *named) rotation(dns bool) *identity.Rotation {
+	return identity.NewRotation(s.cfg, dns, time.Now)
+}
+
+func (s *named) do(v identity.StepView, err error) identity.StepView {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return v
+}
+
 // A port to which others come, and where nobody listens, is told of.
 func TestCheck_Port(t *testing.T) {
-	s := newRotating(t)
+	s := newNamed(t)
 	records := s.keys().Records
 	for _, test := range []struct {
 		listen, port string
@@ -295,7 +310,7 @@ func TestCheck_Port(t *testing.T) {
 
 // What is published is held against the keys that are here.
 func TestCheck_Records(t *testing.T) {
-	s := newRotating(t)
+	s := newNamed(t)
 	lines := "dns.resolver = \"" + s.zone.Addr + "\"\n"
 	s.zone.SetZone(t, route)
 	look := func() (wrong, notes []string) {
@@ -317,9 +332,9 @@ func TestCheck_Records(t *testing.T) {
 		t.Errorf("all is right: %q, %q", wrong, notes)
 	}
 	first := s.keys().Records
-	prepared := s.do(func() (admin.StepView, error) { return s.rotation(true).Prepare(t.Context(), "") })
+	prepared := s.do(s.rotation(true).Prepare(t.Context(), ""))
 	noted("does not name the next key", "run: cmtpd key rotate")
-	s.do(bg(s.rotation(false).Switch))
+	s.do(s.rotation(false).Switch(t.Context()))
 	wrong, _ := look()
 	if len(wrong) == 0 || !strings.Contains(wrong[0], "names other keys than the server's") || !strings.Contains(wrong[0], "key show --dns") {
 		t.Errorf("the wrong key: %q", wrong)
@@ -329,8 +344,10 @@ func TestCheck_Records(t *testing.T) {
 	if len(wrong) != 0 || len(notes) < 1 || !strings.Contains(notes[len(notes)-1], "names the former key") || !strings.Contains(notes[len(notes)-1], "as it should be until") {
 		t.Errorf("a former key at once: %q, %q", wrong, notes)
 	}
-	s.now = time.Now().Add(-8 * 24 * time.Hour)
-	s.switched()
+	switched := time.Now().Add(-8 * 24 * time.Hour)
+	if err := os.Chtimes(s.cfg.KeyFile(), switched, switched); err != nil {
+		t.Fatal(err)
+	}
 	wrong, _ = look()
 	one(t, wrong, "names the former key", "--retire")
 	s.publish(s.keys().Records)
@@ -347,7 +364,7 @@ func TestCheck_Records(t *testing.T) {
 }
 
 func TestCheck_Validation(t *testing.T) {
-	s := newRotating(t)
+	s := newNamed(t)
 	s.zone.SetZone(t, route+"org. SOA a. b. 1 1 1 1 1\ndnssec-failed.org. SOA a. b. 1 1 1 1 1\n")
 	wrong, _ := checked(t, s.cfg, "dns.trusted = true\ndns.resolver = \""+s.zone.Addr+"\"\n")
 	one(t, wrong, "dns: the resolver does not validate DNSSEC", "unset dns.trusted")
@@ -355,7 +372,7 @@ func TestCheck_Validation(t *testing.T) {
 
 // A resolver that does not answer costs a bounded time, and is noted once.
 func TestCheck_Silent(t *testing.T) {
-	s := newRotating(t)
+	s := newNamed(t)
 	s.zone.Set(dnstest.Behaviour{Drop: true}, "")
 	began := time.Now()
 	wrong, notes := checked(t, s.cfg, "dns.trusted = true\ndns.timeout = \"1m\"\ndns.resolver = \""+s.zone.Addr+"\"\n")

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"cmtpd/internal/cmtptest"
+	"cmtpd/internal/datadir/datadirtest"
 	"cmtpd/internal/discovery/dnstest"
 )
 
@@ -91,7 +92,7 @@ func TestCheck_Backend(t *testing.T) {
 		"Away":       {away, "v2", []string{"backend: ", away, "connection refused", "smtp.backend"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			wrong, notes := checked(t, newServer(t), fmt.Sprintf("smtp.mode = \"relay\"\nsmtp.backend = %q\nsmtp.proxy_protocol = %q\n", tt.address, tt.proxy))
+			wrong, notes := checked(t, datadirtest.Filled(t), fmt.Sprintf("smtp.mode = \"relay\"\nsmtp.backend = %q\nsmtp.proxy_protocol = %q\n", tt.address, tt.proxy))
 			if tt.wrong != nil {
 				one(t, wrong, tt.wrong...)
 			} else if len(wrong) > 0 {
@@ -120,7 +121,7 @@ func TestCheck_Routes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			zone := dnstest.Start(t, tt.zone)
-			wrong, notes := checked(t, newServer(t), "dns.resolver = \""+zone.Addr+"\"\n")
+			wrong, notes := checked(t, datadirtest.Filled(t), "dns.resolver = \""+zone.Addr+"\"\n")
 			if tt.wrong != nil {
 				one(t, wrong, tt.wrong...)
 			} else if len(wrong) > 0 {
@@ -137,7 +138,7 @@ func TestCheck_Routes(t *testing.T) {
 // A resolver is put to the test whether it is believed or not.
 func TestCheck_Unbelieved(t *testing.T) {
 	zone := dnstest.Start(t, route+"org. SOA a. b. 1 1 1 1 1\ndnssec-failed.org. SOA a. b. 1 1 1 1 1\n")
-	_, notes := checked(t, newServer(t), "dns.resolver = \""+zone.Addr+"\"\n")
+	_, notes := checked(t, datadirtest.Filled(t), "dns.resolver = \""+zone.Addr+"\"\n")
 	if all := strings.Join(notes, "\n"); !strings.Contains(all, "dns: the resolver does not validate DNSSEC: nothing vouches") || !strings.Contains(all, "set dns.trusted") {
 		t.Errorf("notes: %q", notes)
 	}
@@ -153,7 +154,7 @@ func TestCheck_Taken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := newServer(t)
+	cfg := datadirtest.Filled(t)
 	for address, want := range map[string]bool{l.Addr().String(): true, ":" + port: true, "127.255.255.254:" + port: false, host + ":1": false} {
 		wrong, _ := checked(t, cfg, fmt.Sprintf("listen.addresses = [%q]\n", address))
 		if !want && len(wrong) > 0 {
@@ -170,7 +171,7 @@ func TestCheck_Taken(t *testing.T) {
 
 // A clock that was put back is noticed by what was written before.
 func TestCheck_Clock(t *testing.T) {
-	cfg := newServer(t)
+	cfg := datadirtest.Filled(t)
 	segments, err := filepath.Glob(filepath.Join(cfg.SpoolDir(), "log", "*.seg"))
 	if err != nil || len(segments) == 0 {
 		t.Fatal(segments, err)

@@ -14,8 +14,12 @@ import (
 	"time"
 
 	"cmtpd/internal/discovery"
+	"cmtpd/internal/identity"
 	"cmtpd/internal/trust"
 )
+
+// lookTime bounds what is asked of DNS.
+const lookTime = 5 * time.Second
 
 // records compares what DNS says of the local domains with what is here: where their mail goes, and which keys
 // they publish. It puts the resolver to the test too.
@@ -28,7 +32,7 @@ func (c *checkup) records(ctx context.Context) (found []Finding) {
 	var asked sync.WaitGroup
 	asked.Go(func() { validation = c.validationFindings(finder.CheckValidation(ctx)) })
 	asked.Go(func() { routes, silent = c.routes(ctx, finder) })
-	if s, err := readKeys(c.cfg); err == nil { // else it was said already
+	if s, err := identity.Read(c.cfg); err == nil { // else it was said already
 		found, unknown = c.published(ctx, finder, s)
 	}
 	asked.Wait()
@@ -43,18 +47,18 @@ func (c *checkup) records(ctx context.Context) (found []Finding) {
 }
 
 // published compares the _cmtp records with the keys. silent is why some are not known.
-func (c *checkup) published(ctx context.Context, finder *discovery.Finder, s *keyState) (found []Finding, silent error) {
-	sights := look(ctx, c.cfg, finder)
+func (c *checkup) published(ctx context.Context, finder *discovery.Finder, s *identity.State) (found []Finding, silent error) {
+	sights := identity.Look(ctx, c.cfg, finder)
 	bare := []string{}
 	for i := range sights {
-		for _, f := range s.faults(&sights[i]) {
-			switch f.flaw {
-			case unknown:
-				silent = sights[i].err
-			case missing:
-				bare = append(bare, sights[i].domain.String())
+		for _, f := range s.Faults(&sights[i]) {
+			switch f.Flaw {
+			case identity.Unknown:
+				silent = sights[i].Err
+			case identity.Missing:
+				bare = append(bare, sights[i].Domain.String())
 			default:
-				found = append(found, s.recordFinding(f))
+				found = append(found, recordFinding(s, f))
 			}
 		}
 	}
@@ -66,16 +70,16 @@ func (c *checkup) published(ctx context.Context, finder *discovery.Finder, s *ke
 
 // unheard notes of which domains others come to a port on which this server does not listen. That may be meant, where
 // something before it passes on what comes there.
-func (c *checkup) unheard(sights []sight) []Finding {
+func (c *checkup) unheard(sights []identity.Sight) []Finding {
 	const usual = 25
 	var names []string
 	for i := range sights {
 		g, port := &sights[i], usual
-		if r := g.published.Record; r != nil && r.Port != 0 {
+		if r := g.Published.Record; r != nil && r.Port != 0 {
 			port = r.Port
 		}
-		if g.err == nil && g.published.Ignored == nil && !c.listensOn(port) {
-			names = append(names, fmt.Sprintf("%s (%d)", g.domain, port))
+		if g.Err == nil && g.Published.Ignored == nil && !c.listensOn(port) {
+			names = append(names, fmt.Sprintf("%s (%d)", g.Domain, port))
 		}
 	}
 	if len(names) == 0 {
@@ -114,28 +118,28 @@ func some(names []string) string {
 }
 
 // recordFinding says how heavy a fault is.
-func (s *keyState) recordFinding(f fault) Finding {
+func recordFinding(s *identity.State, f identity.Fault) Finding {
 	const publish = "publish what cmtpd key show --dns prints"
-	switch f.flaw {
-	case ignored, wrongSuccessor:
-		return Finding{Text: f.text, Remedy: publish}
-	case wrongKey:
-		return Finding{Text: f.text + ": who meets it for the first time may hold its mail", Remedy: publish}
-	case lostNamed:
-		return Finding{Text: f.text + ": who meets the domain for the first time trusts whoever has it", Remedy: publish}
-	case formerNamed:
-		if at := s.since.Add(RecordWait); time.Now().Before(at) {
-			return Finding{Note: true, Text: f.text,
-				Remedy: "that is as it should be until " + at.UTC().Format(time.DateTime+" MST") + "; then run: " + retireCommand}
+	switch f.Flaw {
+	case identity.Ignored, identity.WrongSuccessor:
+		return Finding{Text: f.Text, Remedy: publish}
+	case identity.WrongKey:
+		return Finding{Text: f.Text + ": who meets it for the first time may hold its mail", Remedy: publish}
+	case identity.LostNamed:
+		return Finding{Text: f.Text + ": who meets the domain for the first time trusts whoever has it", Remedy: publish}
+	case identity.FormerNamed:
+		if at := s.Since.Add(identity.RecordWait); time.Now().Before(at) {
+			return Finding{Note: true, Text: f.Text,
+				Remedy: "that is as it should be until " + at.UTC().Format(time.DateTime+" MST") + "; then run: " + identity.RetireCommand}
 		}
 		// Within a week others take it for the key that has followed it. Later they would trust it anew.
-		return Finding{Note: time.Since(s.since) < trust.Week, Text: f.text, Remedy: "run: " + retireCommand}
-	case alien:
-		return Finding{Note: true, Text: f.text, Remedy: "if it is not yours, take it out of the record"}
-	case nextMissing:
-		return Finding{Note: true, Text: f.text, Remedy: "run: cmtpd key rotate"}
+		return Finding{Note: time.Since(s.Since) < trust.Week, Text: f.Text, Remedy: "run: " + identity.RetireCommand}
+	case identity.Alien:
+		return Finding{Note: true, Text: f.Text, Remedy: "if it is not yours, take it out of the record"}
+	case identity.NextMissing:
+		return Finding{Note: true, Text: f.Text, Remedy: "run: cmtpd key rotate"}
 	}
-	return Finding{Note: true, Text: f.text, Remedy: publish}
+	return Finding{Note: true, Text: f.Text, Remedy: publish}
 }
 
 // validationFindings says what a test of the resolver has come to.

@@ -9,6 +9,7 @@ import (
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/discovery"
+	"cmtpd/internal/identity"
 )
 
 // A route is what DNS says of where the mail of one local domain goes.
@@ -29,7 +30,7 @@ func (c *checkup) routes(ctx context.Context, finder *discovery.Finder) (found [
 		})
 	}
 	asked.Wait()
-	own := OwnAddresses()
+	own := discovery.OwnAddresses()
 	var elsewhere []string
 	for _, r := range all {
 		var failed *discovery.Error
@@ -57,11 +58,11 @@ func (c *checkup) routes(ctx context.Context, finder *discovery.Finder) (found [
 
 // publishRoute says which records are missing, as lines of a zone file.
 func (c *checkup) publishRoute(d address.Domain, err error) string {
-	host := fmt.Sprintf("%s. %d IN A (this machine's address)", c.cfg.Hostname, RecordTTL)
+	host := fmt.Sprintf("%s. %d IN A (this machine's address)", c.cfg.Hostname, identity.RecordTTL)
 	if errors.Is(err, discovery.ErrNoServer) {
 		return "publish an address of the host, as in: " + host
 	}
-	return fmt.Sprintf("publish: %s. %d IN MX 10 %s. and %s", d, RecordTTL, c.cfg.Hostname, host)
+	return fmt.Sprintf("publish: %s. %d IN MX 10 %s. and %s", d, identity.RecordTTL, c.cfg.Hostname, host)
 }
 
 // hostFindings tells of hosts of a domain that nobody can reach.

@@ -13,6 +13,7 @@ import (
 
 	"cmtpd/internal/client"
 	"cmtpd/internal/control"
+	"cmtpd/internal/identity"
 )
 
 const (
@@ -27,7 +28,7 @@ func (c *checkup) ports(ctx context.Context) (found []Finding) {
 	if c.running == nil {
 		return c.taken(ctx)
 	}
-	s, err := readKeys(c.cfg)
+	s, err := identity.Read(c.cfg)
 	if err != nil {
 		return nil // said already
 	}
@@ -71,7 +72,7 @@ func (c *checkup) unopened(l control.Listeners) []Finding {
 }
 
 // meet connects to an address of the daemon's, waits for its greeting, and compares the key that it shows.
-func (c *checkup) meet(ctx context.Context, configured string, greeting time.Duration, s *keyState) []Finding {
+func (c *checkup) meet(ctx context.Context, configured string, greeting time.Duration, s *identity.State) []Finding {
 	address, ok := c.reachable(configured)
 	if !ok {
 		return nil
@@ -88,8 +89,8 @@ func (c *checkup) meet(ctx context.Context, configured string, greeting time.Dur
 			"look whether another program has the port (ss -ltnp), whether a packet filter stops the loopback interface, and whether the daemon was restarted since listen was changed")
 	}
 	defer ch.Close()
-	if key := ch.ServerKey(); key != s.live {
-		return problem(fmt.Sprintf("at %s the key %s is shown, and server.key is %s", configured, key, s.live),
+	if key := ch.ServerKey(); key != s.Live {
+		return problem(fmt.Sprintf("at %s the key %s is shown, and server.key is %s", configured, key, s.Live),
 			"restart the daemon; if the key is unknown to you, another server has the port")
 	}
 	return nil

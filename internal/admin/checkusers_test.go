@@ -9,12 +9,13 @@ import (
 	"testing"
 
 	"cmtpd/internal/account"
+	"cmtpd/internal/datadir/datadirtest"
 	"cmtpd/internal/durable"
 )
 
 // What the configuration says of names is held against the accounts, and nothing is changed by it.
 func TestCheck_Users(t *testing.T) {
-	cfg := newServer(t)
+	cfg := datadirtest.Filled(t)
 	u := openUsers(t, cfg)
 	for _, name := range []string{"bob", "carol"} {
 		if _, err := u.CreateVersion2(mustAddress(name+"@example.org"), []byte("x")); err != nil {
@@ -70,7 +71,7 @@ func TestCheck_Users(t *testing.T) {
 // A damaged account is found, a cut-off write is left where it is, and what was opened to be
 // looked at cannot be changed.
 func TestCheck_UsersUntouched(t *testing.T) {
-	cfg := newServer(t)
+	cfg := datadirtest.Filled(t)
 	if err := os.Mkdir(cfg.AccountsDir(), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/config"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/datadir/datadirtest"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/letter"
@@ -115,7 +116,7 @@ func collect(t *testing.T, seq iter.Seq2[spool.Info, error]) (infos []spool.Info
 
 // What is shown of a message, and to whom it is counted.
 func TestSpool(t *testing.T) {
-	cfg := newConfig(t)
+	cfg := datadirtest.Config(t)
 	user, messages := fill(t, cfg)
 	s := openSpool(t, cfg)
 	for _, tt := range []struct {
@@ -170,14 +171,14 @@ func TestSpool(t *testing.T) {
 }
 
 func TestOpenSpool_None(t *testing.T) {
-	if _, err := admin.OpenSpool(newConfig(t)); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "cmtpd serve") {
+	if _, err := admin.OpenSpool(datadirtest.Config(t)); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "cmtpd serve") {
 		t.Errorf("without a spool: %v", err)
 	}
 }
 
 // A message goes to a new file of its owner's, whole or not at all.
 func TestSpool_ExportFile(t *testing.T) {
-	cfg := newConfig(t)
+	cfg := datadirtest.Config(t)
 	_, messages := fill(t, cfg)
 	s := openSpool(t, cfg)
 	path := filepath.Join(t.TempDir(), "message")
@@ -227,7 +228,7 @@ func damageLarge(t *testing.T, cfg *config.Config) {
 }
 
 func TestVerify(t *testing.T) {
-	cfg := newConfig(t)
+	cfg := datadirtest.Config(t)
 	fill(t, cfg)
 	last := int64(0)
 	report, err := admin.Verify(context.Background(), cfg, func(done, _ int64) { last = done })
@@ -251,7 +252,7 @@ func TestVerify(t *testing.T) {
 
 // Mail to the server itself opens with the server's key, and no other mail does.
 func TestSpool_ReadOwn(t *testing.T) {
-	cfg := newConfig(t)
+	cfg := datadirtest.Config(t)
 	user, _ := fill(t, cfg)
 	identity, err := keyfile.Load(cfg.KeyFile())
 	if err != nil {

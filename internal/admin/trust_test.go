@@ -12,6 +12,7 @@ import (
 	"cmtpd/internal/address"
 	"cmtpd/internal/admin"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/datadir/datadirtest"
 	"cmtpd/internal/durable"
 	"cmtpd/internal/trust"
 )
@@ -36,7 +37,7 @@ func shows(t *testing.T, s *trust.Store, name string, cmtp1 bool, numbers ...byt
 
 // A check tells which domains are held, why, and what to do; without making or changing anything.
 func TestCheck_Trust(t *testing.T) {
-	cfg := newServer(t)
+	cfg := datadirtest.Filled(t)
 	if checked(t, cfg, ""); !missing(cfg.TrustDir()) {
 		t.Error("the check has made the directory")
 	}

@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"cmtpd/internal/account"
-	"cmtpd/internal/admin"
 	"cmtpd/internal/channel"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/config"
@@ -30,6 +29,7 @@ import (
 	"cmtpd/internal/durable"
 	"cmtpd/internal/front"
 	"cmtpd/internal/guess"
+	"cmtpd/internal/identity"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/limit"
 	"cmtpd/internal/mailbox"
@@ -156,7 +156,7 @@ func (d *daemon) open() (err error) {
 	} else if err != nil {
 		return fmt.Errorf("locking the data directory: %w", err)
 	}
-	if err := admin.KeyNotLost(d.cfg); err != nil {
+	if err := identity.NotLost(d.cfg); err != nil {
 		return err
 	}
 	if d.identity, err = d.key(d.cfg.KeyFile(), "identity"); err != nil {

@@ -11,9 +11,9 @@ import (
 	"sync"
 
 	"cmtpd/internal/address"
-	"cmtpd/internal/admin"
 	"cmtpd/internal/config"
 	"cmtpd/internal/discovery"
+	"cmtpd/internal/identity"
 )
 
 // Published is what DNS should have that it has not.
@@ -33,7 +33,7 @@ func Publish(ctx context.Context, cfg *config.Config, own []netip.Addr, dns bool
 	} else {
 		p.Notes = append(p.Notes, "DNS was not asked: see that MX records lead to "+cfg.Hostname.String())
 	}
-	v, err := admin.Keys(ctx, cfg, dns)
+	v, err := identity.Keys(ctx, cfg, dns)
 	if errors.Is(err, fs.ErrNotExist) {
 		p.Notes = append(p.Notes, "The _cmtp records name the server's key, which is not made yet: cmtpd key show has them once it is.")
 		return p, nil
@@ -71,7 +71,7 @@ func (p *Published) ways(ctx context.Context, cfg *config.Config, own []netip.Ad
 	for i, d := range cfg.Domains {
 		result, err := results[i+1], errs[i+1]
 		leads := func(s discovery.Server) bool { return strings.EqualFold(s.Host, host) }
-		switch mx := fmt.Sprintf("%s. %d IN MX 10 %s.", d, admin.RecordTTL, host); {
+		switch mx := fmt.Sprintf("%s. %d IN MX 10 %s.", d, identity.RecordTTL, host); {
 		case isAbsent(err):
 			p.Zone = append(p.Zone, mx)
 		case err != nil:
@@ -93,15 +93,15 @@ func addressRecords(host string, own []netip.Addr) (lines []string) {
 		if a.Is4() {
 			kind = "A"
 		}
-		lines = append(lines, fmt.Sprintf("%s. %d IN %s %s", host, admin.RecordTTL, kind, a))
+		lines = append(lines, fmt.Sprintf("%s. %d IN %s %s", host, identity.RecordTTL, kind, a))
 	}
 	if lines == nil {
-		return []string{fmt.Sprintf("; %s. %d IN A (the address at which others reach this machine)", host, admin.RecordTTL)}
+		return []string{fmt.Sprintf("; %s. %d IN A (the address at which others reach this machine)", host, identity.RecordTTL)}
 	}
 	return lines
 }
 
 // PublicAddresses returns this machine's addresses at which others can reach it.
 func PublicAddresses() []netip.Addr {
-	return slices.DeleteFunc(admin.OwnAddresses(), func(ip netip.Addr) bool { return !ip.IsGlobalUnicast() || ip.IsPrivate() })
+	return slices.DeleteFunc(discovery.OwnAddresses(), func(ip netip.Addr) bool { return !ip.IsGlobalUnicast() || ip.IsPrivate() })
 }

@@ -11,10 +11,10 @@ import (
 	"syscall"
 	"time"
 
-	"cmtpd/internal/admin"
 	"cmtpd/internal/config"
 	"cmtpd/internal/datadir"
 	"cmtpd/internal/durable"
+	"cmtpd/internal/identity"
 	"cmtpd/internal/keyfile"
 )
 
@@ -121,7 +121,7 @@ func (w *Work) prepareData() error {
 		w.DataDir.State = Kept
 	}
 	if _, err := os.Lstat(w.Key.Path); err != nil {
-		return admin.KeyNotLost(w.Means)
+		return identity.NotLost(w.Means)
 	}
 	w.Key.State = Kept
 	key, err := keyfile.Load(w.Key.Path)

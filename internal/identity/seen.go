@@ -1,4 +1,4 @@
-package admin
+package identity
 
 import (
 	"encoding/json"
@@ -44,16 +44,16 @@ func readSeen(cfg *config.Config, key crypt.PublicKey, now time.Time) *seen {
 }
 
 // take takes what DNS says now. An answer without the key ends what was seen; no answer is none.
-func (s *seen) take(sights []sight, now time.Time) {
+func (s *seen) take(sights []Sight, now time.Time) {
 	for i := range sights {
 		g := &sights[i]
-		_, known := s.Domains[g.domain.String()]
+		_, known := s.Domains[g.Domain.String()]
 		switch {
-		case g.err != nil:
+		case g.Err != nil:
 		case !g.names(s.Key.PublicKey):
-			delete(s.Domains, g.domain.String())
+			delete(s.Domains, g.Domain.String())
 		case !known:
-			s.Domains[g.domain.String()] = now.UTC().Truncate(time.Second)
+			s.Domains[g.Domain.String()] = now.UTC().Truncate(time.Second)
 		}
 	}
 }

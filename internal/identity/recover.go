@@ -1,4 +1,4 @@
-package admin
+package identity
 
 import (
 	"context"
@@ -82,11 +82,11 @@ func (r *Rotation) Recover(ctx context.Context, from string) (v StepView, err er
 	if err != nil {
 		return v, err
 	}
-	s, err := readKeys(r.cfg)
+	s, err := Read(r.cfg)
 	if err != nil {
 		return v, err
 	}
-	v = r.view(s, r.look(ctx))
+	v = r.view(s, r.Look(ctx))
 	v.Text = "the server has this key now"
 	if lost.foreign {
 		v.Text += "; its spool begins anew, and the former one is in " + lost.dir

@@ -1,4 +1,8 @@
-package admin
+// Package identity is the keys of a server itself: which there are, what DNS should say of them and says, and how one
+// follows another or takes the place of one that is lost.
+//
+// It guarantees that a step that was cut short can be taken again.
+package identity
 
 import (
 	"context"
@@ -38,10 +42,10 @@ type KeysView struct {
 	Records   []DomainView `json:"records"`             // for DNS
 }
 
-// A keyState is where a server stands in the change of its keys. All of it is from files.
-type keyState struct {
-	live      crypt.PublicKey
-	since     time.Time       // live is in use, by its file's time
+// A State is where a server stands in the change of its keys. All of it is from files.
+type State struct {
+	Live      crypt.PublicKey // the one in use
+	Since     time.Time       // it is in use, by its file's time
 	next      crypt.PublicKey // zero: none is prepared
 	successor crypt.PublicKey // that was made here and has not come yet; zero: none
 	former    []crypt.PublicKey
@@ -49,27 +53,27 @@ type keyState struct {
 }
 
 // prepared reports whether a key waits to follow the one in use.
-func (s *keyState) prepared() bool { return s.next != crypt.PublicKey{} && s.next != s.live }
+func (s *State) prepared() bool { return s.next != crypt.PublicKey{} && s.next != s.Live }
 
 // interrupted reports whether a switch was cut short when the new key was in its place.
-func (s *keyState) interrupted() bool { return s.next == s.live }
+func (s *State) interrupted() bool { return s.next == s.Live }
 
 // has reports whether a key is the one in use, or was.
-func (s *keyState) has(key crypt.PublicKey) bool {
-	return key == s.live || slices.Contains(s.former, key)
+func (s *State) has(key crypt.PublicKey) bool {
+	return key == s.Live || slices.Contains(s.former, key)
 }
 
 // isLost reports whether a key was this server's before it was lost. Whoever has it now is not this server.
-func (s *keyState) isLost(key crypt.PublicKey) bool {
-	return key != s.live && slices.Contains(s.lost, LostPath("", key))
+func (s *State) isLost(key crypt.PublicKey) bool {
+	return key != s.Live && slices.Contains(s.lost, LostPath("", key))
 }
 
-// readKeys returns the state of the server that cfg describes. It fails where a key that is there cannot be read.
-func readKeys(cfg *config.Config) (*keyState, error) {
-	path, s := cfg.KeyFile(), new(keyState)
+// Read returns the state of the server that cfg describes. It fails where a key that is there cannot be read.
+func Read(cfg *config.Config) (*State, error) {
+	path, s := cfg.KeyFile(), new(State)
 	info, err := os.Lstat(path)
 	if err == nil {
-		s.live, err = publicHalf(path)
+		s.Live, err = publicHalf(path)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w; cmtpd serve makes the keys at its first start", err)
@@ -77,7 +81,7 @@ func readKeys(cfg *config.Config) (*keyState, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.since = info.ModTime()
+	s.Since = info.ModTime()
 	if s.next, err = publicHalf(keyfile.NextPath(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -99,6 +103,17 @@ func readKeys(cfg *config.Config) (*keyState, error) {
 	return s, err
 }
 
+// NotLost returns an error where there was an identity and is none: with another one nobody would know the server,
+// and its spool would be another's.
+func NotLost(cfg *config.Config) error {
+	_, key := os.Lstat(cfg.KeyFile())
+	if _, err := os.Lstat(cfg.SpoolDir()); err != nil || !errors.Is(key, fs.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("%s is missing, and there is a spool that belongs to it: restore it from a backup, "+
+		"or see docs/operations.md, A lost key", cfg.KeyFile())
+}
+
 // publicHalf returns the public half of the key at path.
 func publicHalf(path string) (crypt.PublicKey, error) {
 	k, err := keyfile.Load(path)
@@ -112,12 +127,12 @@ func publicHalf(path string) (crypt.PublicKey, error) {
 // Keys returns the keys of the server that cfg describes, and what should be published of them; with
 // dns also what is.
 func Keys(ctx context.Context, cfg *config.Config, dns bool) (v KeysView, err error) {
-	s, err := readKeys(cfg)
+	s, err := Read(cfg)
 	if err != nil {
 		return v, err
 	}
 	path := cfg.KeyFile()
-	v.Identity = keyView(s.live, path)
+	v.Identity = keyView(s.Live, path)
 	own, err := publicHalf(cfg.SpoolKeyFile())
 	if err == nil {
 		v.Spool = new(keyView(own, cfg.SpoolKeyFile()))
@@ -134,9 +149,9 @@ func Keys(ctx context.Context, cfg *config.Config, dns bool) (v KeysView, err er
 	for _, k := range s.former {
 		v.Former = append(v.Former, keyView(k, keyfile.FormerPath(path, k)))
 	}
-	var sights []sight
+	var sights []Sight
 	if dns {
-		sights = look(ctx, cfg, discovery.New(cfg, discovery.Options{}))
+		sights = Look(ctx, cfg, discovery.New(cfg, discovery.Options{}))
 	}
 	v.Records = s.domains(cfg, sights)
 	return v, nil

@@ -1,4 +1,4 @@
-package admin
+package identity
 
 import (
 	"context"
@@ -37,7 +37,7 @@ var (
 const (
 	prepareCommand = "cmtpd key rotate --prepare"
 	switchCommand  = "cmtpd key rotate --switch"
-	retireCommand  = "cmtpd key rotate --retire"
+	RetireCommand  = "cmtpd key rotate --retire"
 
 	// consequence is what --force means (docs/protocol.md sections 24.3 and 24.5).
 	consequence = "servers that have learnt of the announced successor hold all mail from and to you: for seven days, and where DNSSEC vouches for " +
@@ -81,8 +81,8 @@ type StepView struct {
 }
 
 // locked runs a step that changes keys, with other such commands kept out. A daemon may run.
-func (r *Rotation) locked(step func(*keyState) (StepView, error)) (StepView, error) {
-	if _, err := readKeys(r.cfg); err != nil { // before anything is made
+func (r *Rotation) locked(step func(*State) (StepView, error)) (StepView, error) {
+	if _, err := Read(r.cfg); err != nil { // before anything is made
 		return StepView{}, err
 	}
 	if err := datadir.Own(r.cfg.DataDir); err != nil {
@@ -93,18 +93,18 @@ func (r *Rotation) locked(step func(*keyState) (StepView, error)) (StepView, err
 		return StepView{}, fmt.Errorf("locking the server's key: %w; wait for the other command", err)
 	}
 	defer lock.Close()
-	s, err := readKeys(r.cfg)
+	s, err := Read(r.cfg)
 	if err != nil {
 		return StepView{}, err
 	}
 	return step(s)
 }
 
-func (r *Rotation) look(ctx context.Context) []sight {
+func (r *Rotation) Look(ctx context.Context) []Sight {
 	if r.finder == nil {
 		return nil
 	}
-	return look(ctx, r.cfg, r.finder)
+	return Look(ctx, r.cfg, r.finder)
 }
 
 func (r *Rotation) wait() time.Duration {
@@ -115,8 +115,8 @@ func (r *Rotation) wait() time.Duration {
 }
 
 // view returns the common part of what every step says, with the records that have to change.
-func (r *Rotation) view(s *keyState, sights []sight) StepView {
-	v := StepView{Key: keyView(s.live, r.cfg.KeyFile())}
+func (r *Rotation) view(s *State, sights []Sight) StepView {
+	v := StepView{Key: keyView(s.Live, r.cfg.KeyFile())}
 	if s.prepared() {
 		v.Next = new(keyView(s.next, keyfile.NextPath(r.cfg.KeyFile())))
 	}
@@ -134,11 +134,11 @@ func (r *Rotation) view(s *keyState, sights []sight) StepView {
 // Prepare makes the next key, or takes the one in the file from, and says what to publish. It keeps
 // one that is prepared already.
 func (r *Rotation) Prepare(ctx context.Context, from string) (StepView, error) {
-	return r.locked(func(s *keyState) (StepView, error) {
+	return r.locked(func(s *State) (StepView, error) {
 		if err := r.prepare(s, from); err != nil {
 			return StepView{}, err
 		}
-		sights := r.look(ctx)
+		sights := r.Look(ctx)
 		v := r.view(s, sights)
 		v.Text = "the next key is prepared"
 		if n := r.outlived(s.next); n != "" {
@@ -159,7 +159,7 @@ func (r *Rotation) Prepare(ctx context.Context, from string) (StepView, error) {
 }
 
 // prepare sees to it that there is a next key, and that it may be one.
-func (r *Rotation) prepare(s *keyState, from string) error {
+func (r *Rotation) prepare(s *State, from string) error {
 	if s.interrupted() {
 		return fmt.Errorf("%w: a switch was cut short; end it with: %s", ErrStep, switchCommand)
 	}
@@ -195,7 +195,7 @@ func (r *Rotation) prepare(s *keyState, from string) error {
 }
 
 // mayFollow refuses a key where another one is announced, by what was made here or by what DNS says.
-func (r *Rotation) mayFollow(s *keyState, next crypt.PublicKey, sights []sight) error {
+func (r *Rotation) mayFollow(s *State, next crypt.PublicKey, sights []Sight) error {
 	none := crypt.PublicKey{}
 	if r.Force {
 		return nil
@@ -205,9 +205,9 @@ func (r *Rotation) mayFollow(s *keyState, next crypt.PublicKey, sights []sight) 
 			ErrSuccessor, s.successor, prepareCommand, consequence)
 	}
 	for i := range sights {
-		if p := sights[i].published.Record; p != nil && p.Successor != none && p.Successor != next && !s.has(p.Successor) {
+		if p := sights[i].Published.Record; p != nil && p.Successor != none && p.Successor != next && !s.has(p.Successor) {
 			return fmt.Errorf("%w: the record of %s says that it is %s; rotate to that one. With --force the key changes all the same, and %s",
-				ErrSuccessor, sights[i].domain, p.Successor, consequence)
+				ErrSuccessor, sights[i].Domain, p.Successor, consequence)
 		}
 	}
 	return nil
@@ -225,7 +225,7 @@ func (r *Rotation) due(seen *seen) (at time.Time) {
 
 // Switch makes the next key the server's, once all who ask DNS know of it. The daemon must not run then.
 func (r *Rotation) Switch(ctx context.Context) (StepView, error) {
-	return r.locked(func(s *keyState) (StepView, error) {
+	return r.locked(func(s *State) (StepView, error) {
 		switch {
 		case s.interrupted():
 			// All was looked at before.
@@ -244,8 +244,8 @@ func (r *Rotation) Switch(ctx context.Context) (StepView, error) {
 }
 
 // published refuses to go on unless every domain names the next key, and has done so for long enough.
-func (r *Rotation) published(ctx context.Context, s *keyState) error {
-	sights := r.look(ctx)
+func (r *Rotation) published(ctx context.Context, s *State) error {
+	sights := r.Look(ctx)
 	if sights == nil {
 		return nil
 	}
@@ -258,16 +258,16 @@ func (r *Rotation) published(ctx context.Context, s *keyState) error {
 	var lacks []string
 	for i := range sights {
 		g := &sights[i]
-		for _, f := range s.faults(g) {
-			if f.flaw == missing && slices.Contains(r.Unpublished, g.domain) {
+		for _, f := range s.Faults(g) {
+			if f.Flaw == Missing && slices.Contains(r.Unpublished, g.Domain) {
 				continue
 			}
-			if slices.Contains([]flaw{unknown, missing, ignored, nextMissing}, f.flaw) {
-				lacks = append(lacks, f.text)
+			if slices.Contains([]Flaw{Unknown, Missing, Ignored, NextMissing}, f.Flaw) {
+				lacks = append(lacks, f.Text)
 			}
 		}
-		if r.Wait != 0 && r.Wait < g.ttl {
-			return fmt.Errorf("%w: DNS gives the record of %s for %v, so --wait must be as long", ErrWait, g.domain, g.ttl)
+		if r.Wait != 0 && r.Wait < g.TTL {
+			return fmt.Errorf("%w: DNS gives the record of %s for %v, so --wait must be as long", ErrWait, g.Domain, g.TTL)
 		}
 	}
 	if len(lacks) > 0 {
@@ -285,7 +285,7 @@ func (r *Rotation) published(ctx context.Context, s *keyState) error {
 }
 
 // promote is the switch itself, with the daemon kept from starting. first comes before it.
-func (r *Rotation) promote(s *keyState, first func() error) (StepView, error) {
+func (r *Rotation) promote(s *State, first func() error) (StepView, error) {
 	err := stopped(r.cfg, r.cfg.KeyFile(), func() error {
 		if err := first(); err != nil {
 			return err
@@ -296,21 +296,21 @@ func (r *Rotation) promote(s *keyState, first func() error) (StepView, error) {
 	if err != nil {
 		return StepView{}, err
 	}
-	was := s.live
-	if s, err = readKeys(r.cfg); err != nil {
+	was := s.Live
+	if s, err = Read(r.cfg); err != nil {
 		return StepView{}, err
 	}
 	v := r.view(s, nil)
 	v.Domains = nil // what names both is right for now
-	if was != s.live {
+	if was != s.Live {
 		v.Former = new(keyView(was, keyfile.FormerPath(r.cfg.KeyFile(), was)))
 	}
 	v.Text = "the server has its new key"
-	if n := r.outlived(s.live); n != "" {
+	if n := r.outlived(s.Live); n != "" {
 		v.Text += "; " + n + " worth nothing now, whose codes name a former key: cmtpd user invitations lists them, and cmtpd user invite makes others"
 	}
 	v.Due = "start cmtpd now, back up " + r.cfg.DataDir + ", tell your users the new fingerprint, and after " +
-		s.since.Add(r.wait()).UTC().Format(time.DateTime+" MST") + " run: " + retireCommand
+		s.Since.Add(r.wait()).UTC().Format(time.DateTime+" MST") + " run: " + RetireCommand
 	return v, nil
 }
 
@@ -337,7 +337,7 @@ func (r *Rotation) outlived(key crypt.PublicKey) string {
 
 // Now is Prepare and Switch at once, without a look at DNS.
 func (r *Rotation) Now(from string) (StepView, error) {
-	return r.locked(func(s *keyState) (StepView, error) {
+	return r.locked(func(s *State) (StepView, error) {
 		return r.promote(s, func() error {
 			if s.interrupted() {
 				return nil
@@ -350,7 +350,7 @@ func (r *Rotation) Now(from string) (StepView, error) {
 // Retire says what to publish once the former key need not be named any more, and whether it is there. It
 // changes nothing: the former key's file signs that the present one has followed it, and opens old mail.
 func (r *Rotation) Retire(ctx context.Context) (StepView, error) {
-	s, err := readKeys(r.cfg)
+	s, err := Read(r.cfg)
 	switch {
 	case err != nil:
 		return StepView{}, err
@@ -361,11 +361,11 @@ func (r *Rotation) Retire(ctx context.Context) (StepView, error) {
 	case len(s.former) == 0:
 		return StepView{}, fmt.Errorf("%w: no key was rotated here; begin with: %s", ErrStep, prepareCommand)
 	}
-	if at := s.since.Add(r.wait()); r.now().Before(at) {
+	if at := s.Since.Add(r.wait()); r.now().Before(at) {
 		return StepView{}, fmt.Errorf("%w: the former key may be named until %s, and who goes back to it needs that; run this again then",
 			ErrEarly, at.UTC().Format(time.DateTime+" MST"))
 	}
-	v := r.view(s, r.look(ctx))
+	v := r.view(s, r.Look(ctx))
 	if len(v.Domains) == 0 {
 		v.Text = "no record names a former key: the rotation is over"
 		return v, nil
@@ -377,13 +377,13 @@ func (r *Rotation) Retire(ctx context.Context) (StepView, error) {
 
 // Status says where a rotation stands, and which step is due. It changes nothing.
 func (r *Rotation) Status(ctx context.Context) (StepView, error) {
-	s, err := readKeys(r.cfg)
+	s, err := Read(r.cfg)
 	if err != nil {
 		return StepView{}, err
 	}
-	sights := r.look(ctx)
+	sights := r.Look(ctx)
 	v := r.view(s, sights)
-	named := func(g sight) bool {
+	named := func(g Sight) bool {
 		return slices.ContainsFunc(s.former, func(k crypt.PublicKey) bool { return g.names(k) })
 	}
 	switch {
@@ -396,8 +396,8 @@ func (r *Rotation) Status(ctx context.Context) (StepView, error) {
 		v.Text = "the next key is prepared"
 		v.Due = "publish this, and when it is there run: " + switchCommand
 	case slices.ContainsFunc(sights, named):
-		v.Text = "the key was rotated on " + s.since.UTC().Format(time.DateTime+" MST") + ", and DNS still names the former one"
-		v.Due = "run: " + retireCommand
+		v.Text = "the key was rotated on " + s.Since.UTC().Format(time.DateTime+" MST") + ", and DNS still names the former one"
+		v.Due = "run: " + RetireCommand
 	default:
 		v.Text = "no rotation is under way"
 		v.Due = "begin one with: " + prepareCommand
@@ -417,7 +417,7 @@ func (r *Rotation) Successor(ctx context.Context, out string) (StepView, error) 
 	if data, err := filepath.Abs(r.cfg.DataDir); err != nil || strings.HasPrefix(out, data+string(filepath.Separator)) {
 		return StepView{}, errors.Join(err, fmt.Errorf("a successor's key in %s is stolen with the key that it is to follow; name a file elsewhere with --out", data))
 	}
-	return r.locked(func(s *keyState) (StepView, error) {
+	return r.locked(func(s *State) (StepView, error) {
 		if s.next != (crypt.PublicKey{}) {
 			return StepView{}, fmt.Errorf("%w: a rotation is under way; end it first: cmtpd key rotate", ErrStep)
 		}
@@ -433,7 +433,7 @@ func (r *Rotation) Successor(ctx context.Context, out string) (StepView, error) 
 		if s.successor, err = keyfile.MakeSuccessor(r.cfg.KeyFile(), out); err != nil {
 			return StepView{}, err
 		}
-		v := r.view(s, r.look(ctx))
+		v := r.view(s, r.Look(ctx))
 		v.Text = "the successor's secret key is in " + out + ", and nowhere else. Move that file off this machine, to where you keep what must not burn or be stolen with it"
 		if len(v.Domains) > 0 {
 			v.Due = "publish this: from then on, only this key follows the present one"
@@ -443,7 +443,7 @@ func (r *Rotation) Successor(ctx context.Context, out string) (StepView, error) 
 }
 
 // secondSuccessor refuses to announce another successor than the one that was announced.
-func (r *Rotation) secondSuccessor(s *keyState, out string) error {
+func (r *Rotation) secondSuccessor(s *State, out string) error {
 	if _, err := os.Lstat(out); err == nil {
 		return fmt.Errorf("%w: it is %s, and %s holds another; nothing is written over that", ErrSuccessor, s.successor, out)
 	}

@@ -1,4 +1,4 @@
-package admin_test
+package identity_test
 
 import (
 	"context"
@@ -9,14 +9,18 @@ import (
 	"testing"
 	"time"
 
-	"cmtpd/internal/admin"
 	"cmtpd/internal/config"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/datadir/datadirtest"
 	"cmtpd/internal/discovery"
 	"cmtpd/internal/discovery/dnstest"
+	"cmtpd/internal/identity"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/trust"
 )
+
+// domain is one of the server's.
+var domain = datadirtest.Domain("example.org")
 
 // A rotating server has its key changed, while peers of all kinds meet it.
 type rotating struct {
@@ -28,21 +32,21 @@ type rotating struct {
 }
 
 func newRotating(t *testing.T) *rotating {
-	s := &rotating{t: t, cfg: newServer(t), zone: dnstest.Start(t, ""), now: time.Now()}
+	s := &rotating{t: t, cfg: datadirtest.Filled(t), zone: dnstest.Start(t, ""), now: time.Now()}
 	s.cfg.DNS.Resolver = s.zone.Addr
 	return s
 }
 
-func (s *rotating) rotation(dns bool) *admin.Rotation {
-	r := admin.NewRotation(s.cfg, dns, func() time.Time { return s.now })
+func (s *rotating) rotation(dns bool) *identity.Rotation {
+	r := identity.NewRotation(s.cfg, dns, func() time.Time { return s.now })
 	r.Force = s.force
 	return r
 }
 
 // publish makes what was said to be published the whole of DNS, but for domains that are left out.
-func (s *rotating) publish(all []admin.DomainView, without ...string) {
+func (s *rotating) publish(all []identity.DomainView, without ...string) {
 	s.t.Helper()
-	zone := "example.org. SOA a. b. 1 1 1 1 60\nsecond.example. SOA a. b. 1 1 1 1 60\n" + route
+	zone := "example.org. SOA a. b. 1 1 1 1 60\nsecond.example. SOA a. b. 1 1 1 1 60\n"
 	for _, d := range all {
 		if !strings.Contains(strings.Join(without, " "), d.Domain) {
 			zone += d.Zone + "\n"
@@ -51,16 +55,16 @@ func (s *rotating) publish(all []admin.DomainView, without ...string) {
 	s.zone.SetZone(s.t, zone)
 }
 
-func (s *rotating) keys() admin.KeysView {
+func (s *rotating) keys() identity.KeysView {
 	s.t.Helper()
-	v, err := admin.Keys(s.t.Context(), s.cfg, true)
+	v, err := identity.Keys(s.t.Context(), s.cfg, true)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	return v
 }
 
-func (s *rotating) do(step func() (admin.StepView, error)) admin.StepView {
+func (s *rotating) do(step func() (identity.StepView, error)) identity.StepView {
 	s.t.Helper()
 	v, err := step()
 	if err != nil {
@@ -69,7 +73,7 @@ func (s *rotating) do(step func() (admin.StepView, error)) admin.StepView {
 	return v
 }
 
-func (s *rotating) refused(want error, text string, step func() (admin.StepView, error)) {
+func (s *rotating) refused(want error, text string, step func() (identity.StepView, error)) {
 	s.t.Helper()
 	before := s.keys().Identity
 	if _, err := step(); err == nil || want != nil && !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
@@ -88,8 +92,8 @@ func (s *rotating) switched() {
 	}
 }
 
-func bg(step func(context.Context) (admin.StepView, error)) func() (admin.StepView, error) {
-	return func() (admin.StepView, error) { return step(context.Background()) }
+func bg(step func(context.Context) (identity.StepView, error)) func() (identity.StepView, error) {
+	return func() (identity.StepView, error) { return step(context.Background()) }
 }
 
 // sighting is what a peer sees of the server now.
@@ -105,7 +109,7 @@ func (s *rotating) sighting(record trust.Record) trust.Sighting {
 	}
 	g := trust.Sighting{Shown: live.Public(), CMTP1: true, Record: record}
 	for _, old := range former {
-		r := crypt.Rotation{Domain: alice.Domain, Old: old.Public(), New: live.Public(), When: crypt.UnixTimeOf(s.now)}
+		r := crypt.Rotation{Domain: domain, Old: old.Public(), New: live.Public(), When: crypt.UnixTimeOf(s.now)}
 		g.Rotations = append(g.Rotations, r.Sign(old, live))
 	}
 	return g
@@ -114,7 +118,7 @@ func (s *rotating) sighting(record trust.Record) trust.Sighting {
 // record is what DNS says of example.org now.
 func (s *rotating) record(vouched bool) trust.Record {
 	s.t.Helper()
-	p, _, err := discovery.New(s.cfg, discovery.Options{}).Look(s.t.Context(), alice.Domain)
+	p, _, err := discovery.New(s.cfg, discovery.Options{}).Look(s.t.Context(), domain)
 	if err != nil || p.Ignored != nil {
 		s.t.Fatal(p, err)
 	}
@@ -139,10 +143,10 @@ func (p *peers) meet(moment string) {
 	p.t.Helper()
 	now := p.record(p.vouched)
 	records := []trust.Record{now}
-	if !p.lastAt.IsZero() && p.now.Sub(p.lastAt) < admin.RecordWait {
+	if !p.lastAt.IsZero() && p.now.Sub(p.lastAt) < identity.RecordWait {
 		records = append(records, p.last)
 	}
-	had := append(p.states, &trust.State{Domain: alice.Domain})
+	had := append(p.states, &trust.State{Domain: domain})
 	p.states = had[:len(had)-1]
 	for _, before := range had {
 		for _, record := range records {
@@ -185,21 +189,21 @@ func TestRotation_NobodyIsLockedOut(t *testing.T) {
 			p := &peers{rotating: s, kind: k}
 			file := p.begin()
 			s.now = s.now.Add(time.Hour)
-			prepared := s.do(func() (admin.StepView, error) { return s.rotation(k.dns).Prepare(t.Context(), file) })
+			prepared := s.do(func() (identity.StepView, error) { return s.rotation(k.dns).Prepare(t.Context(), file) })
 			p.publishes(prepared.Domains)
 			p.meet("prepared and published")
 			if k.dns {
-				s.refused(admin.ErrEarly, "run this again at", bg(s.rotation(true).Switch))
+				s.refused(identity.ErrEarly, "run this again at", bg(s.rotation(true).Switch))
 			}
-			s.now = s.now.Add(admin.RecordWait)
+			s.now = s.now.Add(identity.RecordWait)
 			v := s.do(bg(s.rotation(k.dns).Switch))
 			s.switched()
 			if v.Key.Key != prepared.Next.Key || v.Former.Key != prepared.Key.Key {
 				t.Fatalf("the key is %+v", v)
 			}
 			p.meet("switched")
-			s.refused(admin.ErrEarly, "the former key may be named until", bg(s.rotation(k.dns).Retire))
-			s.now = s.now.Add(admin.RecordWait)
+			s.refused(identity.ErrEarly, "the former key may be named until", bg(s.rotation(k.dns).Retire))
+			s.now = s.now.Add(identity.RecordWait)
 			if k.dns {
 				p.retire(v)
 			}
@@ -210,7 +214,7 @@ func TestRotation_NobodyIsLockedOut(t *testing.T) {
 }
 
 // publishes is publish as this kind of server does it.
-func (p *peers) publishes(all []admin.DomainView) {
+func (p *peers) publishes(all []identity.DomainView) {
 	p.t.Helper()
 	if !p.dns {
 		return
@@ -231,14 +235,14 @@ func (p *peers) begin() (file string) {
 	p.meet("at first")
 	if p.succ {
 		file = filepath.Join(p.t.TempDir(), "successor.key")
-		p.publishes(p.do(func() (admin.StepView, error) { return p.rotation(true).Successor(p.t.Context(), file) }).Domains)
+		p.publishes(p.do(func() (identity.StepView, error) { return p.rotation(true).Successor(p.t.Context(), file) }).Domains)
 		p.meet("successor announced")
 	}
 	return file
 }
 
 // retire ends the rotation that has come to v.
-func (p *peers) retire(v admin.StepView) {
+func (p *peers) retire(v identity.StepView) {
 	p.t.Helper()
 	retired := p.do(bg(p.rotation(true).Retire))
 	if r := retired.Domains[0].Record; strings.Contains(r, v.Former.Key) || !strings.Contains(r, v.Key.Key) || p.enforce != strings.Contains(r, "mode=enforce") {
@@ -257,22 +261,22 @@ func TestRotation_AnotherThanTheSuccessor(t *testing.T) {
 	s := newRotating(t)
 	p := &peers{rotating: s, kind: kind{dns: true, vouched: true}}
 	file := filepath.Join(t.TempDir(), "successor.key")
-	s.publish(s.do(func() (admin.StepView, error) { return s.rotation(true).Successor(t.Context(), file) }).Domains)
+	s.publish(s.do(func() (identity.StepView, error) { return s.rotation(true).Successor(t.Context(), file) }).Domains)
 	p.meet("successor announced")
-	prepare := func() (admin.StepView, error) { return s.rotation(true).Prepare(t.Context(), "") }
-	s.refused(admin.ErrSuccessor, "--from FILE", prepare)
-	s.refused(admin.ErrSuccessor, "for seven days", func() (admin.StepView, error) { return s.rotation(false).Now("") })
+	prepare := func() (identity.StepView, error) { return s.rotation(true).Prepare(t.Context(), "") }
+	s.refused(identity.ErrSuccessor, "--from FILE", prepare)
+	s.refused(identity.ErrSuccessor, "for seven days", func() (identity.StepView, error) { return s.rotation(false).Now("") })
 	s.force = true
 	s.publish(s.do(prepare).Domains)
-	s.now = s.now.Add(admin.RecordWait)
+	s.now = s.now.Add(identity.RecordWait)
 	s.do(prepare)
-	s.now = s.now.Add(admin.RecordWait)
+	s.now = s.now.Add(identity.RecordWait)
 	s.force = false
-	s.refused(admin.ErrSuccessor, "made here", bg(s.rotation(true).Switch))
+	s.refused(identity.ErrSuccessor, "made here", bg(s.rotation(true).Switch))
 	if err := os.Remove(keyfile.SuccessorPath(s.cfg.KeyFile())); err != nil { // DNS still has it
 		t.Fatal(err)
 	}
-	s.refused(admin.ErrSuccessor, "the record of example.org says", bg(s.rotation(true).Switch))
+	s.refused(identity.ErrSuccessor, "the record of example.org says", bg(s.rotation(true).Switch))
 	s.force = true
 	s.do(bg(s.rotation(true).Switch))
 	for _, peer := range p.states {
@@ -285,52 +289,52 @@ func TestRotation_AnotherThanTheSuccessor(t *testing.T) {
 // A record that one of two domains lacks, or that DNS cannot tell of, keeps the key where it is.
 func TestRotation_Switch_Records(t *testing.T) {
 	s := newRotating(t)
-	s.refused(admin.ErrStep, "--prepare", bg(s.rotation(true).Switch))
-	s.refused(admin.ErrStep, "--prepare", bg(s.rotation(true).Retire))
+	s.refused(identity.ErrStep, "--prepare", bg(s.rotation(true).Switch))
+	s.refused(identity.ErrStep, "--prepare", bg(s.rotation(true).Retire))
 	at := s.now
-	prepare := func() (admin.StepView, error) { return s.rotation(true).Prepare(t.Context(), "") }
+	prepare := func() (identity.StepView, error) { return s.rotation(true).Prepare(t.Context(), "") }
 	first := s.do(prepare)
 	if again := s.do(prepare); again.Next.Key != first.Next.Key {
 		t.Error("to prepare again makes another key")
 	}
-	s.refused(admin.ErrStep, "--switch", bg(s.rotation(true).Retire))
-	s.refused(admin.ErrRecords, "second.example publishes no _cmtp record", bg(s.rotation(true).Switch))
+	s.refused(identity.ErrStep, "--switch", bg(s.rotation(true).Retire))
+	s.refused(identity.ErrRecords, "second.example publishes no _cmtp record", bg(s.rotation(true).Switch))
 	s.publish(first.Domains, "second.example")
-	s.refused(admin.ErrRecords, "second.example publishes no _cmtp record", bg(s.rotation(true).Switch))
+	s.refused(identity.ErrRecords, "second.example publishes no _cmtp record", bg(s.rotation(true).Switch))
 	s.publish(first.Domains)
 	s.zone.Set(dnstest.Behaviour{Rcode: 2}, "_cmtp.second.example")
-	s.refused(admin.ErrRecords, "not known what second.example publishes", bg(s.rotation(true).Switch))
+	s.refused(identity.ErrRecords, "not known what second.example publishes", bg(s.rotation(true).Switch))
 	s.zone.Set(dnstest.Behaviour{}, "_cmtp.second.example")
 	early := s.rotation(true)
 	early.Wait = time.Minute
-	s.refused(admin.ErrWait, "--wait must be as long", bg(early.Switch))
+	s.refused(identity.ErrWait, "--wait must be as long", bg(early.Switch))
 
 	// The wait counts from when the last of them was seen, and anew when one was not there.
 	s.now = at.Add(2 * time.Hour)
-	s.refused(admin.ErrEarly, "run this again at", bg(s.rotation(true).Switch))
+	s.refused(identity.ErrEarly, "run this again at", bg(s.rotation(true).Switch))
 	s.publish(first.Domains, "example.org")
-	s.refused(admin.ErrRecords, "example.org publishes no _cmtp record", bg(s.rotation(true).Switch))
+	s.refused(identity.ErrRecords, "example.org publishes no _cmtp record", bg(s.rotation(true).Switch))
 	s.publish(first.Domains)
-	s.now = at.Add(admin.RecordWait + time.Hour)
-	s.refused(admin.ErrEarly, "run this again at", bg(s.rotation(true).Switch))
+	s.now = at.Add(identity.RecordWait + time.Hour)
+	s.refused(identity.ErrEarly, "run this again at", bg(s.rotation(true).Switch))
 	if err := os.WriteFile(s.cfg.KeyFile()+".seen", []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.now = at.Add(2*admin.RecordWait + 2*time.Hour)
-	s.refused(admin.ErrEarly, "run this again at", bg(s.rotation(true).Switch))
-	s.now = s.now.Add(admin.RecordWait)
+	s.now = at.Add(2*identity.RecordWait + 2*time.Hour)
+	s.refused(identity.ErrEarly, "run this again at", bg(s.rotation(true).Switch))
+	s.now = s.now.Add(identity.RecordWait)
 	if v := s.do(bg(s.rotation(true).Switch)); v.Key.Key != first.Next.Key {
 		t.Errorf("the key is %+v", v.Key)
 	}
-	s.refused(admin.ErrStep, "no next key is prepared", bg(s.rotation(true).Switch))
+	s.refused(identity.ErrStep, "no next key is prepared", bg(s.rotation(true).Switch))
 }
 
 func TestRotation_Switch_Unpublished(t *testing.T) {
 	s := newRotating(t)
-	prepare := func() (admin.StepView, error) { return s.rotation(true).Prepare(t.Context(), "") }
+	prepare := func() (identity.StepView, error) { return s.rotation(true).Prepare(t.Context(), "") }
 	s.publish(s.do(prepare).Domains, "second.example")
 	s.do(prepare)
-	s.now = s.now.Add(admin.RecordWait)
+	s.now = s.now.Add(identity.RecordWait)
 	r := s.rotation(true)
 	r.Unpublished = s.cfg.Domains[1:]
 	s.do(bg(r.Switch))
@@ -339,7 +343,7 @@ func TestRotation_Switch_Unpublished(t *testing.T) {
 // A switch that was cut short when the new key was in its place ends with the same command.
 func TestRotation_Interrupted(t *testing.T) {
 	s := newRotating(t)
-	s.do(func() (admin.StepView, error) { return s.rotation(false).Prepare(t.Context(), "") })
+	s.do(func() (identity.StepView, error) { return s.rotation(false).Prepare(t.Context(), "") })
 	next, err := os.ReadFile(keyfile.NextPath(s.cfg.KeyFile()))
 	if err != nil {
 		t.Fatal(err)
@@ -348,8 +352,8 @@ func TestRotation_Interrupted(t *testing.T) {
 	if err := os.WriteFile(keyfile.NextPath(s.cfg.KeyFile()), next, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.refused(admin.ErrStep, "cut short", bg(s.rotation(true).Retire))
-	s.refused(admin.ErrStep, "cut short", func() (admin.StepView, error) { return s.rotation(true).Prepare(t.Context(), "") })
+	s.refused(identity.ErrStep, "cut short", bg(s.rotation(true).Retire))
+	s.refused(identity.ErrStep, "cut short", func() (identity.StepView, error) { return s.rotation(true).Prepare(t.Context(), "") })
 	if now := s.do(bg(s.rotation(true).Status)); !strings.Contains(now.Due, "--switch") {
 		t.Errorf("%+v", now)
 	}
@@ -369,7 +373,7 @@ func TestKeys_Records(t *testing.T) {
 		other = k.Public()
 	}
 	published := &discovery.Record{Keys: []crypt.PublicKey{other}, Port: 2525, Mode: discovery.Testing, MaxAge: time.Hour}
-	s.zone.SetZone(t, admin.ZoneLine(alice.Domain, published.String()))
+	s.zone.SetZone(t, identity.ZoneLine(domain, published.String()))
 	d := s.keys().Records[0]
 	r, err := discovery.ParseRecord(d.Record)
 	if err != nil || len(r.Keys) != 2 || r.Keys[1] != other || r.Port != 2525 || r.Mode != discovery.Testing || r.MaxAge != time.Hour {
@@ -390,13 +394,13 @@ func TestZoneLine(t *testing.T) {
 		}
 		r.Keys = append(r.Keys, k.Public())
 	}
-	line := admin.ZoneLine(alice.Domain, r.String())
+	line := identity.ZoneLine(domain, r.String())
 	if !strings.HasPrefix(line, `_cmtp.example.org. 3600 IN TXT "v=CMTP1; `) || strings.Count(line, `"`) != 4 {
 		t.Error(line)
 	}
 	s := newRotating(t)
 	s.zone.SetZone(t, line)
-	if p, _, err := discovery.New(s.cfg, discovery.Options{}).Look(t.Context(), alice.Domain); err != nil || p.Record == nil || p.Record.String() != r.String() {
+	if p, _, err := discovery.New(s.cfg, discovery.Options{}).Look(t.Context(), domain); err != nil || p.Record == nil || p.Record.String() != r.String() {
 		t.Errorf("%+v, %v", p, err)
 	}
 }
@@ -404,8 +408,8 @@ func TestZoneLine(t *testing.T) {
 func TestRotation_Successor_Refuses(t *testing.T) {
 	s := newRotating(t)
 	dir := t.TempDir()
-	make := func(out string) func() (admin.StepView, error) {
-		return func() (admin.StepView, error) { return s.rotation(false).Successor(t.Context(), out) }
+	make := func(out string) func() (identity.StepView, error) {
+		return func() (identity.StepView, error) { return s.rotation(false).Successor(t.Context(), out) }
 	}
 	s.refused(nil, "is stolen with the key", make(s.cfg.DataDir+"/successor.key"))
 	taken := filepath.Join(dir, "taken")
@@ -417,20 +421,20 @@ func TestRotation_Successor_Refuses(t *testing.T) {
 	if again := s.do(make(filepath.Join(dir, "first"))); again.Successor.Key != first.Successor.Key {
 		t.Error("the same command makes another successor")
 	}
-	s.refused(admin.ErrSuccessor, "--force makes another", make(filepath.Join(dir, "second")))
+	s.refused(identity.ErrSuccessor, "--force makes another", make(filepath.Join(dir, "second")))
 	s.force = true
 	if second := s.do(make(filepath.Join(dir, "second"))); second.Successor.Key == first.Successor.Key {
 		t.Error("--force has made no other successor")
 	}
-	s.do(func() (admin.StepView, error) {
+	s.do(func() (identity.StepView, error) {
 		return s.rotation(false).Prepare(t.Context(), filepath.Join(dir, "second"))
 	})
-	s.refused(admin.ErrStep, "a rotation is under way", make(filepath.Join(dir, "third")))
+	s.refused(identity.ErrStep, "a rotation is under way", make(filepath.Join(dir, "third")))
 	s.do(bg(s.rotation(false).Switch))
 	if v := s.keys(); v.Successor != nil {
 		t.Errorf("the successor has come: %+v", v)
 	}
-	s.refused(admin.ErrStep, "has or had", func() (admin.StepView, error) {
+	s.refused(identity.ErrStep, "has or had", func() (identity.StepView, error) {
 		return s.rotation(false).Prepare(t.Context(), filepath.Join(dir, "second"))
 	})
 }
@@ -438,18 +442,18 @@ func TestRotation_Successor_Refuses(t *testing.T) {
 // What was seen of a next key that was given up counts for no other.
 func TestRotation_GivenUp(t *testing.T) {
 	s := newRotating(t)
-	prepare := func() (admin.StepView, error) { return s.rotation(true).Prepare(t.Context(), "") }
+	prepare := func() (identity.StepView, error) { return s.rotation(true).Prepare(t.Context(), "") }
 	first := s.do(prepare)
 	s.publish(first.Domains)
 	s.do(prepare)
 	if err := os.Remove(keyfile.NextPath(s.cfg.KeyFile())); err != nil {
 		t.Fatal(err)
 	}
-	s.now = s.now.Add(admin.RecordWait)
+	s.now = s.now.Add(identity.RecordWait)
 	second := s.do(prepare)
 	if second.Next.Key == first.Next.Key {
 		t.Fatal("the same key is prepared again")
 	}
 	s.publish(second.Domains)
-	s.refused(admin.ErrEarly, "run this again at", bg(s.rotation(true).Switch))
+	s.refused(identity.ErrEarly, "run this again at", bg(s.rotation(true).Switch))
 }

@@ -1,4 +1,4 @@
-package admin_test
+package identity_test
 
 import (
 	"errors"
@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"cmtpd/internal/admin"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/identity"
 	"cmtpd/internal/keyfile"
 	"cmtpd/internal/trust"
 )
@@ -16,12 +16,12 @@ import (
 // losing returns a server that has announced a successor, which is in the file.
 func losing(t *testing.T) (s *rotating, file string) {
 	s, file = newRotating(t), filepath.Join(t.TempDir(), "successor.key")
-	s.do(func() (admin.StepView, error) { return s.rotation(false).Successor(t.Context(), file) })
+	s.do(func() (identity.StepView, error) { return s.rotation(false).Successor(t.Context(), file) })
 	return s, file
 }
 
-func (s *rotating) recover(file string) func() (admin.StepView, error) {
-	return func() (admin.StepView, error) { return s.rotation(false).Recover(s.t.Context(), file) }
+func (s *rotating) recover(file string) func() (identity.StepView, error) {
+	return func() (identity.StepView, error) { return s.rotation(false).Recover(s.t.Context(), file) }
 }
 
 func (s *rotating) lose() crypt.PublicKey {
@@ -46,19 +46,19 @@ func (s *rotating) make(path string) {
 // A key that is there, and one that others would hold mail for, are refused unless told.
 func TestRotation_Recover_Refuses(t *testing.T) {
 	s, file := losing(t)
-	s.refused(admin.ErrKeyThere, "rotate --now --from", s.recover(file))
+	s.refused(identity.ErrKeyThere, "rotate --now --from", s.recover(file))
 	s.force = true
-	s.refused(admin.ErrKeyThere, "rotate --now --from", s.recover(file)) // it can sign, so nothing else is right
+	s.refused(identity.ErrKeyThere, "rotate --now --from", s.recover(file)) // it can sign, so nothing else is right
 	s.force = false
 	was := s.lose()
 	s.make(s.cfg.KeyFile()) // as a start of an older version would
-	s.refused(admin.ErrKeyThere, "with --force; it goes aside", s.recover(file))
+	s.refused(identity.ErrKeyThere, "with --force; it goes aside", s.recover(file))
 	if err := os.Remove(s.cfg.KeyFile()); err != nil {
 		t.Fatal(err)
 	}
 	other := filepath.Join(t.TempDir(), "other")
 	s.make(other)
-	if _, err := s.recover(other)(); !errors.Is(err, admin.ErrSuccessor) || !strings.Contains(err.Error(), "for seven days") {
+	if _, err := s.recover(other)(); !errors.Is(err, identity.ErrSuccessor) || !strings.Contains(err.Error(), "for seven days") {
 		t.Errorf("another key than the successor: %v", err)
 	}
 	if _, err := s.recover(filepath.Join(t.TempDir(), "none"))(); !errors.Is(err, os.ErrNotExist) {
@@ -70,11 +70,11 @@ func TestRotation_Recover_Refuses(t *testing.T) {
 	s.make(s.cfg.KeyFile())
 	s.force = true
 	s.do(s.recover(file))
-	lost := admin.LostPath(s.cfg.DataDir, was)
+	lost := identity.LostPath(s.cfg.DataDir, was)
 	if _, err := keyfile.Load(filepath.Join(lost, "server.key")); err != nil {
 		t.Errorf("the key that was made meanwhile: %v", err)
 	}
-	s.refused(admin.ErrKeyThere, "it is this one", s.recover(file))
+	s.refused(identity.ErrKeyThere, "it is this one", s.recover(file))
 }
 
 // Wherever it is cut short it goes on, and ends the same.
@@ -82,7 +82,7 @@ func TestRotation_Recover_CutShort(t *testing.T) {
 	for cut := range 4 {
 		s, file := losing(t)
 		was := s.lose()
-		lost := admin.LostPath(s.cfg.DataDir, was)
+		lost := identity.LostPath(s.cfg.DataDir, was)
 		if err := os.WriteFile(s.cfg.KeyFile(), []byte("a damaged key"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -119,7 +119,7 @@ func TestRotation_Recover_CutShort(t *testing.T) {
 func TestRotation_Recover_FormerSpool(t *testing.T) {
 	s, file := losing(t)
 	s.force = true
-	s.do(func() (admin.StepView, error) { return s.rotation(false).Now("") }) // and no start since then
+	s.do(func() (identity.StepView, error) { return s.rotation(false).Now("") }) // and no start since then
 	s.lose()
 	s.do(s.recover(file))
 	if missing(s.cfg.SpoolDir()) || missing(s.cfg.SpoolKeyFile()) {
@@ -143,7 +143,7 @@ func TestRotation_Recover_Records(t *testing.T) {
 	}
 	s.publish(before)
 	was := s.lose()
-	after := s.do(func() (admin.StepView, error) { return s.rotation(true).Recover(t.Context(), file) })
+	after := s.do(func() (identity.StepView, error) { return s.rotation(true).Recover(t.Context(), file) })
 	for _, d := range after.Domains {
 		if strings.Contains(d.Record, key(was)) || !strings.Contains(d.Record, key(another.Public())) || !strings.Contains(d.Record, "p="+after.Key.Key) {
 			t.Errorf("to be published: %s", d.Record)
@@ -168,3 +168,5 @@ func TestRotation_Recover_Records(t *testing.T) {
 		}
 	}
 }
+
+func missing(path string) bool { _, err := os.Stat(path); return os.IsNotExist(err) }
