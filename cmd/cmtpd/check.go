@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cmtpd/internal/admin"
+	"cmtpd/internal/checkup"
 )
 
 // errFindings: check has found something that is wrong.
@@ -14,8 +14,8 @@ var errFindings = errors.New("the check has found what to do something about")
 
 // A checkView is the form of check --json.
 type checkView struct {
-	OK       bool            `json:"ok"`
-	Findings []admin.Finding `json:"findings"`
+	OK       bool              `json:"ok"`
+	Findings []checkup.Finding `json:"findings"`
 }
 
 func checkCommand() *cobra.Command {
@@ -29,8 +29,8 @@ func checkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			wrong, found := 0, []admin.Finding{}
-			for f := range admin.Check(c.Context(), path) {
+			wrong, found := 0, []checkup.Finding{}
+			for f := range checkup.Check(c.Context(), path) {
 				if !f.Note {
 					wrong++
 				}
@@ -54,7 +54,7 @@ func checkCommand() *cobra.Command {
 }
 
 // showFinding prints a line as soon as it is known: the last ones wait for DNS.
-func showFinding(c *cobra.Command, f admin.Finding) {
+func showFinding(c *cobra.Command, f checkup.Finding) {
 	weight := "WRONG"
 	if f.Note {
 		weight = "note "

@@ -8,14 +8,14 @@ import (
 	"strings"
 	"testing"
 
-	"cmtpd/internal/admin"
+	"cmtpd/internal/checkup"
 	"cmtpd/internal/cmtptest"
 )
 
 // A checkResult is the output of check --json.
 type checkResult struct {
 	OK       bool
-	Findings []admin.Finding
+	Findings []checkup.Finding
 }
 
 // TestServe_Damage changes a byte on the disk of a running daemon. It finds out by itself, says so in

@@ -1,5 +1,5 @@
 // Package admin is what an administrator does to a server's data from the
-// command line: users, and looking into the spool.
+// command line: to its users, its spool, its queue, and what it knows of other servers.
 //
 // It guarantees that a running daemon and the command line never change the same
 // data at once, and that nothing is left in the data directory that the daemon's

@@ -23,8 +23,8 @@ var order = []string{
 	"version", "manual", "nearest", "address", "crypt", "oprf", "invite", "netbuf", "sockfilter", "cmtp", "provenance", "xzibit",
 	"recovery", "durable", "durable/durabletest", "keyfile", "limit", "guess", "letter", "terminal", "kernelring", "config",
 	"discovery", "discovery/dnstest", "account", "trust", "spool", "mailbox", "queue", "channel", "client", "client/clienttest",
-	"federation", "session", "relay", "front", "control", "datadir", "datadir/datadirtest", "identity", "backup", "admin", "setup",
-	"cache", "shorebird", "status", "metrics", "service", "daemon", "cmtptest",
+	"federation", "session", "relay", "front", "control", "datadir", "datadir/datadirtest", "identity", "backup", "admin",
+	"checkup", "setup", "cache", "shorebird", "status", "metrics", "service", "daemon", "cmtptest",
 }
 
 // A file is a parsed file of the module and the directory that it is in, from the

@@ -1,4 +1,4 @@
-package admin_test
+package checkup_test
 
 import (
 	"fmt"
@@ -9,23 +9,36 @@ import (
 	"testing"
 
 	"cmtpd/internal/account"
+	"cmtpd/internal/address"
+	"cmtpd/internal/admin"
 	"cmtpd/internal/datadir/datadirtest"
 	"cmtpd/internal/durable"
 )
 
+func user(name string) address.Address {
+	a, err := address.Parse(name + "@example.org")
+	if err != nil {
+		panic(err)
+	}
+	return a
+}
+
 // What the configuration says of names is held against the accounts, and nothing is changed by it.
 func TestCheck_Users(t *testing.T) {
 	cfg := datadirtest.Filled(t)
-	u := openUsers(t, cfg)
+	u, err := admin.OpenUsers(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{"bob", "carol"} {
-		if _, err := u.CreateVersion2(mustAddress(name+"@example.org"), []byte("x")); err != nil {
+		if _, err := u.CreateVersion2(user(name), []byte("x")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := u.Create(alice, []byte("x")); err != nil {
+	if _, err := u.Create(user("alice"), []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	if err := u.SetDisabled(mustAddress("carol@example.org"), true); err != nil {
+	if err := u.SetDisabled(user("carol"), true); err != nil {
 		t.Fatal(err)
 	}
 	if err := u.Close(); err != nil {
@@ -85,7 +98,7 @@ func TestCheck_UsersUntouched(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := store.Remove(alice); err == nil {
+	if err := store.Remove(user("alice")); err == nil {
 		t.Error("it was changed")
 	}
 	if wrong, _ := checked(t, cfg, ""); len(wrong) > 0 {

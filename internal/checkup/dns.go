@@ -1,4 +1,4 @@
-package admin
+package checkup
 
 import (
 	"cmp"
@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -106,15 +105,6 @@ func (c *checkup) listensOn(port int) bool {
 		}
 	}
 	return !open
-}
-
-// some returns a few of many names.
-func some(names []string) string {
-	const few = 5
-	if len(names) > few {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
-	}
-	return strings.Join(names, ", ")
 }
 
 // recordFinding says how heavy a fault is.

@@ -1,4 +1,4 @@
-package admin
+package checkup
 
 import "golang.org/x/sys/unix"
 

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package admin
+package checkup
 
 // clockKept knows nothing here.
 func clockKept() (kept, known bool) { return false, false }

@@ -1,4 +1,7 @@
-package admin
+// Package checkup looks over a server for its administrator: its files, its daemon, its users, and what others see of it.
+//
+// It guarantees that nothing is changed by looking, and that an answer that does not come costs a bounded time.
+package checkup
 
 import (
 	"context"
@@ -40,6 +43,15 @@ func (f Finding) String() string {
 
 func problem(text, remedy string) []Finding { return []Finding{{Text: text, Remedy: remedy}} }
 func note(text string) []Finding            { return []Finding{{Note: true, Text: text}} }
+
+// some returns a few of many names.
+func some(names []string) string {
+	const few = 5
+	if len(names) > few {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
+	}
+	return strings.Join(names, ", ")
+}
 
 // A checkup looks at one server. Nothing is changed by it, and what one check has learnt is there
 // for those that come after.

@@ -1,4 +1,4 @@
-package admin_test
+package checkup_test
 
 import (
 	"bufio"

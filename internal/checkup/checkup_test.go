@@ -1,4 +1,4 @@
-package admin_test
+package checkup_test
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"cmtpd/internal/admin"
+	"cmtpd/internal/checkup"
 	"cmtpd/internal/cmtptest"
 	"cmtpd/internal/config"
 	"cmtpd/internal/datadir/datadirtest"
@@ -49,7 +49,7 @@ func checkedAll(t *testing.T, cfg *config.Config, lines string) (wrong, notes []
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for f := range admin.Check(context.Background(), path) {
+	for f := range checkup.Check(context.Background(), path) {
 		if f.Note {
 			notes = append(notes, f.String())
 		} else {
@@ -96,7 +96,7 @@ func TestCheck_Config(t *testing.T) {
 	if len(wrong) != 2 || !strings.Contains(wrong[0], "hostnam") || !strings.Contains(wrong[1], "smtp.mode") {
 		t.Errorf("%q", wrong)
 	}
-	if found := slices.Collect(admin.Check(context.Background(), cfg.DataDir+"/none.toml")); len(found) != 1 || found[0].Note {
+	if found := slices.Collect(checkup.Check(context.Background(), cfg.DataDir+"/none.toml")); len(found) != 1 || found[0].Note {
 		t.Errorf("no file: %v", found)
 	}
 }
@@ -386,7 +386,7 @@ func TestCheck_Silent(t *testing.T) {
 
 // A finding is one line of text, though a daemon that somebody has taken over, or another server, has its say in it.
 func TestFinding_String(t *testing.T) {
-	f := admin.Finding{Check: "ports", Text: "\x1b[2J is met\nok: nothing\u009b31m is wrong", Remedy: "restart \u202eit"}
+	f := checkup.Finding{Check: "ports", Text: "\x1b[2J is met\nok: nothing\u009b31m is wrong", Remedy: "restart \u202eit"}
 	if got, want := f.String(), "ports: \ufffd[2J is met; ok: nothing\ufffd31m is wrong; restart \ufffdit"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
