@@ -1,0 +1,71 @@
+package checkup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"cmtpd/internal/control"
+	"cmtpd/internal/crypt"
+	"cmtpd/internal/durable"
+	"cmtpd/internal/keyfile"
+	"cmtpd/internal/spool"
+)
+
+// daemon asks the daemon over its socket.
+func (c *checkup) daemon(context.Context) []Finding {
+	state, err := control.Dial(c.cfg.ControlSocket()).Spool()
+	switch {
+	case err == nil:
+		c.running = &state
+		return nil
+	case errors.Is(err, control.ErrNobody):
+		return note("no daemon runs, or it is starting; under systemd, systemctl status cmtpd cmtpd.socket says why")
+	}
+	return problem(err.Error(), "run this as the owner of the directory; if that was so, look at the daemon's log")
+}
+
+// spool tells what the running daemon has met in its spool, or opens the spool.
+func (c *checkup) spool(context.Context) (found []Finding) {
+	var damage []spool.Damage
+	if c.running != nil {
+		damage = c.running.Damage
+		if c.running.Stats.Failed {
+			found = problem("it has stopped after a failed write, and takes no mail",
+				"look at the disk and the daemon's log, and start cmtpd again")
+		}
+	} else if _, err := os.Stat(c.cfg.SpoolDir()); err == nil {
+		s, err := spool.OpenReadOnly(c.cfg.SpoolDir(), durable.OS)
+		if err != nil {
+			return problem(err.Error(), "run this as the owner of the directory, and then cmtpd spool verify")
+		}
+		defer s.Close()
+		damage, found = s.Damage(), c.identity(s)
+	}
+	for _, d := range damage {
+		found = append(found, Finding{Text: "damage: " + d.String(),
+			Remedy: "the rest is served; look at the disk, run cmtpd spool verify, and see docs/operations.md, Damage"})
+	}
+	return found
+}
+
+// identity looks whether the next start can take the spool over.
+func (c *checkup) identity(s *spool.Spool) []Finding {
+	key, err := keyfile.Load(c.cfg.KeyFile())
+	if err != nil {
+		return nil // said already
+	}
+	defer key.Wipe()
+	was := s.Identity()
+	if was == key.Public() || was == (crypt.PublicKey{}) {
+		return nil
+	}
+	former, err := keyfile.LoadFormer(c.cfg.KeyFile(), was)
+	if err != nil {
+		return problem(fmt.Sprintf("the spool belongs to another identity key, %s, and cmtpd does not start with it", was),
+			fmt.Sprintf("restore that server.key, or after a key rotate %s, from a backup", keyfile.FormerPath(c.cfg.KeyFile(), was)))
+	}
+	former.Wipe()
+	return note("the server's key was rotated; the next start signs that into the spool")
+}
