@@ -63,8 +63,7 @@ func TestCheck_Users(t *testing.T) {
 		"NoPlainLogin":      {"accounts.plain_login = false\n", nil, "older form, on a new device: bob@example.org, carol@example.org; let each run shorebird passwd"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			settings := "dns.resolver = \"127.0.0.1:1\"\nlimits.min_free_space = 1\n" // before any table
-			wrong, notes := checkedAll(t, cfg, settings+tt.lines)
+			wrong, notes := checkedAll(t, cfg, tt.lines)
 			if len(wrong) != len(tt.wrong) {
 				t.Fatalf("%q are wrong", wrong)
 			}
