@@ -23,6 +23,7 @@ func checkCommand() *cobra.Command {
 		Use: "check", Short: "Look whether everything is right, beside a running daemon or without one", Args: args(cobra.NoArgs),
 		Long: "Look at the configuration, the data and its keys, the disk, the clock, the daemon and its spool, which domains are held, the users, the ports, the mail server\n" +
 			"behind, and what DNS says, and change nothing. It prints one line for each finding, with what to do: WRONG where something is to be done, note where it may be.\n" +
+			"The last line says that nothing is wrong, where that is so, how many notes there are, and whether no daemon could be asked.\n" +
 			"The exit status is 0 when nothing is wrong, and 3 when something is.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			path, err := c.Flags().GetString("config")
@@ -41,7 +42,7 @@ func checkCommand() *cobra.Command {
 			if asJSON(c) {
 				err = printJSON(c, checkView{wrong == 0, found})
 			} else if wrong == 0 {
-				fmt.Fprintln(c.OutOrStdout(), "nothing is wrong")
+				fmt.Fprintln(c.OutOrStdout(), checkup.Verdict(found))
 			}
 			if err == nil && wrong > 0 {
 				err = fmt.Errorf("%w (%d)", errFindings, wrong)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 
 	"cmtpd/internal/config"
@@ -32,6 +33,23 @@ func (f Finding) String() string {
 	return letter.Line(strings.ReplaceAll(s, "\n", "; "))
 }
 
+// Verdict says in a line what findings come to of which none is more than a note. Where no daemon could be asked it
+// says no more than was seen.
+func Verdict(notes []Finding) string {
+	s := "nothing is wrong"
+	if slices.ContainsFunc(notes, func(f Finding) bool { return f.Check == daemonCheck }) {
+		s += " that can be seen without asking a daemon"
+	}
+	switch n := len(notes); n {
+	case 0:
+		return s
+	case 1:
+		return s + "; 1 note"
+	default:
+		return fmt.Sprintf("%s; %d notes", s, n)
+	}
+}
+
 func problem(text, remedy string) []Finding { return []Finding{{Text: text, Remedy: remedy}} }
 func note(text string) []Finding            { return []Finding{{Note: true, Text: text}} }
 
@@ -52,6 +70,9 @@ type checkup struct {
 	running *control.SpoolState // what the daemon says; nil where none runs
 }
 
+// daemonCheck asks the daemon; what it finds is that there is none to ask.
+const daemonCheck = "daemon"
+
 // A check is one of those that a checkup consists of.
 type check struct {
 	name string
@@ -69,7 +90,7 @@ func Check(ctx context.Context, path string) iter.Seq[Finding] {
 		}
 		c := &checkup{path: path, cfg: cfg}
 		here := []check{{"config", c.file}, {"data", c.data}, {"keys", c.keys}, {"disk", c.disk}, {"clock", c.clock},
-			{"daemon", c.daemon}, {"spool", c.spool}, {"trust", c.trust}, {"users", c.users}}
+			{daemonCheck, c.daemon}, {"spool", c.spool}, {"trust", c.trust}, {"users", c.users}}
 		for _, k := range here {
 			if !each(k.look(ctx), k.name, yield) {
 				return

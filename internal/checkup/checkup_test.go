@@ -34,10 +34,10 @@ func checked(t *testing.T, cfg *config.Config, lines string) (wrong, notes []str
 	})
 }
 
-// checkedAll writes a server's configuration, with lines behind what is needed, and checks it. It
+// found writes a server's configuration, with lines behind what is needed, and checks it. It
 // returns what is wrong, and what is noted. What lines do not say depends on nothing of this machine: nobody answers for
 // DNS, and no port is wanted that a program may have.
-func checkedAll(t *testing.T, cfg *config.Config, lines string) (wrong, notes []string) {
+func found(t *testing.T, cfg *config.Config, lines string) (wrong, notes []checkup.Finding) {
 	t.Helper()
 	path := filepath.Join(filepath.Dir(cfg.DataDir), "cmtpd.toml")
 	text := fmt.Sprintf("hostname = \"mx.example.org\"\ndomains = [\"example.org\"]\ndata_dir = %q\ndelivery.loopback = true\n", cfg.DataDir)
@@ -51,12 +51,25 @@ func checkedAll(t *testing.T, cfg *config.Config, lines string) (wrong, notes []
 	}
 	for f := range checkup.Check(context.Background(), path) {
 		if f.Note {
-			notes = append(notes, f.String())
+			notes = append(notes, f)
 		} else {
-			wrong = append(wrong, f.String())
+			wrong = append(wrong, f)
 		}
 	}
 	return wrong, notes
+}
+
+// checkedAll is found in lines of text.
+func checkedAll(t *testing.T, cfg *config.Config, lines string) (wrong, notes []string) {
+	t.Helper()
+	text := func(all []checkup.Finding) (s []string) {
+		for _, f := range all {
+			s = append(s, f.String())
+		}
+		return s
+	}
+	w, n := found(t, cfg, lines)
+	return text(w), text(n)
 }
 
 // one expects one thing to be wrong, in these words.
@@ -381,6 +394,26 @@ func TestCheck_Silent(t *testing.T) {
 	}
 	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("it took %v", took)
+	}
+}
+
+// Nobody is told that all is well who has to read on, or where nothing was asked of a daemon.
+func TestVerdict(t *testing.T) {
+	note := func(check string) checkup.Finding { return checkup.Finding{Check: check, Note: true} }
+	for want, notes := range map[string][]checkup.Finding{
+		"nothing is wrong":          nil,
+		"nothing is wrong; 1 note":  {note("dns")},
+		"nothing is wrong; 2 notes": {note("dns"), note("clock")},
+		"nothing is wrong that can be seen without asking a daemon; 1 note":  {note("daemon")},
+		"nothing is wrong that can be seen without asking a daemon; 2 notes": {note("daemon"), note("dns")},
+	} {
+		if got := checkup.Verdict(notes); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	_, notes := found(t, datadirtest.Filled(t), "")
+	if got := checkup.Verdict(notes); !strings.HasPrefix(got, "nothing is wrong that can be seen without asking a daemon; ") {
+		t.Errorf("of a server without a daemon: %q", got)
 	}
 }
 
