@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"slices"
 	"strings"
@@ -31,6 +32,14 @@ func (f Finding) String() string {
 		s += "; " + f.Remedy
 	}
 	return letter.Line(strings.ReplaceAll(s, "\n", "; "))
+}
+
+// asOwner returns what to do about an error: who may not look has to be another, and for the rest it is otherwise.
+func asOwner(err error, otherwise string) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return "run this as the owner of the directory"
+	}
+	return otherwise
 }
 
 // Verdict says in a line what findings come to of which none is more than a note. Where no daemon could be asked it
@@ -67,7 +76,8 @@ func some(names []string) string {
 type checkup struct {
 	path    string // of the configuration
 	cfg     *config.Config
-	running *control.SpoolState // what the daemon says; nil where none runs
+	running *control.SpoolState // what the daemon says; nil where none could be asked
+	barred  bool                // who runs this may not look into the data directory
 }
 
 // daemonCheck asks the daemon; what it finds is that there is none to ask.
@@ -92,6 +102,9 @@ func Check(ctx context.Context, path string) iter.Seq[Finding] {
 		here := []check{{"config", c.file}, {"data", c.data}, {"keys", c.keys}, {"disk", c.disk}, {"clock", c.clock},
 			{daemonCheck, c.daemon}, {"spool", c.spool}, {"trust", c.trust}, {"users", c.users}}
 		for _, k := range here {
+			if c.barred {
+				break // each would say so again
+			}
 			if !each(k.look(ctx), k.name, yield) {
 				return
 			}

@@ -2,12 +2,15 @@ package checkup_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -179,6 +182,63 @@ func TestCheck_Owner(t *testing.T) {
 	}
 	wrong, _ := checked(t, cfg, "")
 	one(t, wrong, "data: ", "belongs to user 65534", "chown -R root: "+cfg.SpoolDir())
+}
+
+// Who may not look is told so once, with the command of who may. What is not theirs to see is not called wrong.
+func TestCheck_Barred(t *testing.T) {
+	const variable = "CMTPD_TEST_BARRED" // the configuration, in the process that may not look
+	if path := os.Getenv(variable); path != "" {
+		for f := range checkup.Check(t.Context(), path) {
+			fmt.Println(f.Note, f)
+		}
+		return
+	}
+	cfg := datadirtest.Filled(t)
+	l, err := net.Listen("tcp", net.JoinHostPort(cmtptest.Loopback(), "0")) // as the daemon that cannot be asked
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	found(t, cfg, fmt.Sprintf("listen.addresses = [%q]\n", l.Addr()))
+	dir := filepath.Dir(cfg.DataDir)
+	path := filepath.Join(dir, "cmtpd.toml")
+	program := exec.Command(os.Args[0], "-test.run=^TestCheck_Barred$")
+	remedy := "chmod 700 " + cfg.DataDir
+	if os.Geteuid() == 0 { // whom a mode does not stop
+		const nobody = 65534
+		program.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		remedy = "run this as the owner of " + cfg.DataDir
+		b, err := os.ReadFile(os.Args[0]) // it lies where only its maker may look
+		if err != nil {
+			t.Fatal(err)
+		}
+		program.Path = filepath.Join(dir, "program")
+		if err := os.WriteFile(program.Path, b, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	} else if err := os.Chmod(cfg.DataDir, 0); err != nil {
+		t.Fatal(err)
+	} else {
+		defer os.Chmod(cfg.DataDir, 0o700)
+	}
+	program.Env, program.Dir = append(os.Environ(), variable+"="+path), "/"
+	out, err := program.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var wrong []string
+	for line := range strings.Lines(string(out)) {
+		if text, ok := strings.CutPrefix(strings.TrimSpace(line), "false "); ok {
+			wrong = append(wrong, text)
+		}
+	}
+	one(t, wrong, "data: nothing in "+cfg.DataDir+" was looked at", remedy)
+	if !strings.Contains(string(out), "true dns: ") {
+		t.Errorf("what has nothing to do with it was not looked at: %s", out)
+	}
 }
 
 func TestCheck_Disk(t *testing.T) {

@@ -34,10 +34,19 @@ func (c *checkup) data(context.Context) (found []Finding) {
 		return note(dir + " is not there yet: cmtpd serve makes it at its first start")
 	}
 	if err != nil {
-		return problem(err.Error(), "run this as the owner of the directory")
+		c.barred = errors.Is(err, fs.ErrPermission)
+		return problem(err.Error(), asOwner(err, "look at the disk"))
 	}
 	if !info.IsDir() {
 		return problem(dir+" is no directory", "name another one in data_dir")
+	}
+	if _, err := os.Lstat(c.cfg.LockFile()); errors.Is(err, fs.ErrPermission) {
+		c.barred = true
+		remedy := "run: chmod 700 " + dir
+		if err := datadir.Own(dir); err != nil {
+			remedy = err.Error()
+		}
+		return problem("nothing in "+dir+" was looked at, and no daemon asked", remedy)
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		found = problem(fmt.Sprintf("%s is open to others (%v)", dir, mode), "run: chmod 700 "+dir)
@@ -110,12 +119,7 @@ func readable(path string) error {
 	return err
 }
 
-func keyFinding(err error) Finding {
-	if errors.Is(err, fs.ErrPermission) {
-		return Finding{Text: err.Error(), Remedy: "run this as the owner of the directory"}
-	}
-	return Finding{Text: err.Error()}
-}
+func keyFinding(err error) Finding { return Finding{Text: err.Error(), Remedy: asOwner(err, "")} }
 
 // disk compares the free space with what the daemon asks for.
 func (c *checkup) disk(context.Context) []Finding {
@@ -127,7 +131,7 @@ func (c *checkup) disk(context.Context) []Finding {
 		return nil
 	}
 	if err != nil {
-		return problem(err.Error(), "run this as the owner of the directory")
+		return problem(err.Error(), asOwner(err, "look at the disk"))
 	}
 	if need := uint64(c.cfg.Limits.MinFreeSpace); free < need {
 		return problem(fmt.Sprintf("mail is refused: %d bytes are free, and limits.min_free_space is %d", free, need),

@@ -25,7 +25,10 @@ const (
 
 // ports meets the running daemon as strangers do; without one it looks who has its addresses.
 func (c *checkup) ports(ctx context.Context) (found []Finding) {
-	if c.running == nil {
+	switch {
+	case c.barred:
+		return nil // whose they are is not known
+	case c.running == nil:
 		return c.taken(ctx)
 	}
 	s, err := identity.Read(c.cfg)

@@ -2,9 +2,7 @@ package checkup
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"cmtpd/internal/control"
@@ -24,11 +22,8 @@ func (c *checkup) trust(context.Context) (found []Finding) {
 	} else {
 		all, err = trust.Read(c.cfg.TrustDir(), durable.OS, time.Now())
 	}
-	if errors.Is(err, fs.ErrPermission) {
-		return problem(err.Error(), "run this as the owner of the directory")
-	}
 	if err != nil {
-		return problem(err.Error(), "look at the disk and the daemon's log")
+		return problem(err.Error(), asOwner(err, "look at the disk and the daemon's log"))
 	}
 	return heldFindings(all)
 }
