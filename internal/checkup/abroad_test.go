@@ -160,7 +160,7 @@ func TestCheck_Taken(t *testing.T) {
 		if !want && len(wrong) > 0 {
 			t.Errorf("%s: %q", address, wrong)
 		} else if want {
-			one(t, wrong, "ports: "+address+" is taken by another program", "ss -ltnp")
+			one(t, wrong, "ports: "+address+" is taken, and not by a daemon that answers here", "ss -ltnp")
 		}
 	}
 	l.Close()

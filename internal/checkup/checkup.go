@@ -77,6 +77,7 @@ type checkup struct {
 	path    string // of the configuration
 	cfg     *config.Config
 	running *control.SpoolState // what the daemon says; nil where none could be asked
+	silent  bool                // one is there, and does not answer
 	barred  bool                // who runs this may not look into the data directory
 }
 

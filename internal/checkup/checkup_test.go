@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"cmtpd/internal/checkup"
 	"cmtpd/internal/cmtptest"
 	"cmtpd/internal/config"
+	"cmtpd/internal/control"
 	"cmtpd/internal/datadir/datadirtest"
 	"cmtpd/internal/discovery/dnstest"
 	"cmtpd/internal/durable"
@@ -290,6 +292,28 @@ func TestCheck_Unmet(t *testing.T) {
 	defer stop()
 	wrong, _ := checked(t, cfg, fmt.Sprintf("listen.addresses = [%q]\n", net.JoinHostPort(cmtptest.Loopback(), "1")))
 	one(t, wrong, "ports: a daemon runs, and is not met at 127.", "connection refused", "ss -ltnp")
+}
+
+// Where a daemon does not answer, its ports are not another program's, and no other user is to ask it.
+func TestCheck_SilentDaemon(t *testing.T) {
+	cfg := datadirtest.Filled(t)
+	socket, err := control.Listen(cfg.ControlSocket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.NotFoundHandler()}
+	defer srv.Close()
+	go srv.Serve(socket)
+	l, err := net.Listen("tcp", net.JoinHostPort(cmtptest.Loopback(), "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	wrong, _ := checked(t, cfg, fmt.Sprintf("listen.addresses = [%q]\n", l.Addr()))
+	one(t, wrong, "daemon: ", "look at the daemon's log")
+	if strings.Contains(wrong[0], "owner") {
+		t.Errorf("%q", wrong)
+	}
 }
 
 type soundSpool struct{ brokenSpool }

@@ -26,7 +26,7 @@ const (
 // ports meets the running daemon as strangers do; without one it looks who has its addresses.
 func (c *checkup) ports(ctx context.Context) (found []Finding) {
 	switch {
-	case c.barred:
+	case c.barred, c.silent:
 		return nil // whose they are is not known
 	case c.running == nil:
 		return c.taken(ctx)
@@ -136,8 +136,9 @@ func inUse(ctx context.Context, address string) Finding {
 	if exec.CommandContext(ctx, "systemctl", "is-active", "--quiet", "cmtpd.socket").Run() == nil {
 		return Finding{Note: true, Text: address + " is open, since systemd's cmtpd.socket is: the first client starts the daemon"}
 	}
-	return Finding{Text: address + " is taken by another program: cmtpd will not start",
-		Remedy: "see which (ss -ltnp); a mail server has to move to another port (cmtpd init says how), and smtp.backend to name that"}
+	return Finding{Text: address + " is taken, and not by a daemon that answers here: cmtpd will not start",
+		Remedy: "see by which program (ss -ltnp); another mail server has to move to another port (cmtpd init says how), and smtp.backend to name that; " +
+			"a cmtpd of this server's has lost its control socket: stop it"}
 }
 
 // bind takes an address and gives it back. It does not listen, so no client and no other program that starts now

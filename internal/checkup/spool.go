@@ -23,7 +23,8 @@ func (c *checkup) daemon(context.Context) []Finding {
 	case errors.Is(err, control.ErrNobody):
 		return note("no daemon runs, or it is starting; under systemd, systemctl status cmtpd cmtpd.socket says why")
 	}
-	return problem(err.Error(), "run this as the owner of the directory; if that was so, look at the daemon's log")
+	c.silent = true
+	return problem(err.Error(), asOwner(err, "look at the daemon's log, and restart it if it does not answer the next time"))
 }
 
 // spool tells what the running daemon has met in its spool, or opens the spool.
@@ -38,7 +39,7 @@ func (c *checkup) spool(context.Context) (found []Finding) {
 	} else if _, err := os.Stat(c.cfg.SpoolDir()); err == nil {
 		s, err := spool.OpenReadOnly(c.cfg.SpoolDir(), durable.OS)
 		if err != nil {
-			return problem(err.Error(), "run this as the owner of the directory, and then cmtpd spool verify")
+			return problem(err.Error(), asOwner(err, "look at the disk, and run cmtpd spool verify"))
 		}
 		defer s.Close()
 		damage, found = s.Damage(), c.identity(s)
