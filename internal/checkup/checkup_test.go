@@ -274,6 +274,31 @@ func TestCheck_Damage(t *testing.T) {
 	}
 }
 
+// A spool that is gone, as where its file system is not mounted, is no new one.
+func TestCheck_NoSpool(t *testing.T) {
+	for name, lose := range map[string]func(dir string) error{
+		"gone":      os.RemoveAll,
+		"unmounted": func(dir string) error { return errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)) },
+		"log":       func(dir string) error { return os.RemoveAll(filepath.Join(dir, "log")) },
+		"segments":  func(dir string) error { return os.Remove(filepath.Join(dir, "log", "0000000000000001.seg")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := datadirtest.Filled(t)
+			if err := lose(cfg.SpoolDir()); err != nil {
+				t.Fatal(err)
+			}
+			wrong, _ := checked(t, cfg, "")
+			one(t, wrong, "spool: "+cfg.SpoolDir()+" has no log", "mount it, or restore")
+			if err := errors.Join(os.RemoveAll(cfg.SpoolDir()), os.Remove(cfg.SpoolKeyFile())); err != nil {
+				t.Fatal(err)
+			}
+			if wrong, _ := checked(t, cfg, ""); len(wrong) > 0 {
+				t.Errorf("before the first start: %q", wrong)
+			}
+		})
+	}
+}
+
 // A running daemon says what it has met; the spool is not read.
 func TestCheck_Running(t *testing.T) {
 	cfg := datadirtest.Filled(t)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 )
 
@@ -28,10 +27,7 @@ func (c *checkup) clock(context.Context) (found []Finding) {
 
 // newestWrite returns when the log was last written to, as its file system says.
 func (c *checkup) newestWrite() (newest time.Time) {
-	segments, err := filepath.Glob(filepath.Join(c.cfg.SpoolDir(), "log", "*.seg"))
-	if err != nil {
-		return newest
-	}
+	segments, _ := c.segments() // why they cannot be listed is for the check of the spool to say
 	for _, path := range segments {
 		if info, err := os.Stat(path); err == nil && info.ModTime().After(newest) {
 			newest = info.ModTime()

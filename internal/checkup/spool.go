@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 
 	"cmtpd/internal/control"
 	"cmtpd/internal/crypt"
@@ -30,13 +32,17 @@ func (c *checkup) daemon(context.Context) []Finding {
 // spool tells what the running daemon has met in its spool, or opens the spool.
 func (c *checkup) spool(context.Context) (found []Finding) {
 	var damage []spool.Damage
-	if c.running != nil {
+	segments, err := c.segments()
+	switch {
+	case c.running != nil:
 		damage = c.running.Damage
 		if c.running.Stats.Failed {
 			found = problem("it has stopped after a failed write, and takes no mail",
 				"look at the disk and the daemon's log, and start cmtpd again")
 		}
-	} else if _, err := os.Stat(c.cfg.SpoolDir()); err == nil {
+	case err == nil && len(segments) == 0:
+		return c.noSpool()
+	default:
 		s, err := spool.OpenReadOnly(c.cfg.SpoolDir(), durable.OS)
 		if err != nil {
 			return problem(err.Error(), asOwner(err, "look at the disk, and run cmtpd spool verify"))
@@ -49,6 +55,30 @@ func (c *checkup) spool(context.Context) (found []Finding) {
 			Remedy: "the rest is served; look at the disk, run cmtpd spool verify, and see docs/operations.md, Damage"})
 	}
 	return found
+}
+
+// segments returns the files of the log; none where there is no log.
+func (c *checkup) segments() (paths []string, err error) {
+	dir := filepath.Join(c.cfg.SpoolDir(), "log")
+	names, err := durable.OS.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for _, name := range names {
+		if filepath.Ext(name) == ".seg" {
+			paths = append(paths, filepath.Join(dir, name))
+		}
+	}
+	return paths, err
+}
+
+// noSpool tells a spool that is gone from one that never was: the first start makes the key that signs it.
+func (c *checkup) noSpool() []Finding {
+	if _, err := os.Lstat(c.cfg.SpoolKeyFile()); err != nil {
+		return nil
+	}
+	return problem(fmt.Sprintf("%s has no log, and %s is there, which has signed one: what was stored is gone, or not mounted", c.cfg.SpoolDir(), c.cfg.SpoolKeyFile()),
+		"mount it, or restore the data from a backup, before the next start begins an empty one; if cmtpd serve has never run here, start it")
 }
 
 // identity looks whether the next start can take the spool over.
