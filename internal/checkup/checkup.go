@@ -62,11 +62,15 @@ func Verdict(notes []Finding) string {
 func problem(text, remedy string) []Finding { return []Finding{{Text: text, Remedy: remedy}} }
 func note(text string) []Finding            { return []Finding{{Note: true, Text: text}} }
 
+const (
+	few      = 20 // findings of one kind, before the rest is counted
+	fewNames = 5  // in a line
+)
+
 // some returns a few of many names.
 func some(names []string) string {
-	const few = 5
-	if len(names) > few {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
+	if len(names) > fewNames {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:fewNames], ", "), len(names)-fewNames)
 	}
 	return strings.Join(names, ", ")
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -339,6 +340,35 @@ func TestCheck_SilentDaemon(t *testing.T) {
 	if strings.Contains(wrong[0], "owner") {
 		t.Errorf("%q", wrong)
 	}
+}
+
+// A disk that dies does not bury what else is wrong.
+func TestCheck_MuchDamage(t *testing.T) {
+	cfg := datadirtest.Filled(t)
+	var of worseSpool
+	_, stop := datadirtest.Occupy(t, cfg, &of)
+	defer stop()
+	for n, want := range map[int]int{20: 20, 21: 21, 30: 21} {
+		of.places.Store(int64(n))
+		wrong, _ := checked(t, cfg, "")
+		if len(wrong) != want {
+			t.Fatalf("%d findings of %d places", len(wrong), n)
+		}
+		last := fmt.Sprintf("damage in %d more places; the rest is served", n-20)
+		if got := strings.Contains(wrong[len(wrong)-1], last); got != (n > 20) {
+			t.Errorf("of %d places the last is %q", n, wrong[len(wrong)-1])
+		}
+	}
+}
+
+// A worseSpool is damaged in many places.
+type worseSpool struct {
+	soundSpool
+	places atomic.Int64
+}
+
+func (s *worseSpool) Damage() []spool.Damage {
+	return slices.Repeat([]spool.Damage{{File: "large/x", Reason: "gone"}}, int(s.places.Load()))
 }
 
 type soundSpool struct{ brokenSpool }

@@ -50,9 +50,12 @@ func (c *checkup) spool(context.Context) (found []Finding) {
 		defer s.Close()
 		damage, found = s.Damage(), c.identity(s)
 	}
-	for _, d := range damage {
-		found = append(found, Finding{Text: "damage: " + d.String(),
-			Remedy: "the rest is served; look at the disk, run cmtpd spool verify, and see docs/operations.md, Damage"})
+	const remedy = "the rest is served; look at the disk, run cmtpd spool verify, and see docs/operations.md, Damage"
+	for _, d := range damage[:min(len(damage), few)] {
+		found = append(found, Finding{Text: "damage: " + d.String(), Remedy: remedy})
+	}
+	if more := len(damage) - few; more > 0 {
+		found = append(found, Finding{Text: fmt.Sprintf("damage in %d more places", more), Remedy: remedy})
 	}
 	return found
 }

@@ -10,9 +10,6 @@ import (
 	"cmtpd/internal/trust"
 )
 
-// maxHeld is how many held domains a check names.
-const maxHeld = 20
-
 // trust tells which domains are held, and why.
 func (c *checkup) trust(context.Context) (found []Finding) {
 	var all []trust.Entry
@@ -32,7 +29,7 @@ func heldFindings(all []trust.Entry) (found []Finding) {
 	more := 0
 	for _, e := range all {
 		for _, h := range e.Holding {
-			if len(found) < maxHeld {
+			if len(found) < few {
 				found = append(found, heldFinding(e, h))
 			} else {
 				more++
