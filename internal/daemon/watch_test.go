@@ -141,6 +141,46 @@ func TestReady_SMTPWaits(t *testing.T) {
 	w.until(t, "/readyz", 200, "ready: ")
 }
 
+// So it is with one that greets and goes.
+func TestReady_SMTPWaits_Gone(t *testing.T) {
+	l, err := net.Listen("tcp", net.JoinHostPort(cmtptest.Loopback(), "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(c, "220 mail.example\r\n")
+			in := bufio.NewReader(c)
+			in.ReadString('\n') // the header
+			in.ReadString('\n')
+			c.Close()
+		}
+	}()
+	w := watch(t, func(c *config.Config) {
+		c.SMTP.Mode, c.SMTP.Backend, c.SMTP.ProxyProtocol, c.SMTP.RelayCheck = config.Relay, l.Addr().String(), config.ProxyV1, config.WarnBackend
+	})
+	defer w.stop()
+	w.until(t, "/readyz", 200, "ready: ")
+	c, err := net.Dial("tcp", w.addrs[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "EHLO client.example\r\n")
+	if heard, err := io.ReadAll(c); err != nil || !strings.Contains(string(heard), "\r\n421 4.3.2 ") {
+		t.Errorf("the client heard %q, %v", heard, err)
+	}
+	w.until(t, "/readyz", 200, "SMTP waits: CMTP is served.")
+	if _, body, _ := w.ask(t, "GET", "/metrics", ""); !strings.Contains(body, `cmtpd_sessions_total{outcome="unavailable",protocol="smtp"} 1`) {
+		t.Error("it is not counted as unavailable")
+	}
+}
+
 // Who was asked to stop is not ready, though it is alive.
 func TestReady_Stopping(t *testing.T) {
 	w := watch(t, nil)

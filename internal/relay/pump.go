@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cmtpd/internal/netbuf"
 )
@@ -31,6 +32,7 @@ func (r *Relay) startPump(ctx context.Context, c *netbuf.Conn) (stream, error) {
 
 func newPump(client, backend net.Conn, fromClient, fromBackend *netbuf.Reader, g guard) *pump {
 	p := &pump{client: client, backend: backend, guard: g, ended: make(chan struct{})}
+	p.guard.cut = p.cut
 	var directions sync.WaitGroup
 	directions.Go(func() { p.copy(backend, fromClient, &p.up, new(guard)) })
 	directions.Go(func() { p.copy(client, fromBackend, &p.down, &p.guard) })
@@ -57,14 +59,21 @@ func (p *pump) copy(to net.Conn, in *netbuf.Reader, passed *atomic.Uint64, g *gu
 			n, werr := to.Write(b)
 			passed.Add(uint64(n))
 			if werr != nil {
-				p.cut()
+				p.fail(to)
 				return
 			}
 			p.moves.Add(1)
 		}
 		if err != nil {
-			if err != io.EOF || closeWrite(to) != nil {
+			g.gone(func(farewell []byte) error {
+				n, werr := to.Write(farewell)
+				passed.Add(uint64(n))
+				return werr
+			})
+			if err != io.EOF {
 				p.cut()
+			} else if closeWrite(to) != nil {
+				p.fail(to)
 			}
 			return
 		}
@@ -76,8 +85,19 @@ func (p *pump) moved() uint64         { return p.moves.Load() }
 
 func (p *pump) bytes() (up, down uint64) { return p.up.Load(), p.down.Load() }
 
-func (p *pump) unheard() bool { return p.guard.met }
+func (p *pump) failure() error { return p.guard.err }
 
+// lastWords is how long a backend that takes no more may have something left to say.
+const lastWords = time.Second
+
+// fail ends both directions when nothing more can be written to a conn. What the backend has said before is read.
+func (p *pump) fail(to net.Conn) {
+	if to != p.backend || p.backend.SetReadDeadline(time.Now().Add(lastWords)) != nil {
+		p.cut()
+	}
+}
+
+// cut ends the client's conn first, so that nobody is told that the backend is gone.
 func (p *pump) cut() {
 	p.client.Close()
 	p.backend.Close()

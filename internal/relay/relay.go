@@ -4,8 +4,9 @@
 // already, and nothing else: so STARTTLS, 8BITMIME, BDAT and pipelining work as
 // they do without it. The client's address reaches the mail server by the PROXY
 // protocol. A mail server that is away, or refuses in its greeting, answers the
-// client's first command with that (protocol.md section 1); so does one that
-// takes the PROXY header for a command, which is its only reply that is looked at.
+// client's first command with that (protocol.md section 1); so does one that is gone
+// before it has said more, or takes the PROXY header for a command, which is its only
+// reply that is looked at.
 package relay
 
 import (
@@ -80,6 +81,8 @@ type Stats struct {
 // A Relay serves SMTP sessions. It implements front.Handler.
 type Relay struct {
 	cfg     Config
+	away    []byte        // the reply to who comes while there is no mail server; never written to
+	linger  time.Duration // how long a client may stay after it has heard that
 	loops   loops
 	open    atomic.Int64
 	passed  atomic.Uint64
@@ -89,7 +92,10 @@ type Relay struct {
 }
 
 // New returns a Relay. It connects to the backend only for a session.
-func New(cfg Config) *Relay { return &Relay{cfg: cfg.withDefaults()} }
+func New(cfg Config) *Relay {
+	away := fmt.Appendf(nil, "421 4.3.2 %s has no mail server at present, try again later\r\n", cfg.Hostname)
+	return &Relay{cfg: cfg.withDefaults(), away: away, linger: 5 * time.Second} // as netbuf.Conn.Farewell waits
+}
 
 // Stats returns the counters as they are now.
 func (r *Relay) Stats() Stats {
@@ -130,9 +136,9 @@ func (r *Relay) Serve(ctx context.Context, c *netbuf.Conn) {
 		return
 	}
 	e.Outcome = r.watch(ctx, s)
-	if s.unheard() {
+	if err := s.failure(); err != nil {
 		r.down.Add(1)
-		r.cfg.Log.Error("the mail server cannot be reached", "conn", c.ID, "backend", r.cfg.Backend, "err", errUnheard)
+		r.cfg.Log.Error("the mail server cannot be reached", "conn", c.ID, "backend", r.cfg.Backend, "err", err)
 		e.Outcome = Unavailable
 		return
 	}
@@ -150,12 +156,7 @@ func (r *Relay) TurnAway(c *netbuf.Conn) {
 	r.cfg.end(c, &e)
 }
 
-func (r *Relay) farewell(c *netbuf.Conn) { c.Farewell(r.unavailable()) }
-
-// unavailable is the reply to who comes while there is no mail server.
-func (r *Relay) unavailable() []byte {
-	return fmt.Appendf(nil, "421 4.3.2 %s has no mail server at present, try again later\r\n", r.cfg.Hostname)
-}
+func (r *Relay) farewell(c *netbuf.Conn) { c.Farewell(r.away) }
 
 // A stream is a session on its way in both directions.
 type stream interface {
@@ -167,8 +168,8 @@ type stream interface {
 	// bytes returns how many went to the backend, and how many came from there. It is asked
 	// once done is closed.
 	bytes() (up, down uint64)
-	// unheard reports whether the guard has put the session off. It is asked once done is closed.
-	unheard() bool
+	// failure returns why the guard has put the session off, if it has. It is asked once done is closed.
+	failure() error
 	// cut ends the stream soon.
 	cut()
 }

@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"cmtpd/internal/netbuf"
 )
 
 // A session is a stream between two sockets in a loop.
@@ -31,7 +33,11 @@ func newSession(client, backend int) *session {
 func (s *session) start(l *loop, fromClient, fromBackend []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.up.put(fromClient) != nil || s.down.put(fromBackend) != nil || l.add(s.backend, s) != nil {
+	up, down := s.up.put(fromClient), s.down.put(fromBackend)
+	if up != nil || down != nil {
+		s.hearOut(make([]byte, netbuf.Size)) // the loop's buffer is another goroutine's
+	}
+	if up != nil || down != nil || l.add(s.backend, s) != nil {
 		s.close(l)
 		return
 	}
@@ -46,7 +52,7 @@ func (s *session) ready(l *loop, fd int, events uint32) {
 		return
 	}
 	if events&unix.EPOLLERR != 0 {
-		s.end(l)
+		s.fail(l)
 		return
 	}
 	from, to := &s.up, &s.down
@@ -73,11 +79,36 @@ func (s *session) turn(l *loop, f *flow) {
 		s.moves.Add(1)
 	}
 	switch {
-	case err != nil, s.up.ended && s.down.ended:
+	case err != nil:
+		s.fail(l)
+	case s.up.ended && s.down.ended:
 		s.end(l)
 	case more && !f.queued:
 		f.queued = true
 		l.busy = append(l.busy, f)
+	}
+}
+
+// fail ends s when one of its sockets has failed.
+func (s *session) fail(l *loop) {
+	s.hearOut(l.buf)
+	s.end(l)
+}
+
+// hearOut reads what a backend of which nothing was heard yet has said before a socket failed, so that the
+// client is not left without a word. buf is lent.
+func (s *session) hearOut(buf []byte) {
+	if d := &s.down; d.guard != nil && s.guard.err == nil {
+		switch n, err := read(d.from, buf); {
+		case n > 0:
+			d.put(buf[:n])
+		case err != unix.EAGAIN: // else it is the client that has failed
+			d.silent()
+		}
+	}
+	if s.guard.err != nil {
+		unix.Shutdown(s.client, unix.SHUT_WR)
+		read(s.client, buf) // what is unread when it is closed would reset the connection, and so take the farewell away
 	}
 }
 
@@ -108,7 +139,7 @@ func (s *session) moved() uint64         { return s.moves.Load() }
 // bytes needs no lock: the loop touches the flows no more once the session has ended.
 func (s *session) bytes() (up, down uint64) { return s.up.moved, s.down.moved }
 
-func (s *session) unheard() bool { return s.guard.met }
+func (s *session) failure() error { return s.guard.err }
 
 // cut shuts both sockets down, which the loop learns by an event.
 func (s *session) cut() {
@@ -119,6 +150,7 @@ func (s *session) cut() {
 	}
 }
 
+// shut ends the client's socket first, so that nobody is told that the backend is gone.
 func (s *session) shut() {
 	unix.Shutdown(s.client, unix.SHUT_RDWR)
 	unix.Shutdown(s.backend, unix.SHUT_RDWR)
@@ -154,6 +186,13 @@ func (f *flow) put(b []byte) error {
 		b = said
 	}
 	return f.write(b)
+}
+
+// silent tells the guard that from has ended.
+func (f *flow) silent() {
+	if f.guard != nil {
+		f.guard.gone(f.write)
+	}
 }
 
 // write is put, of what has been looked at.
@@ -204,6 +243,7 @@ func (f *flow) move(l *loop) (more bool, err error) {
 			return false, err
 		case n == 0:
 			f.eof = true
+			f.silent()
 			continue
 		}
 		if err := f.put(l.buf[:n]); err != nil {

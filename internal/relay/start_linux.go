@@ -41,6 +41,7 @@ func (r *Relay) start(ctx context.Context, c *netbuf.Conn) (stream, error) {
 	}
 	s := newSession(fd, backend)
 	s.guard = r.guard(c.In.Buffered())
+	s.guard.cut = s.cut
 	s.start(l, c.In.Buffered(), early)
 	c.In.Release()
 	client.Close() // the duplicate is open

@@ -3,6 +3,8 @@ package relay
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"time"
 
 	"cmtpd/internal/config"
 )
@@ -12,36 +14,67 @@ import (
 // client's greeting, and refuse for good (5xx) mail that is only to come later.
 var errUnheard = errors.New("relay: the backend does not expect a PROXY header, or not of this version: cmtpd check says which it expects")
 
-// A guard looks at the first that a backend says in a session, and puts in its place that there
-// is no mail server when it complains of the header. The zero guard lets all pass.
+// errGone: the backend has greeted, and was gone before its first reply.
+var errGone = errors.New("relay: the backend is gone without an answer to the client's first command")
+
+// errGoneHeader is errGone behind a header. In one of version 2 stands a QUIT, upon which a Postfix that expects none
+// goes, and the reset of its connection may overtake what it said of the header.
+var errGoneHeader = fmt.Errorf("%w, as one is that does not expect a PROXY header, or not of this version: cmtpd check says which it expects", errGone)
+
+// A guard looks at the first that a backend says in a session. Where that is a complaint of the header, or nothing at all,
+// the client hears instead that there is no mail server. The zero guard lets all pass.
 type guard struct {
 	farewell []byte // nil: nothing is looked at, or no more
-	met      bool
+	hello    bool   // a complaint can only be of the header
+	silence  error  // what it is if the backend says nothing
+	err      error  // why the client has heard the farewell, or nil
+	linger   time.Duration
+	cut      func() // the stream, when the client has not gone linger after the farewell
 }
 
 // guard returns the guard of a session that begins with what a client has said first. Only behind
-// a header, and a greeting of mere words, can the complaint be of nothing else.
+// a header, and a greeting of mere words, can a complaint be of nothing else.
 func (r *Relay) guard(first []byte) guard {
-	if r.cfg.Proxy == config.ProxyNone || !plainHello(first) {
-		return guard{}
+	g := guard{farewell: r.away, silence: errGone, linger: r.linger}
+	if r.cfg.Proxy != config.ProxyNone {
+		g.hello, g.silence = plainHello(first), errGoneHeader
 	}
-	return guard{farewell: r.unavailable()}
+	return g
 }
 
 // look returns what to send in the place of b, the next that the backend has said, and whether
 // nothing more is to come.
 func (g *guard) look(b []byte) (instead []byte, last bool) {
 	switch {
-	case g.met:
+	case g.err != nil:
 		return nil, true
 	case g.farewell == nil || len(b) == 0:
 		return b, false
 	}
 	instead, g.farewell = g.farewell, nil
-	if g.met = unknownCommand(b); g.met {
+	if g.hello && unknownCommand(b) {
+		g.putOff(errUnheard)
 		return instead, true
 	}
 	return b, false
+}
+
+// gone is called when the backend says no more. Where it has said nothing, say tells the client; that is the session's end
+// only if the client could be told: where both are cut off, nobody was left alone.
+func (g *guard) gone(say func([]byte) error) {
+	if g.farewell == nil {
+		return
+	}
+	farewell := g.farewell
+	if g.farewell = nil; say(farewell) == nil {
+		g.putOff(g.silence)
+	}
+}
+
+// putOff notes why the session ends. A client that does not leave must not keep that from the log, nor its place.
+func (g *guard) putOff(why error) {
+	g.err = why
+	time.AfterFunc(g.linger, g.cut)
 }
 
 // synchronization is what Exim says to who has spoken first, as only the PROXY header does. It may
