@@ -51,6 +51,8 @@ const (
 	acceptPatience = 10 * time.Second
 	// afterGrace is how long a stop may take beside the grace of the sessions.
 	afterGrace = 15 * time.Second
+	// defaultReloadPatience lets a mail server look both strangers up in DNS in vain.
+	defaultReloadPatience = 30 * time.Second
 )
 
 // A daemon is the running server.
@@ -96,6 +98,8 @@ type Options struct {
 	// both not.
 	Load   func() (*config.Config, error)
 	Reload <-chan os.Signal
+	// ReloadPatience is how long a reload waits for another mail server behind to answer; 0 is 30 seconds.
+	ReloadPatience time.Duration
 	// Level is set to what the configuration says, if not nil: the log's.
 	Level *slog.LevelVar
 	// Manager is who has started the daemon; nil is nobody.

@@ -45,22 +45,14 @@ func (g *gate) isOpen(ctx context.Context) bool {
 	defer g.mu.Unlock()
 	// Who waited while somebody else asked takes that answer.
 	if !g.open.Load() && came.Sub(g.asked) >= askAgain {
-		g.ask(ctx) // the log has its answer
+		g.take(relay.CheckRelay(ctx, g.cfg)) // the log has the answer
 	}
 	return g.open.Load()
 }
 
-// check asks now.
-func (g *gate) check(ctx context.Context) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.ask(ctx)
-}
-
-// ask plays a stranger to the mail server and opens the gate for one that does
-// not take the mail. The caller holds mu.
-func (g *gate) ask(ctx context.Context) error {
-	err := relay.CheckRelay(ctx, g.cfg)
+// take opens the gate for a mail server that does not take a stranger's mail, as relay.CheckRelay says. The caller holds mu, or
+// is the only one who knows g.
+func (g *gate) take(err error) {
 	g.asked = time.Now()
 	switch {
 	case err == nil:
@@ -77,5 +69,4 @@ func (g *gate) ask(ctx context.Context) error {
 		g.log.Error("the mail server behind cannot be asked whether it relays for strangers; unless fronted all the same, SMTP is put off until it can",
 			"backend", g.cfg.Backend, "fronted", g.warn, "err", err)
 	}
-	return err
 }

@@ -115,12 +115,34 @@ func (d *daemon) reloads(ctx context.Context) error {
 			return nil
 		case <-d.options.Reload:
 		}
-		d.reload(ctx)
+		for d.reloadUntilNext(ctx) {
+		}
+	}
+}
+
+// reloadUntilNext reloads, and gives that up when it is asked to reload again: the file has changed, and the mail
+// server that is being asked may be the one that was wrong. It reports whether that is so.
+func (d *daemon) reloadUntilNext(ctx context.Context) (again bool) {
+	this, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		d.reload(this)
+	}()
+	select {
+	case <-ended:
+		return false
+	case <-d.options.Reload:
+		giveUp()
+		<-ended
+		return true
 	}
 }
 
 // reload reads the configuration anew, takes into force what can change, and tells
-// the log of each key. One with an error changes nothing.
+// the log of each key. One with an error changes nothing; nor does one whose ctx ends before
+// the mail server behind has answered.
 func (d *daemon) reload(ctx context.Context) {
 	d.options.Manager.Reloading()
 	next, err := d.options.Load()
@@ -129,6 +151,10 @@ func (d *daemon) reload(ctx context.Context) {
 		next = withSockets(next, d.options.Manager)
 		changes = d.config().Changes(next)
 		err = d.enforceLive(ctx, next)
+	}
+	if err != nil && ctx.Err() != nil {
+		d.log.Info("a reload is given up: another was asked for, or a stop")
+		return
 	}
 	if err != nil {
 		d.metrics.Reloaded(false, 0)

@@ -115,13 +115,18 @@ func newReloaded(t *testing.T, cfg *config.Config) *reloaded {
 // newReloadedBy is newReloaded under a service manager.
 func newReloadedBy(t *testing.T, cfg *config.Config, m *service.Manager) *reloaded {
 	t.Helper()
+	return newReloadedWith(t, cfg, daemon.Options{Manager: m})
+}
+
+// newReloadedWith is newReloaded with options of which it sets those that it needs.
+func newReloadedWith(t *testing.T, cfg *config.Config, o daemon.Options) *reloaded {
+	t.Helper()
 	r := &reloaded{journal: newJournal(), level: new(slog.LevelVar), hup: make(chan os.Signal), next: cfg}
 	ready, ended := make(chan []net.Addr, 1), make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	log := slog.New(slog.NewTextHandler(r.journal, &slog.HandlerOptions{Level: r.level}))
-	go func() {
-		ended <- daemon.Run(ctx, cfg, log, daemon.Options{Ready: func(a []net.Addr) { ready <- a }, Load: r.load, Reload: r.hup, Level: r.level, Manager: m})
-	}()
+	o.Ready, o.Load, o.Reload, o.Level = func(a []net.Addr) { ready <- a }, r.load, r.hup, r.level
+	go func() { ended <- daemon.Run(ctx, cfg, log, o) }()
 	select {
 	case addrs := <-ready:
 		r.addr = addrs[0].String()
@@ -390,5 +395,116 @@ func TestRun_Reload_Bad(t *testing.T) {
 	expect(t, "cmtpd_config_reload_failed", metric(t, d.journal, "cmtpd_config_reload_failed"), "0")
 	if err := d.stop(); err != nil {
 		t.Error(err)
+	}
+}
+
+// silence is a mail server that takes connections and says nothing. Each goes to the channel.
+func silence(t *testing.T) (address string, asked <-chan net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", cmtptest.Loopback()+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	came := make(chan net.Conn, 16)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { c.Close() })
+			came <- c
+		}
+	}()
+	t.Cleanup(func() { l.Close() })
+	return l.Addr().String(), came
+}
+
+// behind returns a configuration with a mail server behind it.
+func behind(cfg *config.Config, backend string, proxy config.ProxyProtocol) *config.Config {
+	next := *cfg
+	next.SMTP.Mode, next.SMTP.Backend, next.SMTP.ProxyProtocol = config.Relay, backend, proxy
+	return &next
+}
+
+// TestRun_Reload_Unanswered: a mail server behind that is away, is silent, or expects another header takes nobody's place: what is
+// in force goes on to serve. With relay_check = "warn" it is taken, and so is a change of other settings while it is away.
+func TestRun_Reload_Unanswered(t *testing.T) {
+	silent, _ := silence(t)
+	gone, err := net.Listen("tcp", cmtptest.Loopback()+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	good := cmtptest.NewBackend(t, false).Addr // which expects version 1
+	cfg := behind(configuration(t), good, config.ProxyV1)
+	d := newReloadedWith(t, cfg, daemon.Options{ReloadPatience: 300 * time.Millisecond})
+	expect(t, "SMTP", dialogue(t, d.addr, "NOOP\r\n"), "backend NOOP")
+	for name, tt := range map[string]struct {
+		backend string
+		proxy   config.ProxyProtocol
+		why     string
+	}{
+		"Away":        {gone.Addr().String(), config.ProxyV1, "connection refused"},
+		"Silent":      {silent, config.ProxyV1, "given up after 300ms"},
+		"OtherHeader": {good, config.ProxyV2, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			next := behind(cfg, tt.backend, tt.proxy)
+			next.Log.Level = config.LogDebug
+			said := d.give(t, next, nil)
+			for _, want := range []string{"level=ERROR msg=\"the configuration is wrong\"", "smtp.backend = \\\"" + tt.backend, "smtp.proxy_protocol = \\\"" + string(tt.proxy),
+				"does not answer", tt.why, "cmtpd check says", "smtp.relay_check", "the configuration was not reloaded"} {
+				expect(t, "the log", said, want)
+			}
+			if d.level.Level() != slog.LevelInfo {
+				t.Error("a part of it is in force")
+			}
+			expect(t, "SMTP", dialogue(t, d.addr, "NOOP\r\n"), "backend NOOP")
+		})
+	}
+	next := behind(cfg, gone.Addr().String(), config.ProxyV1)
+	next.SMTP.RelayCheck = config.WarnBackend
+	expect(t, "the log", d.give(t, next, nil), "msg=\"the configuration was reloaded\"")
+	expect(t, "SMTP", dialogue(t, d.addr, "NOOP\r\n"), "\r\n421 ")
+
+	later := *next
+	later.SMTP.RelayCheck, later.SMTP.IdleTimeout = config.RefuseBackend, 2*next.SMTP.IdleTimeout
+	said := d.give(t, &later, nil)
+	expect(t, "the log", said, "level=ERROR msg=\"the mail server behind cannot be asked")
+	expect(t, "the log", said, "msg=\"the configuration was reloaded\"")
+	expect(t, "SMTP", dialogue(t, d.addr, "NOOP\r\n"), "\r\n421 ")
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRun_Reload_Again: a reload that asks a silent mail server gives way to the next, and to a stop.
+func TestRun_Reload_Again(t *testing.T) {
+	silent, asked := silence(t)
+	cfg := configuration(t)
+	d := newReloadedWith(t, cfg, daemon.Options{ReloadPatience: time.Hour})
+	wrong := func() {
+		d.mu.Lock()
+		d.next = behind(cfg, silent, config.ProxyV1)
+		d.next.SMTP.ConnectTimeout = time.Hour
+		d.mu.Unlock()
+		d.hup <- syscall.SIGHUP
+		<-asked
+	}
+	wrong()
+	said := d.give(t, behind(cfg, cmtptest.NewBackend(t, false).Addr, config.ProxyV1), nil)
+	expect(t, "the log", said, "level=INFO msg=\"a reload is given up: another was asked for, or a stop\"")
+	expect(t, "the log", said, "msg=\"the configuration was reloaded\"")
+	if strings.Contains(said, "level=ERROR") {
+		t.Errorf("logged %s", said)
+	}
+	expect(t, "SMTP", dialogue(t, d.addr, "NOOP\r\n"), "backend NOOP")
+	wrong()
+	if err := d.stop(); err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(d.journal.all(), "was not reloaded") {
+		t.Errorf("logged %s", d.journal.all())
 	}
 }
