@@ -108,7 +108,7 @@ type Options struct {
 	FS durable.FS
 }
 
-// Run serves until ctx ends, and then shuts down in order.
+// Run serves until ctx ends, and then shuts down in order. So it does when ctx ends before it serves.
 func Run(ctx context.Context, cfg *config.Config, log *slog.Logger, o Options) error {
 	troubles := new(status.Troubles)
 	log = slog.New(troubles.Handler(log.Handler()))
@@ -121,12 +121,12 @@ func Run(ctx context.Context, cfg *config.Config, log *slog.Logger, o Options) e
 	}
 	d.tellSockets(cfg)
 	o.Manager.Status("reading the spool")
-	if err := d.open(); err != nil {
-		return err
+	if err := d.open(ctx); err != nil {
+		return d.givenUp(ctx, err)
 	}
 	addrs, err := d.listen(ctx)
 	if err != nil {
-		return err
+		return d.givenUp(ctx, err)
 	}
 	log.Info("serving", "hostname", cfg.Hostname.String(), "addresses", addrs, "smtp", string(cfg.SMTP.Mode),
 		"key", d.identity.Public().String(), "spool_head", d.spool.Head().Number)
@@ -135,6 +135,16 @@ func Run(ctx context.Context, cfg *config.Config, log *slog.Logger, o Options) e
 		o.Ready(addrs)
 	}
 	return d.serve(ctx)
+}
+
+// givenUp returns nil for the end of a start that a stop was asked for in, and any other error as it is.
+func (d *daemon) givenUp(ctx context.Context, err error) error {
+	if ctx.Err() == nil || !errors.Is(err, ctx.Err()) {
+		return err
+	}
+	d.log.Info("the start is given up: a stop was asked for")
+	d.options.Manager.Stopping(afterGrace, "giving up the start")
+	return nil
 }
 
 // status says in a few words what the daemon does while it serves.
@@ -151,7 +161,7 @@ func (d *daemon) feedWatchdog(ctx context.Context) error {
 
 // open opens the data: the lock before all, so that nothing is touched that
 // another daemon has.
-func (d *daemon) open() (err error) {
+func (d *daemon) open(ctx context.Context) (err error) {
 	if err := datadir.Own(d.cfg.DataDir); err != nil {
 		return err
 	}
@@ -181,7 +191,7 @@ func (d *daemon) open() (err error) {
 		return err
 	}
 	d.metrics.ShowTrust(d.trust)
-	d.spool, err = spool.Open(d.cfg.SpoolDir(), spool.Options{
+	d.spool, err = spool.OpenContext(ctx, d.cfg.SpoolDir(), spool.Options{
 		FS: cmp.Or(d.options.FS, durable.OS), Key: spoolKey, Identity: d.identity, Former: d.former, Now: time.Now, Log: d.log,
 		LargeThreshold: int64(d.cfg.Limits.LargeMessage), MemoryBudget: int64(d.cfg.Limits.MessageMemory),
 		Flushed: d.metrics.Flushed, Changed: d.boxes.Changed,

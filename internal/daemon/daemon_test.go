@@ -19,6 +19,7 @@ import (
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/daemon"
 	"cmtpd/internal/durable"
+	"cmtpd/internal/service"
 	"cmtpd/internal/xzibit"
 )
 
@@ -176,4 +177,59 @@ func TestRun_ForeignUsers(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
+}
+
+// A tellingFS calls read when a segment of the spool is opened to be read.
+type tellingFS struct {
+	durable.FS
+	read func()
+}
+
+func (f tellingFS) Open(path string) (durable.File, error) {
+	if strings.HasSuffix(path, ".seg") {
+		f.read()
+	}
+	return f.FS.Open(path)
+}
+
+// TestRun_StopAtStart: a stop that is asked for while the spool is read, or while a silent mail server is asked, does not wait for
+// either, is no failure, and leaves everything to the next start.
+func TestRun_StopAtStart(t *testing.T) {
+	cfg := configuration(t)
+	_, stop := run(t, cfg, slog.New(slog.DiscardHandler))
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	silent, asked := silence(t)
+	waiting := behind(cfg, silent, config.ProxyV1)
+	waiting.SMTP.ConnectTimeout = time.Hour
+	for name, cfg := range map[string]*config.Config{"spool": cfg, "backend": waiting} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			o := daemon.Options{Ready: func([]net.Addr) { t.Error("it serves") }}
+			var told []string
+			o.Manager = &service.Manager{Notify: func(state string) error { told = append(told, state); return nil }}
+			if cfg == waiting {
+				go func() { <-asked; cancel() }()
+			} else {
+				o.FS = tellingFS{durable.OS, cancel}
+			}
+			var log bytes.Buffer
+			if err := daemon.Run(ctx, cfg, slog.New(slog.NewTextHandler(&log, nil)), o); err != nil {
+				t.Error(err)
+			}
+			if !strings.Contains(log.String(), `msg="the start is given up: a stop was asked for"`) || strings.Contains(log.String(), "level=ERROR") {
+				t.Errorf("logged\n%s", &log)
+			}
+			if all := strings.Join(told, "\n"); !strings.Contains(all, "STOPPING=1") || strings.Contains(all, "READY=1") {
+				t.Errorf("the service manager was told\n%s", all)
+			}
+		})
+	}
+	addrs, stop := run(t, cfg, slog.New(slog.DiscardHandler))
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	free(t, cfg, addrs[0].String())
 }

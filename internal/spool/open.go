@@ -52,6 +52,12 @@ type Spool struct {
 //
 // docs/spool.md, Writing, has the order of calls.
 func Open(dir string, o Options) (*Spool, error) {
+	return OpenContext(context.Background(), dir, o)
+}
+
+// OpenContext is Open, and gives up reading the log when ctx ends: with ctx's error, and nothing of the log changed. What
+// follows the reading is done to its end. The spool that is open does not depend on ctx.
+func OpenContext(ctx context.Context, dir string, o Options) (*Spool, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
@@ -60,7 +66,7 @@ func Open(dir string, o Options) (*Spool, error) {
 	s.queue.init()
 	s.keeper.init()
 	s.spare.init()
-	if err := s.open(); err != nil {
+	if err := s.open(ctx); err != nil {
 		s.release()
 		return nil, fmt.Errorf("open spool %s: %w", dir, err)
 	}
@@ -107,11 +113,11 @@ func (s *Spool) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
 }
 
-func (s *Spool) open() error {
+func (s *Spool) open(ctx context.Context) error {
 	if err := s.claim(); err != nil {
 		return err
 	}
-	w, err := s.start()
+	w, err := s.start(ctx)
 	if err != nil {
 		return err
 	}
@@ -140,8 +146,8 @@ func (s *Spool) claim() (err error) {
 }
 
 // start reads the log and makes it ready for the next batch.
-func (s *Spool) start() (*walker, error) {
-	w, err := s.recover()
+func (s *Spool) start(ctx context.Context) (*walker, error) {
+	w, err := s.recover(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -170,9 +176,9 @@ func (s *Spool) start() (*walker, error) {
 
 // recover reads the log, from index files where they can be trusted. One that turns out to be
 // damaged is removed, and its segment walked.
-func (s *Spool) recover() (*walker, error) {
+func (s *Spool) recover(ctx context.Context) (*walker, error) {
 	for {
-		w, err := walk(context.Background(), s.fs, s.dir, func(w *walker) {
+		w, err := walk(ctx, s.fs, s.dir, func(w *walker) {
 			w.own, w.sealed, w.alone = s.options.Key.Public(), s.seal, true
 		})
 		var bad *tableError

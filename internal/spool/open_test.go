@@ -1,8 +1,13 @@
 package spool_test
 
 import (
+	"context"
 	"errors"
+	"maps"
+	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"cmtpd/internal/durable"
@@ -160,6 +165,96 @@ func TestIndex_Memory(t *testing.T) {
 		t.Logf("%.1f bytes a %s", each, what)
 		if each > 100 {
 			t.Errorf("%.1f bytes a %s", each, what)
+		}
+	}
+}
+
+// A countingFS tells of each segment that is opened.
+type countingFS struct {
+	durable.FS
+	opened func(n int)
+	n      int
+}
+
+func (f *countingFS) Open(path string) (durable.File, error) {
+	if strings.HasSuffix(path, ".seg") {
+		f.n++
+		f.opened(f.n)
+	}
+	return f.FS.Open(path)
+}
+
+// logFiles returns the bytes of a spool's segments.
+func logFiles(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	files := make(map[string]string)
+	paths, err := filepath.Glob(filepath.Join(dir, "log", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[path] = string(b)
+	}
+	return files
+}
+
+// TestOpenContext: who is told to stop while the log is read stops at the next record or segment, whether its index file is
+// there or not, and leaves the log, its torn tail included, and the lock as they were.
+func TestOpenContext(t *testing.T) {
+	dir := t.TempDir()
+	o := options(t)
+	o.SegmentSize, o.CompactRate = 4<<10, -1
+	s := open(t, dir, o)
+	var ids []spool.ID
+	for range 40 {
+		ids = append(ids, mustStore(t, s, box(1), text(len(ids), 500)).ID)
+	}
+	s.Close()
+	segments := len(logFiles(t, dir))
+	if segments < 4 {
+		t.Fatalf("there are %d segments", segments)
+	}
+	for _, indexed := range []bool{true, false} {
+		if !indexed {
+			if err := os.RemoveAll(filepath.Join(dir, "index")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := logFiles(t, dir)
+		for at := range segments + 1 {
+			ending, end := context.WithCancel(ctx)
+			if at == 0 {
+				end()
+			}
+			counting := &countingFS{FS: durable.OS, opened: func(n int) {
+				if n == at {
+					end()
+				}
+			}}
+			o.FS = counting
+			s, err := spool.OpenContext(ending, dir, o)
+			if err == nil && indexed && at == segments {
+				s.Close() // nothing was left to read
+				continue
+			}
+			if !errors.Is(err, context.Canceled) || counting.n > at+1 {
+				t.Errorf("told to stop at segment %d: %v, after %d", at, err, counting.n)
+			}
+			if !maps.Equal(before, logFiles(t, dir)) {
+				t.Errorf("stopped at segment %d: the log has changed", at)
+			}
+			end()
+		}
+	}
+	o.FS = durable.OS
+	s = open(t, dir, o)
+	for _, id := range ids {
+		if _, err := read(s, id); err != nil {
+			t.Error(err)
 		}
 	}
 }

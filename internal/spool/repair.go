@@ -82,7 +82,7 @@ func (s *Spool) repair(ctx context.Context, by string, agree func(Plan) error) (
 	if err := s.removeAll("index", func(string) bool { return true }); err != nil {
 		return m, err
 	}
-	if _, err = s.start(); err != nil {
+	if _, err = s.start(context.WithoutCancel(ctx)); err != nil { // what was replaced still has to be signed
 		return m, err
 	}
 	if err := s.vouch(&m, by); err != nil {

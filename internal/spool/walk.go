@@ -176,6 +176,9 @@ func parseSegmentName(name string) (uint64, error) {
 
 // segment walks one file. s lends its buffer.
 func (w *walker) segment(ctx context.Context, s *scanner, seg *segment, last bool) error {
+	if err := ctx.Err(); err != nil {
+		return err // also where index files are believed, and no record is read
+	}
 	f, err := w.fs.Open(seg.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if before := w.before(); before != nil && seg.sequence <= before.last {
