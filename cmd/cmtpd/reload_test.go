@@ -44,5 +44,11 @@ func TestServe_Reload(t *testing.T) {
 	c.failure(t)
 	c.failure(t)
 	d.Line(t, "level=DEBUG", "command failed", "too many")
+
+	// A file that is cut off between two lines is a whole one: what it lacks is warned of, key by key.
+	delete(settings, "limits.login_burst")
+	delete(settings, "log.format")
+	hangUp(settings.TOML())
+	d.Line(t, "level=WARN", `msg="a setting has changed"`, "key=limits.login_burst old=1 new=20 default=true")
 	d.Stop(t)
 }

@@ -17,21 +17,27 @@ type Change struct {
 	Key      string // dotted, as TOML writes it
 	Old, New string // the values, for a person
 	Live     bool   // a running daemon can change it; others wait for a restart
+	Default  bool   // New is what counts where a file does not set the key; never of an alias
 }
 
 // Changes returns what is different in next, in the order of the keys.
 func (c *Config) Changes(next *Config) (changes []Change) {
+	unset := Default()
 	for _, f := range fields() {
 		was, is := f.in(c), f.in(next)
 		switch {
 		case f.key == "aliases":
 			changes = append(changes, aliasChanges(c.Aliases, next.Aliases)...)
-		case was.Kind() == reflect.Slice && was.Len()+is.Len() == 0: // nil or not
-		case !reflect.DeepEqual(was.Interface(), is.Interface()):
-			changes = append(changes, Change{f.key, show(was), show(is), f.live})
+		case !same(was, is):
+			changes = append(changes, Change{f.key, show(was), show(is), f.live, same(is, f.in(unset))})
 		}
 	}
 	return changes
+}
+
+// same reports whether two values of one key say the same: so do no list and an empty one.
+func same(a, b reflect.Value) bool {
+	return a.Kind() == reflect.Slice && a.Len()+b.Len() == 0 || reflect.DeepEqual(a.Interface(), b.Interface())
 }
 
 // Reloaded returns the configuration that a daemon with c can have when it is given
@@ -106,7 +112,7 @@ func aliasChanges(was, is map[address.Address]address.Address) (changes []Change
 	}
 	for a := range both {
 		if o, n := value(was, a), value(is, a); o != n {
-			changes = append(changes, Change{toml.Key{"aliases", a.String()}.String(), o, n, true})
+			changes = append(changes, Change{toml.Key{"aliases", a.String()}.String(), o, n, true, false})
 		}
 	}
 	slices.SortFunc(changes, func(a, b Change) int { return strings.Compare(a.Key, b.Key) })

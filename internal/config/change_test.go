@@ -35,18 +35,18 @@ log.level = "debug"
 "new@example.org" = "bob@example.org"
 `)
 	want := []config.Change{
-		{`accounts.plain_login`, "true", "false", true},
-		{`aliases."gone@example.org"`, "alice@example.org", "", true},
-		{`aliases."moved@example.org"`, "alice@example.org", "bob@example.org", true},
-		{`aliases."new@example.org"`, "", "bob@example.org", true},
-		{`domains`, "example.org", "example.org, example.net", false},
-		{`limits.large_message`, "256KiB", "128KiB", false},
-		{`limits.max_message_size`, "1MiB", "2MiB", true},
-		{`listen.addresses`, ":25", ":25, 127.0.0.1:2525", false},
-		{`listen.proxy_from`, "", "192.0.2.0/24", true},
-		{`log.level`, "info", "debug", true},
-		{`postmaster`, "alice@example.org", "", true},
-		{`shutdown_grace`, "30s", "1m0s", true},
+		{`accounts.plain_login`, "true", "false", true, false},
+		{`aliases."gone@example.org"`, "alice@example.org", "", true, false},
+		{`aliases."moved@example.org"`, "alice@example.org", "bob@example.org", true, false},
+		{`aliases."new@example.org"`, "", "bob@example.org", true, false},
+		{`domains`, "example.org", "example.org, example.net", false, false},
+		{`limits.large_message`, "256KiB", "128KiB", false, false},
+		{`limits.max_message_size`, "1MiB", "2MiB", true, false},
+		{`listen.addresses`, ":25", ":25, 127.0.0.1:2525", false, false},
+		{`listen.proxy_from`, "", "192.0.2.0/24", true, false},
+		{`log.level`, "info", "debug", true, false},
+		{`postmaster`, "alice@example.org", "", true, true},
+		{`shutdown_grace`, "30s", "1m0s", true, false},
 	}
 	if got := was.Changes(is); !slices.Equal(got, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", got, want)
@@ -61,6 +61,24 @@ log.level = "debug"
 	}
 	if merged.Limits.LargeMessage != was.Limits.LargeMessage || merged.Limits.MaxMessageSize != is.Limits.MaxMessageSize {
 		t.Errorf("a reload takes %+v", merged.Limits)
+	}
+	// A file that is cut off says less, and is none the less whole: what it does not say any more is told apart.
+	cut := mustParse(t, minimal+"limits.max_message_size = \"1MiB\"\n")
+	want = []config.Change{
+		{`accounts.plain_login`, "false", "true", true, true},
+		{`aliases."kept@example.org"`, "alice@example.org", "", true, false},
+		{`aliases."moved@example.org"`, "bob@example.org", "", true, false},
+		{`aliases."new@example.org"`, "bob@example.org", "", true, false},
+		{`domains`, "example.org, example.net", "example.org", false, false},
+		{`limits.large_message`, "128KiB", "256KiB", false, true},
+		{`limits.max_message_size`, "2MiB", "1MiB", true, false},
+		{`listen.addresses`, ":25, 127.0.0.1:2525", ":25", false, true},
+		{`listen.proxy_from`, "192.0.2.0/24", "", true, true},
+		{`log.level`, "debug", "info", true, true},
+		{`shutdown_grace`, "1m0s", "30s", true, true},
+	}
+	if got := is.Changes(cut); !slices.Equal(got, want) {
+		t.Errorf("got\n%+v\nwant\n%+v", got, want)
 	}
 	if got := was.Changes(mustParse(t, string(encode(t, was)))); got != nil {
 		t.Errorf("the same file again changes %+v", got)

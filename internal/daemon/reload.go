@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 
 	"cmtpd/internal/account"
@@ -171,12 +172,18 @@ func (d *daemon) reload(ctx context.Context) {
 	}
 	waiting := 0
 	for _, c := range changes {
+		attrs := []any{"key", c.Key, "old", c.Old, "new", c.New}
+		how := slog.LevelInfo
+		if c.Default { // meant, or of a file that was cut off, which is still a whole one
+			attrs = append(attrs, "default", true)
+			how = slog.LevelWarn
+		}
 		if c.Live {
-			d.log.Info("a setting has changed", "key", c.Key, "old", c.Old, "new", c.New)
+			d.log.Log(ctx, how, "a setting has changed", attrs...)
 			continue
 		}
 		waiting++
-		d.log.Warn("a setting has changed in the file, and waits for a restart", "key", c.Key, "old", c.Old, "new", c.New)
+		d.log.Warn("a setting has changed in the file, and waits for a restart", attrs...)
 	}
 	d.metrics.Reloaded(true, waiting)
 	d.log.Info("the configuration was reloaded", "changed", len(changes)-waiting, "waiting_for_restart", waiting)
