@@ -23,6 +23,7 @@ const (
 	backendFlag    = "backend"
 	proxyFlag      = "proxy"
 	postmasterFlag = "postmaster"
+	metricsFlag    = "metrics"
 
 	none   = "none"
 	nobody = "nobody"
@@ -44,6 +45,10 @@ func questions(found *setup.Facts, a *setup.Answers) []question {
 	backend := none
 	if l := found.Port25; l != nil && l.Kind != setup.Cmtpd && found.Backend != "" {
 		backend = found.Backend
+	}
+	metrics := none
+	if found.Metrics != "" {
+		metrics = found.Metrics
 	}
 	return []question{
 		{domainFlag, "The domains of the mail, with spaces between", found.Domain.String(), always, func(s string) (err error) {
@@ -73,6 +78,13 @@ func questions(found *setup.Facts, a *setup.Answers) []question {
 				a.Postmaster, err = address.Parse(s)
 			}
 			return err
+		}},
+		{metricsFlag, "Where this machine alone sees its status page and metrics (host:port), or none", metrics, always, func(s string) error {
+			if a.Metrics = ""; s == none {
+				return nil
+			}
+			a.Metrics = s
+			return loopbackPort(s)
 		}},
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -42,6 +43,7 @@ func initCommand() *cobra.Command {
 	f.String(backendFlag, "", "the mail server behind, as `HOST:PORT`, or none (default: where the one on port 25 could go)")
 	f.String(proxyFlag, "", "the `VERSION` of the PROXY protocol that it is spoken to in: v1, v2 or none (default: v2)")
 	f.String(postmasterFlag, "", "the `ADDRESS` that gets the mail to postmaster, or nobody (default: nobody)")
+	f.String(metricsFlag, "", "serve the status page and metrics on `HOST:PORT`, a loopback address, or none (default: 127.0.0.1:9125, or none where another program has that)")
 	f.String(dataDirFlag, config.Default().DataDir, "keep keys and mail in `DIR`")
 	f.String(userFlag, "cmtpd", "the `USER` who serves, if root runs this")
 	f.Bool(yesFlag, false, "do not ask: take what was found for what is not given")
@@ -224,6 +226,9 @@ func (v *initView) show(out io.Writer) error {
 	}
 	v.showMove(out)
 	fmt.Fprintf(out, "\nNext\n  %s\n", strings.Join(v.Next, "\n  "))
+	if at := v.Means.Metrics.Listen; at != "" {
+		fmt.Fprintf(out, "\nOnce it serves, http://%s/ shows how it is, and http://%s/metrics is for Prometheus.\n", at, at)
+	}
 	return nil
 }
 
@@ -274,6 +279,15 @@ func whoComes(proxy config.ProxyProtocol) string {
 func localPort(s string) error {
 	if _, port, err := net.SplitHostPort(s); err != nil || port == "" {
 		return fmt.Errorf(`expected host:port, such as "127.0.0.1:10025", or none; found %q`, s)
+	}
+	return nil
+}
+
+// loopbackPort reports whether the status page can be there without a word in the configuration that says it may.
+func loopbackPort(s string) error {
+	host, port, err := net.SplitHostPort(s)
+	if ip, _ := netip.ParseAddr(host); err != nil || port == "" || host != "localhost" && !ip.IsLoopback() {
+		return fmt.Errorf(`expected host:port of a loopback address, since nobody is asked for a password there, such as "127.0.0.1:9125", or none; found %q`, s)
 	}
 	return nil
 }

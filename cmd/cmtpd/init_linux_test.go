@@ -16,7 +16,7 @@ func initSite(t *testing.T, flags ...string) *cmtptest.Site {
 	t.Helper()
 	dir := t.TempDir()
 	s := &cmtptest.Site{Dir: dir, Config: filepath.Join(dir, "cmtpd.toml"), Data: filepath.Join(dir, "data"), Program: cmtptest.Program(t), Command: cmtptest.Release(t)}
-	s.Must(t, "", append([]string{"init", "--yes", "--without-dns", "--user", "root", "--data-dir", s.Data}, flags...)...)
+	s.Must(t, "", append([]string{"init", "--yes", "--without-dns", "--user", "root", "--data-dir", s.Data, "--metrics", cmtptest.Loopback() + ":0"}, flags...)...)
 	text, err := os.ReadFile(s.Config)
 	if err != nil {
 		t.Fatal(err)
@@ -61,6 +61,8 @@ func TestInit_Terminal(t *testing.T) {
 	say(t, term, "The mail server behind cmtpd", "192.0.2.9:10025")
 	say(t, term, `The PROXY protocol [^\n]* \[v2\]`, "")
 	say(t, term, `The address that gets the mail to postmaster, or nobody \[nobody\]`, "")
+	say(t, term, `Where this machine alone sees its status page and metrics \(host:port\), or none`, "192.0.2.1:9125")
+	say(t, term, `Where this machine alone[^\n]*\r?\nexpected [^\n]*\r?\nWhere this machine alone`, "127.0.0.1:9126")
 	term.Shows(t, regexp.MustCompile(`To be written\r?\n(.*\r?\n)+Write it\? \[y/N\] $`))
 	if _, err := os.Stat(filepath.Join(dir, "data")); err == nil {
 		t.Error("it has written before")
@@ -73,7 +75,7 @@ func TestInit_Terminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{`domains = ["example.org", "example.com"]`, `hostname = "mx.example.org"`, `backend = "192.0.2.9:10025"`, `proxy_protocol = "v2"`, `#postmaster = "alice@example.org"`} {
+	for _, line := range []string{`domains = ["example.org", "example.com"]`, `hostname = "mx.example.org"`, `backend = "192.0.2.9:10025"`, `proxy_protocol = "v2"`, `#postmaster = "alice@example.org"`, `listen = "127.0.0.1:9126"`} {
 		if !strings.Contains(string(text), "\n"+line+"\n") {
 			t.Errorf("there is no %s in\n%s", line, text)
 		}
@@ -94,7 +96,7 @@ func TestInit_TerminalRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			term, dir := initInTerminal(t, "--hostname", "mx.example.org", "--domain", "example.org")
+			term, dir := initInTerminal(t, "--hostname", "mx.example.org", "--domain", "example.org", "--metrics", "none")
 			term.Shows(t, regexp.MustCompile(`The mail server behind cmtpd`))
 			for _, line := range strings.SplitAfter(tt.keys, "\n") {
 				term.Type(t, line)
@@ -112,6 +114,22 @@ func TestInit_TerminalRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestInit_Metrics: what init has written is served, unless it was told not to.
+func TestInit_Metrics(t *testing.T) {
+	t.Parallel()
+	about := []string{"--domain", "example.org", "--hostname", "mx.example.org", "--backend", "none"}
+	d := initSite(t, about...).Start(t)
+	if shown := get(t, "http://"+d.Metrics+"/readyz"); !strings.HasPrefix(shown, "ready: ") {
+		t.Errorf("it is %q", shown)
+	}
+	d.Stop(t)
+	d = initSite(t, append(about, "--metrics", "none")...).Start(t)
+	if d.Metrics != "" {
+		t.Errorf("it is shown at %s how it is", d.Metrics)
+	}
+	d.Stop(t)
 }
 
 // TestInit_DNS: what DNS has already is not asked for again, and what leads elsewhere is told.

@@ -36,6 +36,7 @@ type Facts struct {
 	Port25    *Listener      `json:"port_25"`   // nil: nobody listens there
 	Installed []Kind         `json:"installed"` // mail servers whose configuration is there
 	Backend   string         `json:"backend"`   // host:port where a mail server of this machine could go
+	Metrics   string         `json:"metrics"`   // host:port where the status page and metrics can be served
 	Systemd   bool           `json:"systemd"`   // systemd runs here
 	Units     bool           `json:"units"`     // cmtpd's units are installed
 }
@@ -87,6 +88,7 @@ func Look(ctx context.Context, m Machine) *Facts {
 	}
 	f.Port25 = m.port25(ctx, f.Installed)
 	f.Backend = m.freeBackend()
+	f.Metrics = m.freeMetrics()
 	return f
 }
 

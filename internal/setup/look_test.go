@@ -178,3 +178,24 @@ func TestLook_Backend(t *testing.T) {
 		t.Errorf("found %q", f.Backend)
 	}
 }
+
+// TestLook_Metrics: the usual place, unless another program has it, of which cmtpd itself is none.
+func TestLook_Metrics(t *testing.T) {
+	const place = "127.0.0.1:9125"
+	for _, tt := range []struct{ listens, exe, want string }{
+		{"127.0.0.1:9124", "/usr/bin/exporter", place},
+		{"192.0.2.1:9125", "/usr/bin/exporter", place},
+		{place, "/usr/bin/exporter", ""},
+		{"0.0.0.0:9125", "/usr/bin/exporter", ""},
+		{place, "/usr/bin/cmtpd", place},
+	} {
+		files := fstest.MapFS{"proc/net/tcp": sockets("0A", tt.listens)}
+		process(files, 10, tt.exe, "100")
+		if f := look(files, "", silent); f.Metrics != tt.want {
+			t.Errorf("with %s at %s: found %q", tt.exe, tt.listens, f.Metrics)
+		}
+	}
+	if f := look(fstest.MapFS{"proc/net/tcp": sockets("0A", place)}, "", silent); f.Metrics != "" { // only root may know whose it is
+		t.Errorf("found %q", f.Metrics)
+	}
+}

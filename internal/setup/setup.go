@@ -34,6 +34,7 @@ type Answers struct {
 	Backend    string               // host:port of the mail server behind; "" for none
 	Proxy      config.ProxyProtocol // with Backend
 	Postmaster address.Address      // zero for nobody
+	Metrics    string               // host:port of the status page and the metrics; "" for nowhere
 }
 
 // setting matches a line of the commented configuration that sets a key, or would.
@@ -52,6 +53,9 @@ func (a *Answers) Text(path string) (string, *config.Config, error) {
 	values["domains"] = "[" + strings.Join(quoted, ", ") + "]"
 	if !a.Postmaster.IsZero() {
 		values["postmaster"] = strconv.Quote(a.Postmaster.String())
+	}
+	if a.Metrics != "" {
+		values["metrics.listen"] = strconv.Quote(a.Metrics)
 	}
 	if a.Backend != "" {
 		values["smtp.mode"] = strconv.Quote(string(config.Relay))
@@ -101,7 +105,7 @@ func fill(text string, values map[string]string) (string, error) {
 
 // AnswersOf returns what a configuration answers.
 func AnswersOf(c *config.Config) *Answers {
-	a := &Answers{Domains: c.Domains, Hostname: c.Hostname, DataDir: c.DataDir, Postmaster: c.Postmaster}
+	a := &Answers{Domains: c.Domains, Hostname: c.Hostname, DataDir: c.DataDir, Postmaster: c.Postmaster, Metrics: c.Metrics.Listen}
 	if c.SMTP.Mode == config.Relay {
 		a.Backend, a.Proxy = c.SMTP.Backend, c.SMTP.ProxyProtocol
 	}

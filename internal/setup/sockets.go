@@ -131,3 +131,18 @@ func (m Machine) freeBackend() string {
 	}
 	return ""
 }
+
+// metricsAt is where documents, alerts and the example for Prometheus have the status page and the metrics.
+var metricsAt = netip.MustParseAddrPort("127.0.0.1:9125")
+
+// freeMetrics returns that place, unless another program has it: cmtpd would not start.
+func (m Machine) freeMetrics() string {
+	sockets, _ := listening(m.Files)
+	there := slices.DeleteFunc(sockets, func(s socket) bool {
+		return s.addr.Port() != metricsAt.Port() || s.addr.Addr() != metricsAt.Addr() && !s.addr.Addr().IsUnspecified()
+	})
+	if len(there) > 0 && kindOfProgram(owner(m.Files, there)) != Cmtpd {
+		return ""
+	}
+	return metricsAt.String()
+}

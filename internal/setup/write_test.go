@@ -53,7 +53,7 @@ func prepared(t *testing.T, dir string, a *setup.Answers, owner setup.Owner) (*s
 // TestAnswers_Text: the answers stand where they are explained, and are what is read back.
 func TestAnswers_Text(t *testing.T) {
 	a := answers(t, "/srv/d\"ir")
-	a.Backend, a.Proxy = "127.0.0.1:10025", config.ProxyV1
+	a.Backend, a.Proxy, a.Metrics = "127.0.0.1:10025", config.ProxyV1, "[::1]:9125"
 	var err error
 	if a.Postmaster, err = address.Parse("alice@example.org"); err != nil {
 		t.Fatal(err)
@@ -65,7 +65,8 @@ func TestAnswers_Text(t *testing.T) {
 	want := config.Default()
 	want.Hostname, want.Domains, want.DataDir, want.Postmaster = a.Hostname, a.Domains, a.DataDir, a.Postmaster
 	want.SMTP.Mode, want.SMTP.Backend, want.SMTP.ProxyProtocol = config.Relay, a.Backend, a.Proxy
-	if got, w := *setup.AnswersOf(means), *setup.AnswersOf(want); got.Hostname != w.Hostname || got.Backend != w.Backend || got.Proxy != w.Proxy || got.DataDir != w.DataDir || got.Postmaster != w.Postmaster {
+	want.Metrics.Listen = a.Metrics
+	if got, w := *setup.AnswersOf(means), *setup.AnswersOf(want); got.Metrics != w.Metrics || got.Hostname != w.Hostname || got.Backend != w.Backend || got.Proxy != w.Proxy || got.DataDir != w.DataDir || got.Postmaster != w.Postmaster {
 		t.Errorf("it means %+v, want %+v", got, w)
 	}
 	if !strings.Contains(text, "\nbackend = \"127.0.0.1:10025\"\n") || !strings.Contains(text, "# The mail server behind cmtpd:") || strings.Contains(text, "\n#backend") {
@@ -74,6 +75,7 @@ func TestAnswers_Text(t *testing.T) {
 	for _, bad := range []func(*setup.Answers){
 		func(a *setup.Answers) { a.Backend = "127.0.0.1:25" }, // itself
 		func(a *setup.Answers) { a.Backend = "127.0.0.1:x" },
+		func(a *setup.Answers) { a.Metrics = "192.0.2.1:9125" },
 		func(a *setup.Answers) { a.Postmaster.Domain = a.Hostname },
 		func(a *setup.Answers) { a.DataDir = "/" + strings.Repeat("x", 200) },
 	} {
