@@ -117,7 +117,7 @@ func TestCheck_Routes(t *testing.T) {
 		"NullMX":      {"example.org. MX 0 .", []string{"takes no mail", "publish: example.org. 3600 IN MX"}, ""},
 		"NoAddress":   {"example.org. MX 10 mx.example.org.\nmx.example.org. TXT \"x\"", []string{"has an address", "mx.example.org. 3600 IN A"}, ""},
 		"OneHostGone": {route + "example.org. MX 20 old.example.org.\nold.example.org. TXT \"x\"", []string{"a mail host of example.org cannot be reached", "old.example.org", "out of the MX"}, ""},
-		"Elsewhere":   {"example.org. MX 10 mx.example.org.\nmx.example.org. A 198.18.0.1", nil, "no address of this machine, of example.org (mx.example.org, 198.18.0.1)"},
+		"Elsewhere":   {"example.org. MX 10 mx.example.org.\nmx.example.org. A 192.0.2.1", nil, "no address of this machine, of example.org (mx.example.org, 192.0.2.1)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			zone := dnstest.Start(t, tt.zone)

@@ -120,6 +120,7 @@ type DNS struct {
 type Delivery struct {
 	Port     int  `toml:"port"`
 	Loopback bool `toml:"loopback"` // whether other servers may be on this host's own addresses
+	Intranet bool `toml:"intranet"` // whether they may be in private networks
 	// KeyCache is how many answers of other servers about names of theirs are kept, for
 	// KeyCacheTime.
 	KeyCache     int           `toml:"key_cache"`

@@ -46,6 +46,7 @@ type answer struct {
 type reader struct {
 	question
 	loopback bool                             // whether addresses of this host count
+	private  bool                             // whether those of private networks do
 	shuffle  func(n int, swap func(i, j int)) // see Options
 
 	name  string        // where the chain has led
@@ -197,7 +198,22 @@ func (r *reader) isUsable(a netip.Addr) bool {
 	if v4, ok := within(a); ok && !r.isUsable(v4) {
 		return false
 	}
-	return r.loopback || !a.IsLoopback()
+	return (r.loopback || !a.IsLoopback()) && (r.private || !isPrivate(a))
+}
+
+// isPrivate reports whether a is of a network that nobody outside reaches: one on which services trust whoever
+// can connect to them.
+func isPrivate(a netip.Addr) bool {
+	return a.IsPrivate() || slices.ContainsFunc(private, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// private are networks beside those of RFC 1918 and RFC 4193.
+var private = []netip.Prefix{
+	netip.MustParsePrefix("100.64.0.0/10"),  // RFC 6598, behind a provider's NAT
+	netip.MustParsePrefix("192.0.0.0/24"),   // RFC 6890, between a host and its provider
+	netip.MustParsePrefix("198.18.0.0/15"),  // RFC 2544, of laboratories
+	netip.MustParsePrefix("64:ff9b:1::/48"), // RFC 8215, to whatever IPv4 network this one translates to
+	netip.MustParsePrefix("fec0::/10"),      // RFC 3879, of a site
 }
 
 var (

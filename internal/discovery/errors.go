@@ -22,7 +22,7 @@ var (
 var (
 	ErrNoMail   = errors.New("the domain takes no mail") // null MX, RFC 7505
 	ErrNoServer = errors.New("none of the domain's mail servers has an address")
-	ErrUnusable = errors.New("the host has only addresses that no server for others can have")
+	ErrUnusable = errors.New("the host has only addresses that no server for others can have (such as those of private networks, unless delivery.intranet is set)")
 )
 
 // An Error is why one question to DNS has no data, or why a domain has no

@@ -53,7 +53,7 @@ func New(c *config.Config, o Options) *Finder {
 			servers: servers,
 			timeout: c.DNS.Timeout,
 			trusted: c.DNS.Trusted,
-			fresh:   reader{loopback: c.Delivery.Loopback, shuffle: o.Shuffle},
+			fresh:   reader{loopback: c.Delivery.Loopback, private: c.Delivery.Intranet, shuffle: o.Shuffle},
 			now:     o.Now,
 			cache:   newCache(maxCached),
 			flights: newFlights(),

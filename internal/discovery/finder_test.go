@@ -285,6 +285,39 @@ func TestFinder_Find_Loopback(t *testing.T) {
 	}
 }
 
+// Those in private networks are, too: what is outside of them, by one address, is for everybody.
+func TestFinder_Find_Private(t *testing.T) {
+	for _, c := range []struct{ before, first, last, behind string }{
+		{"9.255.255.255", "10.0.0.0", "10.255.255.255", "11.0.0.0"},
+		{"172.15.255.255", "172.16.0.0", "172.31.255.255", "172.32.0.0"},
+		{"192.167.255.255", "192.168.0.0", "192.168.255.255", "192.169.0.0"},
+		{"100.63.255.255", "100.64.0.0", "100.127.255.255", "100.128.0.0"},
+		{"191.255.255.255", "192.0.0.0", "192.0.0.255", "192.0.1.0"},
+		{"198.17.255.255", "198.18.0.0", "198.19.255.255", "198.20.0.0"},
+		{"fbff::1", "fc00::1", "fdff::1", "fe00::1"},
+		{"64:ff9b:0:1::1", "64:ff9b:1::", "64:ff9b:1:ffff::1", "64:ff9b:2::"},
+		{"fe00::2", "fec0::1", "feff::1", "2001:db8::1"},
+		{"64:ff9b::9ff:ffff", "64:ff9b::a00:0", "64:ff9b::aff:ffff", "64:ff9b::b00:0"}, // 10.0.0.0/8, translated
+		{"2002:9ff:ffff::1", "2002:a00::1", "2002:aff:ffff::1", "2002:b00::1"},
+	} {
+		for _, private := range []bool{false, true} {
+			for i, addr := range []string{c.before, c.first, c.last, c.behind} {
+				kind := "A"
+				if strings.Contains(addr, ":") {
+					kind = "AAAA"
+				}
+				s := dnstest.Start(t, soa+"example.org. "+kind+" "+addr)
+				conf := settings(s.Addr, false)
+				conf.Delivery.Intranet = private
+				_, err := discovery.New(conf, discovery.Options{}).Find(t.Context(), domain(t, "example.org"))
+				if want := private || i == 0 || i == 3; (err == nil) != want || !want && !errors.Is(err, discovery.ErrUnusable) {
+					t.Errorf("%s, allowed %v: %v, want %v", addr, private, err, want)
+				}
+			}
+		}
+	}
+}
+
 // What leads to an address of no server is none either.
 func TestFinder_Find_Within(t *testing.T) {
 	for addr, want := range map[string]bool{
