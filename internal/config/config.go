@@ -118,9 +118,10 @@ type DNS struct {
 
 // Delivery says how mail leaves for other servers.
 type Delivery struct {
-	Port     int  `toml:"port"`
-	Loopback bool `toml:"loopback"` // whether other servers may be on this host's own addresses
-	Intranet bool `toml:"intranet"` // whether they may be in private networks
+	Port         int  `toml:"port"`
+	Loopback     bool `toml:"loopback"`      // whether other servers may be on this host's own addresses
+	Intranet     bool `toml:"intranet"`      // whether they may be in private networks
+	KnownDomains int  `toml:"known_domains"` // whose servers' keys are remembered
 	// KeyCache is how many answers of other servers about names of theirs are kept, for
 	// KeyCacheTime.
 	KeyCache     int           `toml:"key_cache"`
@@ -249,6 +250,7 @@ func Default() *Config {
 		},
 		Delivery: Delivery{
 			Port:                    25,
+			KnownDomains:            100_000,
 			KeyCache:                10000,
 			KeyCacheTime:            time.Hour,
 			MaxConnections:          64,

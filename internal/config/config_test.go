@@ -248,6 +248,8 @@ func TestConfig_Validate(t *testing.T) {
 	for _, c := range []struct{ key, good, bad string }{
 		{"delivery.port", "1", "0"},
 		{"delivery.port", "65535", "65536"},
+		{"delivery.known_domains", "16", "15"},
+		{"delivery.known_domains", "16777216", "16777217"},
 		{"delivery.key_cache", "1", "0"},
 		{"delivery.key_cache", "1048576", "1048577"},
 		{"delivery.key_cache_time", `"1s"`, `"999ms"`},

@@ -33,6 +33,8 @@ const (
 	minScrubEvery   = time.Second
 	maxScrubEvery   = 366 * 24 * time.Hour
 	maxKeyCache     = 1 << 20
+	minKnownDomains = 16 // of which strangers get half
+	maxKnownDomains = 1 << 24
 	maxKeyCacheTime = 24 * time.Hour
 	maxLoginRate    = 1 << 20
 	maxMarkRate     = 1 << 20
@@ -245,6 +247,7 @@ func (v *validator) dns() {
 
 func (v *validator) delivery() {
 	d := v.c.Delivery
+	v.between("delivery.known_domains", d.KnownDomains, minKnownDomains, maxKnownDomains)
 	v.between("delivery.key_cache", d.KeyCache, 1, maxKeyCache)
 	if t := d.KeyCacheTime; t < time.Second || t > maxKeyCacheTime {
 		v.add("delivery.key_cache_time", "%s is not between %s and %s", t, time.Second, maxKeyCacheTime)

@@ -187,7 +187,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	if err := d.openAccounts(); err != nil {
 		return err
 	}
-	if d.trust, err = trust.Open(d.cfg.TrustDir(), trust.Options{FS: durable.OS, Log: d.log}); err != nil {
+	if d.trust, err = trust.Open(d.cfg.TrustDir(), trust.Options{FS: durable.OS, Log: d.log, MaxDomains: d.cfg.Delivery.KnownDomains}); err != nil {
 		return err
 	}
 	d.metrics.ShowTrust(d.trust)

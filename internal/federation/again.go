@@ -53,7 +53,7 @@ func (p *Peers) meetAgain(ctx context.Context, d address.Domain, client netip.Ad
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), judgeTime)
 		defer cancel()
 		met = true
-		peer, err := p.open(ctx, d, p.cfg.Aside, true)
+		peer, err := p.open(ctx, d, p.cfg.Aside, toLearn)
 		if err == nil {
 			peer.Close()
 		}

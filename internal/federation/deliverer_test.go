@@ -52,6 +52,27 @@ func TestDeliverer(t *testing.T) {
 	}
 }
 
+// What had mail is kept for good; who was only asked for a key is not.
+func TestDeliverer_Remembered(t *testing.T) {
+	w := newWorld(t)
+	a := w.site("a.example", "127.0.0.2", options{}, "alice")
+	w.site("b.example", "127.0.0.3", options{}, "bob")
+	mail := func() bool {
+		t.Helper()
+		s, err := a.trust.Known(domain("b.example"))
+		if err != nil || s == nil {
+			t.Fatalf("%+v, %v", s, err)
+		}
+		return s.Mail
+	}
+	if _, err := lookup(t, keysOf(a), "bob@b.example"); err != nil || mail() {
+		t.Errorf("asked: %v, %v", err, mail())
+	}
+	if _, err := a.deliver("b.example", a.queued("alice", "bob@b.example", "", 100)); err != nil || !mail() {
+		t.Errorf("given mail: %v, %v", err, mail())
+	}
+}
+
 // vouched checks what a's logs say of its items in bob's mailbox, of which the second had an
 // entry before.
 func vouched(t *testing.T, a, b *site, items []queue.Item) {

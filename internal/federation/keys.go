@@ -199,7 +199,7 @@ func (k *Keys) enter(ctx context.Context, d address.Domain) (_ context.Context, 
 }
 
 func (k *Keys) fetch(ctx context.Context, name address.Address) (*Foreign, error) {
-	p, err := k.peers.open(ctx, name.Domain, k.peers.cfg.Aside, false)
+	p, err := k.peers.open(ctx, name.Domain, k.peers.cfg.Aside, toAsk)
 	if err != nil {
 		return nil, err
 	}

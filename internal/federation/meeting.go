@@ -24,7 +24,7 @@ type meeting struct {
 	known  *trust.State // nil for nothing
 	record trust.Record
 	must   bool // CMTP 1 is asked for
-	silent bool // nobody is told who we are
+	why    purpose
 	failed []discovery.Attempt
 }
 
@@ -110,7 +110,7 @@ func (m *meeting) converse(ctx context.Context, nc net.Conn, s discovery.Server)
 
 // judge decides whether the server is one of the domain's, and tells it who we are.
 func (m *meeting) judge(ctx context.Context, p *Peer) error {
-	g := trust.Sighting{CMTP1: p.channel != nil, Record: m.record}
+	g := trust.Sighting{CMTP1: p.channel != nil, Record: m.record, Mail: m.why == toSend}
 	if p.channel == nil {
 		key, err := p.conn.ServerKey()
 		if err != nil {
@@ -144,7 +144,7 @@ func (m *meeting) judge(ctx context.Context, p *Peer) error {
 		return nil
 	}
 	p.channel.Accept()
-	if m.silent {
+	if m.why == toLearn {
 		return nil
 	}
 	return m.introduce(p)

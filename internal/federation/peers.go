@@ -116,11 +116,20 @@ func (p *Peers) isOwnKey(key crypt.PublicKey) bool {
 // is trusted for the domain then, and over CMTP 1 this server has shown who it is. The
 // context bounds only the opening. The error is a *MeetError.
 func (p *Peers) Open(ctx context.Context, d address.Domain) (*Peer, error) {
-	return p.open(ctx, d, p.cfg.Finder, false)
+	return p.open(ctx, d, p.cfg.Finder, toSend)
 }
 
-// open is Open, or without a word of who this server is, at the first addresses alone.
-func (p *Peers) open(ctx context.Context, d address.Domain, finder Finder, silent bool) (*Peer, error) {
+// A purpose is why a server is met.
+type purpose uint8
+
+const (
+	toSend  purpose = iota // mail: what is learnt of the domain is kept for good
+	toAsk                  // for a user
+	toLearn                // its keys, without a word of who this server is, at the first addresses alone
+)
+
+// open is Open for any purpose.
+func (p *Peers) open(ctx context.Context, d address.Domain, finder Finder, why purpose) (*Peer, error) {
 	if p.isOwn(d) {
 		return nil, meetError(d, queue.Permanent, ErrOwn)
 	}
@@ -128,7 +137,7 @@ func (p *Peers) open(ctx context.Context, d address.Domain, finder Finder, silen
 	if err != nil {
 		return nil, meetError(d, outcomeOf(err), err)
 	}
-	if silent && len(found.Servers) > againHosts {
+	if why == toLearn && len(found.Servers) > againHosts {
 		found.Servers = found.Servers[:againHosts]
 	}
 	known, err := p.cfg.Trust.Known(d)
@@ -138,7 +147,7 @@ func (p *Peers) open(ctx context.Context, d address.Domain, finder Finder, silen
 	if found.Published.Ignored != nil {
 		p.cfg.Log.Warn("what a domain publishes does not count", "domain", d, "error", found.Published.Ignored)
 	}
-	m := &meeting{Peers: p, found: found, known: known, record: recordOf(found.Published), silent: silent}
+	m := &meeting{Peers: p, found: found, known: known, record: recordOf(found.Published), why: why}
 	m.must = found.Published.Enforced() || known != nil && (known.CMTP1 || known.IsEnforced(p.cfg.Now()))
 	return m.run(ctx)
 }

@@ -10,7 +10,7 @@ import (
 type trustCollector struct {
 	store *trust.Store
 
-	domains, held, damaged, changes *prometheus.Desc
+	domains, held, damaged, changes, full *prometheus.Desc
 }
 
 func newTrustCollector(s *trust.Store) *trustCollector {
@@ -21,6 +21,7 @@ func newTrustCollector(s *trust.Store) *trustCollector {
 		held:    desc("cmtpd_trust_held", "Domains of which a server is held: see cmtpd trust list --held."),
 		damaged: desc("cmtpd_trust_damaged", "Domains that are held because what was remembered of them is damaged."),
 		changes: desc("cmtpd_trust_changes_total", "Changes of what is remembered of domains, and new holds, since the start."),
+		full:    desc("cmtpd_trust_full_total", "How often a new domain could not be met because delivery.known_domains are remembered, and none may be forgotten."),
 	}
 }
 
@@ -38,7 +39,7 @@ func newTested() prometheus.Counter {
 
 // Describe implements prometheus.Collector.
 func (c *trustCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.domains, c.held, c.damaged, c.changes} {
+	for _, d := range []*prometheus.Desc{c.domains, c.held, c.damaged, c.changes, c.full} {
 		ch <- d
 	}
 }
@@ -50,4 +51,5 @@ func (c *trustCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(c.held, prometheus.GaugeValue, float64(st.Held))
 	ch <- prometheus.MustNewConstMetric(c.damaged, prometheus.GaugeValue, float64(st.Damaged))
 	ch <- prometheus.MustNewConstMetric(c.changes, prometheus.CounterValue, float64(st.Changes))
+	ch <- prometheus.MustNewConstMetric(c.full, prometheus.CounterValue, float64(st.Full))
 }

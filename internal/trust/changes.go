@@ -12,7 +12,7 @@ const writeEvery = 24 * time.Hour
 // same reports whether two states differ in nothing but when something was seen last, and
 // until when enforce is in force.
 func same(a, b *State) bool {
-	return a.Domain == b.Domain && a.CMTP1 == b.CMTP1 && a.Without.Equal(b.Without) && a.Enforce.IsZero() == b.Enforce.IsZero() &&
+	return a.Domain == b.Domain && a.CMTP1 == b.CMTP1 && a.Mail == b.Mail && a.Without.Equal(b.Without) && a.Enforce.IsZero() == b.Enforce.IsZero() &&
 		sameSuccessor(a.Successor, b.Successor) && sameSuccessor(a.Candidate, b.Candidate) &&
 		slices.EqualFunc(a.Keys, b.Keys, func(x, y Key) bool {
 			shown := x.Last.IsZero() == y.Last.IsZero()

@@ -40,6 +40,7 @@ func (s *State) Judge(at time.Time, g Sighting) (*State, Verdict) {
 	j.readRecord()
 	v := j.judgeShown(shown)
 	j.learnSuccessor()
+	j.Mail = j.Mail || v.Trusted && g.Mail
 	if v.Trusted && g.CMTP1 {
 		j.CMTP1, j.Without = true, time.Time{}
 	}

@@ -30,6 +30,9 @@ func (s *Store) makeRoom(n name) error {
 		return nil
 	}
 	if done, busy := s.forgetOne(&n); !done && (!busy || have >= s.max+len(s.locks)) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.full++
 		return ErrFull
 	}
 	return nil
@@ -42,10 +45,31 @@ func (s *Store) isHalfFull() bool {
 	return len(s.domains) >= s.max/2
 }
 
-// mayForget reports whether a domain may make room for others: neither DNSSEC nor the operator
-// vouches for it, and nothing is held.
-func (e *entry) mayForget(now time.Time) bool {
-	return e.state != nil && e.state.strength() <= DNS && e.state.Enforce.IsZero() && len(e.state.Holds(now)) == 0
+// A rank says how soon a domain makes room for others.
+type rank uint8
+
+const (
+	never rank = iota // it had mail of ours, the operator vouches for it, something is held, or it is damaged
+	late              // where no other may: DNSSEC vouches for it, it enforces, or it is held without CMTP 1; not seen for a month
+	soon              // all others
+)
+
+// rank returns how soon a domain may be forgotten. Somebody here has looked for it, or it has come by itself; but who has a
+// signed zone has as many domains with DNSSEC as they like, so that keeps none for ever.
+func (e *entry) rank(now time.Time) rank {
+	s := e.state
+	switch {
+	case s == nil, s.Mail, s.pinned():
+		return never
+	case now.Sub(s.Latest) > pendingLife: // and then only Without holds
+		if s.strength() > DNS || !s.Enforce.IsZero() || !s.Without.IsZero() {
+			return late
+		}
+		return soon
+	case s.strength() > DNS, !s.Enforce.IsZero(), len(s.Holds(now)) > 0:
+		return never
+	}
+	return soon
 }
 
 // forgetOne forgets the least recently seen domain that may be forgotten, and reports whether it
@@ -81,14 +105,19 @@ func (s *Store) nextVictim() (n victim, ok bool) {
 	return n, true
 }
 
-// chooseVictims looks for the least recently seen domains that may be forgotten, and reports
+// chooseVictims looks for the least recently seen domains of those that may be forgotten soonest, and reports
 // whether there are any.
 func (s *Store) chooseVictims() bool {
 	now := s.now()
 	var all []victim
+	best := late
 	s.mu.RLock()
 	for n, e := range s.domains {
-		if e.mayForget(now) {
+		r := e.rank(now)
+		if r > best {
+			best, all = r, all[:0]
+		}
+		if r == best {
 			all = append(all, victim{n, e.state.Latest})
 		}
 	}
@@ -114,7 +143,7 @@ func (s *Store) forget(v victim, held *name) bool {
 		defer l.Unlock()
 	}
 	e := s.get(n)
-	if e == nil || !e.mayForget(s.now()) || !e.state.Latest.Equal(v.seen) {
+	if e == nil || e.rank(s.now()) == never || !e.state.Latest.Equal(v.seen) {
 		return false
 	}
 	if err := s.fs.Remove(filepath.Join(s.dir, n.file())); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -18,6 +18,7 @@ type State struct {
 	CMTP1     bool       `json:"cmtp1"`               // it was spoken, and is required from then on
 	Without   time.Time  `json:"without,omitzero"`    // since when it is met without that
 	Enforce   time.Time  `json:"enforce,omitzero"`    // until when mode=enforce is in force
+	Mail      bool       `json:"mail,omitzero"`       // it was met to be given mail
 	Keys      []Key      `json:"keys,omitempty"`      // that its servers may show
 	Successor *Successor `json:"successor,omitempty"` // which alone may follow at once
 	Candidate *Successor `json:"candidate,omitempty"` // published in the place of Successor since its First

@@ -21,7 +21,7 @@ const MaxDomains = 100_000
 
 // Errors of a Store.
 var (
-	ErrFull    = errors.New("too many domains are remembered, and none of them may be forgotten")
+	ErrFull    = errors.New("too many domains are remembered (delivery.known_domains), and none of them may be forgotten")
 	ErrUnknown = errors.New("nothing is known of the domain")
 	ErrNotHeld = errors.New("no such key of the domain is held")
 	ErrKeys    = errors.New("there are as many pinned keys as a domain can have")
@@ -52,6 +52,7 @@ type Store struct {
 	domains map[name]*entry // under mu; an entry in it is never changed
 	victims []victim        // under mu: whom to forget next, the first one last
 	changes uint64          // under mu
+	full    uint64          // under mu: how often there was no room
 }
 
 // An entry is what is known of one domain, in memory and on disk.
@@ -78,6 +79,7 @@ type Stats struct {
 	Held    int    // domains with a hold now, the damaged ones included
 	Damaged int    // of them
 	Changes uint64 // that the log has lines of, since the start
+	Full    uint64 // how often a new domain could not be remembered, since the start
 }
 
 // Open opens the states in dir, which it makes when there is none. A file that is damaged
@@ -286,7 +288,7 @@ func (s *Store) Stats() Stats {
 	now := s.now()
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	st := Stats{Domains: len(s.domains), Changes: s.changes}
+	st := Stats{Domains: len(s.domains), Changes: s.changes, Full: s.full}
 	for _, e := range s.domains {
 		switch {
 		case e.damage != nil:

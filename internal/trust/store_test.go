@@ -381,6 +381,61 @@ func TestStore_MaxDomains_Claimed(t *testing.T) {
 	}
 }
 
+// A user who has ever more domains looked up, in signed zones too, has none forgotten that had mail or is pinned,
+// however long ago, and nothing that is held; and keeps others out for no longer than a month.
+func TestStore_MaxDomains_LookedUp(t *testing.T) {
+	const most = 12
+	fsys := durabletest.New()
+	s := openShop(t, fsys, "/trust", most)
+	mail := func(g *trust.Sighting) { g.Mail = true }
+	s.meet("bank.example", 1)
+	s.meet("bank.example", 1, mail)
+	s.meet("signed.example", 1, signed(1), mail)
+	s.pinned("pinned.example", 1)
+	s.now = s.now.Add(365 * day)
+	s.meet("held.example", 1)
+	s.meet("held.example", 2, mail) // is held, so it had none
+	for i := range 2 * most {
+		s.now = s.now.Add(time.Minute)
+		s.meet(fmt.Sprintf("p%d.example", i), 1)
+	}
+	full := func(name string, want error) {
+		t.Helper()
+		if _, err := s.Judge(context.Background(), domain(t, name), sighting(1)); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", name, err, want)
+		}
+	}
+	for i := range most - 4 {
+		s.now = s.now.Add(time.Minute)
+		s.meet(fmt.Sprintf("s%d.example", i), 1, signed(1))
+	}
+	full("one.more.example", trust.ErrFull)
+	if st := s.Stats(); st.Domains != most || st.Full != 1 {
+		t.Errorf("%+v", st)
+	}
+	s.now = s.now.Add(29 * day)
+	s.meet("s0.example", 1, signed(1)) // all others are not seen again
+	full("one.more.example", trust.ErrFull)
+	s.now = s.now.Add(2 * day)
+	for i := range most - 4 { // in the place of all but bank, signed and pinned, and of s0, which was seen of late
+		s.meet(fmt.Sprintf("t%d.example", i), 1, signed(1), func(g *trust.Sighting) { g.Mail = i == 0 })
+	}
+	full("one.more.example", trust.ErrFull)
+	s = openShop(t, fsys, "/trust", 5) // what had mail is known for that after a start, too
+	s.now = start.Add(800 * day)
+	for i := range most {
+		s.now = s.now.Add(31 * day)
+		if v := s.meet(fmt.Sprintf("u%d.example", i), 1, signed(1)); !v.First {
+			t.Errorf("%v", v)
+		}
+	}
+	for name, want := range map[string]bool{"bank.example": true, "signed.example": true, "pinned.example": true, "t0.example": true, "held.example": false, "s0.example": false} {
+		if state, err := s.Known(domain(t, name)); err != nil || (state != nil) != want {
+			t.Errorf("%s: %+v, %v, want %v", name, state, err, want)
+		}
+	}
+}
+
 func TestStore_Judge_Ended(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

@@ -187,6 +187,8 @@ type Sighting struct {
 	// Claimed: the server has come by itself, and nobody here has looked for the domain. Strangers can have as many
 	// domains as they like, so such a sighting makes no room for itself.
 	Claimed bool
+	// Mail: the server was met to be given mail. A domain that is trusted then is never forgotten for others.
+	Mail bool
 }
 
 // A Verdict says whether a server may be sent to and accepted from.
