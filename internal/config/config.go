@@ -173,6 +173,10 @@ type Limits struct {
 	MaxWaitsAccount          int           `toml:"max_waits_account" reload:"live"`
 	MarkRate                 int           `toml:"mark_rate" reload:"live"` // per minute and account
 	MarkBurst                int           `toml:"mark_burst" reload:"live"`
+	LookupRate               int           `toml:"lookup_rate" reload:"live"` // per minute and account
+	LookupBurst              int           `toml:"lookup_burst" reload:"live"`
+	NewDomainsRate           int           `toml:"new_domains_rate" reload:"live"` // per hour and account
+	NewDomainsBurst          int           `toml:"new_domains_burst" reload:"live"`
 	LoginRate                int           `toml:"login_rate" reload:"live"` // per minute and address
 	LoginBurst               int           `toml:"login_burst" reload:"live"`
 	GuessRate                int           `toml:"guess_rate" reload:"live"` // per hour and account
@@ -284,6 +288,10 @@ func defaultLimits() Limits {
 		MaxWaitsAccount:          32,
 		MarkRate:                 60,
 		MarkBurst:                100_000,
+		LookupRate:               60,
+		LookupBurst:              600,
+		NewDomainsRate:           10,
+		NewDomainsBurst:          1000,
 		LoginRate:                10,
 		LoginBurst:               20,
 		ConnectionRate:           600,

@@ -38,6 +38,7 @@ const (
 	maxKeyCacheTime = 24 * time.Hour
 	maxLoginRate    = 1 << 20
 	maxMarkRate     = 1 << 20
+	maxLookupRate   = 1 << 20
 	// maxDeliveries and the one for a domain are the most connections to other servers that can be meant.
 	maxDeliveries          = 1 << 14
 	maxDeliveriesPerDomain = 256
@@ -297,6 +298,10 @@ func (v *validator) limits() {
 	v.between("limits.max_waits_account", l.MaxWaitsAccount, 1, maxConnections)
 	v.between("limits.mark_rate", l.MarkRate, 1, maxMarkRate)
 	v.between("limits.mark_burst", l.MarkBurst, 1, maxMarkRate)
+	v.between("limits.lookup_rate", l.LookupRate, 1, maxLookupRate)
+	v.between("limits.lookup_burst", l.LookupBurst, 1, maxLookupRate)
+	v.between("limits.new_domains_rate", l.NewDomainsRate, 1, maxLookupRate)
+	v.between("limits.new_domains_burst", l.NewDomainsBurst, 1, maxLookupRate)
 	v.between("limits.guess_rate", l.GuessRate, 1, maxGuesses)
 	v.between("limits.guess_burst", l.GuessBurst, 1, maxGuesses)
 	v.between("limits.guess_network_rate", l.GuessNetworkRate, 1, maxGuesses)

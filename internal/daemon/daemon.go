@@ -72,6 +72,7 @@ type daemon struct {
 	elsewhere *elsewhere
 	names     names
 	channels  *channel.Server
+	abroad    *session.Abroad
 	logins    *limit.Rate // LOGINs of a network
 	starts    *limit.Rate // STARTTLS of one
 	smtp      handler
@@ -250,6 +251,7 @@ func (d *daemon) former(key crypt.PublicKey) (*crypt.PrivateKey, error) {
 // listen opens every listener, so that serve cannot fail for a port in use.
 func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
 	limits := d.cfg.Limits
+	d.abroad = session.NewAbroad(abroadLimits(d.cfg), time.Now)
 	d.logins = limit.NewRate(limits.LoginRate, limits.LoginBurst, time.Now)
 	d.starts = limit.NewRate(limits.StartTLSRate, limits.StartTLSBurst, time.Now)
 	if err := d.enforce(ctx, d.cfg); err != nil {
@@ -295,7 +297,7 @@ func (d *daemon) cmtpHandler(c *config.Config) *session.Server {
 		CommandTimeout: limits.CommandTimeout, SessionTimeout: limits.SessionTimeout,
 		MinRate: int64(limits.MinRate), MessageGrace: limits.MessageGrace,
 		Key: d.identity, Former: d.formers, Domains: c.Domains, Channel: d.channels,
-		Directory: &d.names, Accounts: d.accounts, Guesses: d.guesses, Elsewhere: d.elsewhere,
+		Directory: &d.names, Accounts: d.accounts, Guesses: d.guesses, Elsewhere: d.elsewhere, Abroad: d.abroad,
 		Store:      &store{d.spool, newRoom(c.SpoolDir(), uint64(limits.MinFreeSpace)), d.boxes, d.broken},
 		Mailboxes:  d.boxes,
 		AllowLogin: d.logins.Allow,

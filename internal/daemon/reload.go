@@ -14,6 +14,7 @@ import (
 	"cmtpd/internal/guess"
 	"cmtpd/internal/mailbox"
 	"cmtpd/internal/netbuf"
+	"cmtpd/internal/session"
 )
 
 // A handler serves each session with what is in force when it begins.
@@ -70,6 +71,7 @@ func (d *daemon) enforce(ctx context.Context, c *config.Config) error {
 	d.names.set(d.accounts, c)
 	d.guesses.SetRates(guessRates(c))
 	d.boxes.SetLimits(mailboxLimits(c))
+	d.abroad.SetLimits(abroadLimits(c))
 	d.logins.Set(l.LoginRate, l.LoginBurst)
 	d.starts.Set(l.StartTLSRate, l.StartTLSBurst)
 	cmtp := front.Handler(d.cmtpHandler(c))
@@ -90,7 +92,7 @@ func (d *daemon) channelServer(c *config.Config) (*channel.Server, error) {
 	})
 }
 
-// guessRates, mailboxLimits and frontLimits return what c says of each.
+// guessRates, mailboxLimits, abroadLimits and frontLimits return what c says of each.
 func guessRates(c *config.Config) guess.Rates {
 	l := c.Limits
 	return guess.Rates{Rate: l.GuessRate, Burst: l.GuessBurst, NetworkRate: l.GuessNetworkRate, NetworkBurst: l.GuessNetworkBurst}
@@ -100,6 +102,11 @@ func mailboxLimits(c *config.Config) mailbox.Limits {
 	l := c.Limits
 	return mailbox.Limits{Size: int64(l.MailboxSize), MaxWaits: l.MaxWaits, MaxWaitsAccount: l.MaxWaitsAccount,
 		MarkRate: l.MarkRate, MarkBurst: l.MarkBurst}
+}
+
+func abroadLimits(c *config.Config) session.AbroadLimits {
+	l := c.Limits
+	return session.AbroadLimits{Lookups: l.LookupRate, LookupBurst: l.LookupBurst, NewDomains: l.NewDomainsRate, NewDomainBurst: l.NewDomainsBurst}
 }
 
 func frontLimits(c *config.Config) front.Limits {

@@ -63,7 +63,7 @@ func BenchmarkKeys_Lookup(b *testing.B) {
 	who := name("bob@b.example")
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := keys.Lookup(b.Context(), who); err != nil {
+		if _, err := keys.Lookup(b.Context(), who, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

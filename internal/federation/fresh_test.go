@@ -29,12 +29,12 @@ type abroad struct {
 	queued chan spool.ID
 }
 
-func (a *abroad) Lookup(ctx context.Context, n address.Address) (*federation.Foreign, error) {
-	return a.keys.Lookup(ctx, n)
+func (a *abroad) Lookup(ctx context.Context, n address.Address, may federation.Permit) (*federation.Foreign, error) {
+	return a.keys.Lookup(ctx, n, may)
 }
 
-func (a *abroad) Refresh(ctx context.Context, n address.Address) (*federation.Foreign, error) {
-	return a.keys.Refresh(ctx, n)
+func (a *abroad) Refresh(ctx context.Context, n address.Address, may federation.Permit) (*federation.Foreign, error) {
+	return a.keys.Refresh(ctx, n, may)
 }
 
 func (a *abroad) Added(id spool.ID, _ string) { a.queued <- id }

@@ -278,7 +278,7 @@ func TestPeers_Aside(t *testing.T) {
 	if _, err := a.peers.JudgePeer(t.Context(), stranger, visitor); !errors.Is(err, federation.ErrDistrusted) {
 		t.Errorf("a stranger: %v", err)
 	}
-	if _, err := federation.NewKeys(federation.KeysConfig{Peers: a.peers}).Lookup(t.Context(), name("bob@b.example")); err != nil {
+	if _, err := federation.NewKeys(federation.KeysConfig{Peers: a.peers}).Lookup(t.Context(), name("bob@b.example"), nil); err != nil {
 		t.Errorf("a key: %v", err)
 	}
 	if n, m := finder.asked.Load(), aside.asked.Load(); n != 0 || m != 4 { // the record twice, and two meetings

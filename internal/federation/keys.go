@@ -97,26 +97,35 @@ func NewKeys(c KeysConfig) *Keys {
 	}
 }
 
+// A Permit is asked before another server is, or has been waited for: met is whether anything is known of its domain. The error is why
+// it is not to be asked. A nil Permit allows it.
+type Permit func(met bool) error
+
 // Lookup returns what the server of the name's domain says of it; the zero Account is that
 // server itself. It was verified under a key that is trusted for the domain. The error is
-// a *MeetError, or wraps ErrNoAccount or what the server said; LookupStatus makes a
+// may's, a *MeetError, or wraps ErrNoAccount or what the server said; LookupStatus makes a
 // status of it. A caller that gives up leaves the question under way for the others.
-func (k *Keys) Lookup(ctx context.Context, name address.Address) (*Foreign, error) {
-	return k.lookup(ctx, name, anyAge)
+func (k *Keys) Lookup(ctx context.Context, name address.Address, may Permit) (*Foreign, error) {
+	return k.lookup(ctx, name, anyAge, may)
 }
 
 // Refresh is Lookup for who cannot do with an old answer, since the key may have changed: what was asked a minute ago
 // or earlier is asked anew, and what comes of it is what Lookup returns from then on. So nobody makes this
 // server ask more often than once a minute for a name. A question that fails is an error, whatever was said before; Lookup goes on
 // with that where the other server could not be met.
-func (k *Keys) Refresh(ctx context.Context, name address.Address) (*Foreign, error) {
-	return k.lookup(ctx, name, freshLife)
+func (k *Keys) Refresh(ctx context.Context, name address.Address, may Permit) (*Foreign, error) {
+	return k.lookup(ctx, name, freshLife, may)
 }
 
 // lookup returns an answer that is younger than age.
-func (k *Keys) lookup(ctx context.Context, name address.Address, age time.Duration) (*Foreign, error) {
+func (k *Keys) lookup(ctx context.Context, name address.Address, age time.Duration, may Permit) (*Foreign, error) {
 	if a, ok := k.known(name, age); ok {
 		return a.foreign, a.err
+	}
+	if may != nil {
+		if err := may(k.peers.Met(name.Domain)); err != nil {
+			return nil, err
+		}
 	}
 	landed := k.flights.DoChan(name.String(), func() (any, error) {
 		if a, ok := k.known(name, freshLife); ok { // fresh, since any caller may have joined this flight

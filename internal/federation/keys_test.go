@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,13 +28,44 @@ func lookup(t testing.TB, k *federation.Keys, who string) (*federation.Foreign, 
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	return k.Lookup(ctx, name(who))
+	return k.Lookup(ctx, name(who), nil)
 }
 
 // statusOf returns what a user is told.
 func statusOf(err error) cmtp.Status {
 	status, _ := federation.LookupStatus(err)
 	return status
+}
+
+// Who is not permitted a question has none put, and what is remembered takes none. It is said whether the domain was met.
+func TestKeys_Lookup_Permit(t *testing.T) {
+	w := newWorld(t)
+	a := w.site("a.example", "127.0.0.2", options{}, "alice")
+	w.site("b.example", "127.0.0.3", options{}, "bob", "carol")
+	keys := keysOf(a)
+	no := errors.New("no")
+	var asked []bool
+	ask := func(who string, answer error) error {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		_, err := keys.Lookup(ctx, name(who), func(met bool) error { asked = append(asked, met); return answer })
+		return err
+	}
+	if err := ask("bob@b.example", no); !errors.Is(err, no) || w.dialed("127.0.0.3") != 0 {
+		t.Errorf("not permitted: %v, %d connections", err, w.dialed("127.0.0.3"))
+	}
+	for _, who := range []string{"bob@b.example", "bob@b.example", "carol@b.example"} {
+		if err := ask(who, nil); err != nil {
+			t.Errorf("%s: %v", who, err)
+		}
+	}
+	if err := ask("bob@b.example", no); err != nil {
+		t.Errorf("what is remembered: %v", err)
+	}
+	if want := []bool{false, false, true}; !slices.Equal(asked, want) {
+		t.Errorf("permits were asked for with %v, want %v", asked, want)
+	}
 }
 
 // What another server says is handed on in its own words, under its own signatures.
@@ -205,7 +237,7 @@ func TestKeys_Lookup_OneFlight(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	gone := make(chan error)
 	go func() {
-		_, err := keys.Lookup(ctx, name("bob@b.example"))
+		_, err := keys.Lookup(ctx, name("bob@b.example"), nil)
 		gone <- err
 	}()
 	<-asked
@@ -252,7 +284,7 @@ func TestKeys_Lookup_Crowd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
 	for i := range 100 {
-		all.Go(func() { keys.Lookup(ctx, name(fmt.Sprintf("user%d@b.example", i))) })
+		all.Go(func() { keys.Lookup(ctx, name(fmt.Sprintf("user%d@b.example", i)), nil) })
 	}
 	if _, err := lookup(t, keys, "carol@c.example"); err != nil {
 		t.Error(err)
@@ -364,7 +396,7 @@ func refresh(t testing.TB, k *federation.Keys, who string) (*federation.Foreign,
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	return k.Refresh(ctx, name(who))
+	return k.Refresh(ctx, name(who), nil)
 }
 
 // A shifty server says of bob what it is told to; of the others, nothing.

@@ -108,6 +108,12 @@ func New(cfg Config) *Peers {
 
 func (p *Peers) isOwn(d address.Domain) bool { return slices.Contains(p.cfg.Domains, d) }
 
+// Met reports whether anything is known of a domain, so that its server was met.
+func (p *Peers) Met(d address.Domain) bool {
+	s, err := p.cfg.Trust.Known(d)
+	return err != nil || len(keysOf(s)) > 0
+}
+
 func (p *Peers) isOwnKey(key crypt.PublicKey) bool {
 	return key == p.cfg.Key.Public() || slices.Contains(p.cfg.Former, key)
 }

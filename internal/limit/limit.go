@@ -1,5 +1,5 @@
 // Package limit bounds how often strangers may ask for something, by the
-// network that they ask from. It guarantees a bound on its own memory whatever
+// network that they ask from, and how much each account may use. It guarantees a bound on its own memory whatever
 // number of networks there is.
 package limit
 

@@ -56,12 +56,12 @@ func (b *Box) flagEach(ctx context.Context, items []cmtp.FlagItem, results []cmt
 		if len(marks) == 0 {
 			return nil
 		}
-		may := b.all.marks.take(b.id, len(marks))
+		may := b.all.marks.Take(b.id, len(marks))
 		for _, i := range places[may:] { // later
 			results[i] = cmtp.FlagResult{Status: cmtp.StatusTrouble}
 		}
 		answers, err := b.all.spool.MarkAll(ctx, marks[:may])
-		b.all.marks.giveBack(b.id, unchanged(answers))
+		b.all.marks.GiveBack(b.id, unchanged(answers))
 		left = left[:0]
 		for k, a := range answers {
 			again, known := marked(&items[places[k]], &results[places[k]], &a)

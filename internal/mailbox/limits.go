@@ -13,7 +13,7 @@ type Limits struct {
 // has more than it may, clients that wait.
 func (m *Mailboxes) SetLimits(l Limits) {
 	m.size.Store(l.Size)
-	m.marks.set(l.MarkRate, l.MarkBurst)
+	m.marks.Set(l.MarkRate, l.MarkBurst)
 	m.news.mu.Lock()
 	defer m.news.mu.Unlock()
 	m.news.max, m.news.maxEach = l.MaxWaits, l.MaxWaitsAccount

@@ -21,6 +21,7 @@ import (
 
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/limit"
 	"cmtpd/internal/spool"
 )
 
@@ -64,7 +65,9 @@ type Mailboxes struct {
 	cfg   Config
 	spool Spool
 	news  *news
-	marks *budget
+	// marks bounds how often each mailbox is changed by its user: what is noted of a message stays in the spool for
+	// good, also when it is noted otherwise (docs/spool.md, Mark).
+	marks *limit.Budget[spool.MailboxID]
 
 	size atomic.Int64 // bytes in a mailbox
 
@@ -78,7 +81,7 @@ func New(cfg Config) *Mailboxes {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	m := &Mailboxes{cfg: cfg, news: newNews(cfg.MaxWaits, cfg.MaxWaitsAccount), marks: newBudget(cfg.MarkRate, cfg.MarkBurst, cfg.Now),
+	m := &Mailboxes{cfg: cfg, news: newNews(cfg.MaxWaits, cfg.MaxWaitsAccount), marks: limit.NewBudget[spool.MailboxID](cfg.MarkRate, cfg.MarkBurst, time.Minute, cfg.Now),
 		counts: make(map[spool.MailboxID]*count)}
 	m.size.Store(cfg.Size)
 	return m

@@ -18,10 +18,12 @@ import (
 // Elsewhere is what sessions need of the servers of other domains.
 type Elsewhere interface {
 	// Lookup asks another domain's server for the key of a name. federation.LookupStatus
-	// makes a status of its error.
-	Lookup(ctx context.Context, name address.Address) (*federation.Foreign, error)
+	// makes a status of its error. may is asked where that takes a question.
+	Lookup(ctx context.Context, name address.Address, may federation.Permit) (*federation.Foreign, error)
 	// Refresh is Lookup without answers that are a minute old, or older.
-	Refresh(ctx context.Context, name address.Address) (*federation.Foreign, error)
+	Refresh(ctx context.Context, name address.Address, may federation.Permit) (*federation.Foreign, error)
+	// Met reports whether a domain is known.
+	Met(d address.Domain) bool
 	// JudgePeer says whether a server that has proven to hold a key is its domain's.
 	JudgePeer(ctx context.Context, r federation.Remote, client netip.Addr) (federation.Standing, error)
 	// CheckOrigin says whether the source's domain vouches for a message.
@@ -50,19 +52,23 @@ func (e lookupError) Unwrap() error { return e.error }
 
 // lookup answers for a name of another domain, to a proven user alone: the question makes this server connect to
 // somebody else's. Who asks again in the same session wants no old answer (docs/protocol.md section 19.1).
-func (p *part2) lookup(ctx context.Context, user, domain string) ([]byte, error) {
-	asked, err := parseName(user, domain)
+func (p *part2) lookup(ctx context.Context, account, domain string) ([]byte, error) {
+	asked, err := parseName(account, domain)
 	if err != nil {
 		return nil, err
 	}
-	if p.proven() == nil {
+	user := p.proven()
+	if user == nil {
 		return nil, errNotAsker
 	}
 	lookup := p.cfg.Elsewhere.Lookup
 	if p.again(asked) {
 		lookup = p.cfg.Elsewhere.Refresh
 	}
-	f, err := lookup(ctx, asked)
+	f, err := lookup(ctx, asked, func(met bool) error { return p.cfg.Abroad.ask(user.ID, asked.Domain, met) })
+	if spent := (*overspent)(nil); errors.As(err, &spent) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, lookupError{err}
 	}

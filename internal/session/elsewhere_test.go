@@ -15,11 +15,11 @@ import (
 // asked is an Elsewhere that says how it was asked for a name. Of late it knows only by a refresh.
 type asked struct{ session.Elsewhere }
 
-func (asked) Lookup(_ context.Context, name address.Address) (*federation.Foreign, error) {
+func (asked) Lookup(_ context.Context, name address.Address, _ federation.Permit) (*federation.Foreign, error) {
 	return saying("lookup", name)
 }
 
-func (asked) Refresh(_ context.Context, name address.Address) (*federation.Foreign, error) {
+func (asked) Refresh(_ context.Context, name address.Address, _ federation.Permit) (*federation.Foreign, error) {
 	return saying("refresh", name)
 }
 

@@ -38,3 +38,22 @@ func Suspicions() func(at address.Address, now time.Time) (news bool, n int) {
 		return news, len(s.told)
 	}
 }
+
+// MaxCharged is how many acquaintances an Abroad remembers.
+const MaxCharged = maxCharged
+
+// Meet is what a letter to a new domain counts.
+func (a *Abroad) Meet(id account.ID, domain string) error {
+	d, err := address.ParseDomain(domain)
+	if err != nil {
+		return err
+	}
+	return a.meet(id, d)
+}
+
+// Charged returns how many acquaintances are remembered.
+func (a *Abroad) Charged() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.charged)
+}

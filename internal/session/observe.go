@@ -98,23 +98,28 @@ type Limit string
 
 // The limits that a session may meet.
 const (
-	NoLimit      Limit = ""
-	LoginRate    Limit = "login_rate"
-	StartTLSRate Limit = "starttls_rate"
-	GuessRate    Limit = "guess_rate"
-	MaxWaits     Limit = "max_waits"
-	MailboxSize  Limit = "mailbox_size"
-	MaxMessage   Limit = "max_message_size"
-	MinFreeSpace Limit = "min_free_space"
+	NoLimit        Limit = ""
+	LoginRate      Limit = "login_rate"
+	StartTLSRate   Limit = "starttls_rate"
+	GuessRate      Limit = "guess_rate"
+	MaxWaits       Limit = "max_waits"
+	MailboxSize    Limit = "mailbox_size"
+	MaxMessage     Limit = "max_message_size"
+	MinFreeSpace   Limit = "min_free_space"
+	LookupRate     Limit = "lookup_rate"
+	NewDomainsRate Limit = "new_domains_rate"
 )
 
 // Limits are all of them.
-var Limits = []Limit{LoginRate, StartTLSRate, GuessRate, MaxWaits, MailboxSize, MaxMessage, MinFreeSpace}
+var Limits = []Limit{LoginRate, StartTLSRate, GuessRate, MaxWaits, MailboxSize, MaxMessage, MinFreeSpace, LookupRate, NewDomainsRate}
 
 // limitOf returns the limit that is the reason of an error.
 func limitOf(v cmtp.Verb, err error) Limit {
 	var spent *guess.Exhausted
+	var used *overspent
 	switch {
+	case errors.As(err, &used):
+		return used.limit
 	case errors.Is(err, errRate) && v == cmtp.StartTLS:
 		return StartTLSRate
 	case errors.Is(err, errRate):

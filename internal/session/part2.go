@@ -190,6 +190,11 @@ func (p *part2) envelope(h *cmtp.Header) (delivery, error) {
 		}
 	}
 	if foreign {
+		if p.cfg.Elsewhere != nil && !p.cfg.Elsewhere.Met(to.Domain) {
+			if err := p.cfg.Abroad.meet(p.user.id, to.Domain); err != nil {
+				return delivery{}, err
+			}
+		}
 		return delivery{mailbox: outgoing, to: to, queued: true}, nil
 	}
 	d, err := p.local(h, source)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"cmtpd/internal/account"
+	"cmtpd/internal/address"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
 	"cmtpd/internal/session"
@@ -407,6 +408,8 @@ type told struct {
 	session.Elsewhere
 	added atomic.Int64
 }
+
+func (q *told) Met(address.Domain) bool { return true }
 
 func (q *told) Added(spool.ID, string) { q.added.Add(1) }
 

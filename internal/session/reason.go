@@ -117,6 +117,10 @@ func explain(err error) (cmtp.Status, string) {
 		wait := max(spent.RetryAfter.Round(time.Second), time.Second)
 		return cmtp.StatusTooOften, fmt.Sprintf("Too many attempts were made. The next one may be made in %v.", wait)
 	}
+	var used *overspent
+	if errors.As(err, &used) {
+		return cmtp.StatusTooOften, used.text()
+	}
 	var failed lookupError
 	if errors.As(err, &failed) {
 		return federation.LookupStatus(failed.error)

@@ -109,6 +109,7 @@ type Config struct {
 	Store           Store
 	Mailboxes       *mailbox.Mailboxes
 	Elsewhere       Elsewhere // nil: nothing is known of other servers
+	Abroad          *Abroad   // what accounts may have it do; nil: one with DefaultAbroad
 	AllowLogin      func(netip.Addr) bool
 	AllowTLS        func(netip.Addr) bool
 	Observer        Observer // may be nil
@@ -129,6 +130,9 @@ type Server struct {
 func New(cfg Config) *Server {
 	if cfg.Observer == nil {
 		cfg.Observer = nobody{}
+	}
+	if cfg.Abroad == nil {
+		cfg.Abroad = NewAbroad(DefaultAbroad, cfg.Now)
 	}
 	return &Server{cfg: cfg, words: newWords(cfg.Version, cfg.Key), identity: newIdentity(cfg.Key, cfg.Former, cfg.Domains, cfg.Now())}
 }
