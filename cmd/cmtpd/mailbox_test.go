@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -219,6 +220,48 @@ func (w *world) untilMetric(r *realm, line string) {
 			w.Errorf("the metrics never have %q", line)
 			return
 		}
+	}
+}
+
+// With too little room on the disk flags wait, and messages can be deleted: that makes room.
+func TestMailbox_DiskFull(t *testing.T) {
+	t.Parallel()
+	c := newClients(t)
+	c.must(note(c.two, c.server.alice(), 1000))
+	p, err := c.two.List(cmtp.ListQuery{Count: 1})
+	c.must(err)
+	item := cmtp.FlagItem{Number: p.Entries[0].Number, Mask: cmtp.FlagSeen, Flags: cmtp.FlagSeen}
+	text, err := os.ReadFile(c.server.Config)
+	c.must(err)
+	full := func(yes bool) {
+		t.Helper()
+		now := text
+		if yes {
+			now = bytes.Replace(text, []byte("limits.min_free_space = \"1MiB\""), []byte("limits.min_free_space = \"1TiB\""), 1)
+		}
+		c.must(os.WriteFile(c.server.Config, now, 0o600))
+		c.must(syscall.Kill(c.server.PID, syscall.SIGHUP))
+		c.untilMetric(c.server, "cmtpd_disk_free_min_bytes "+map[bool]string{true: "1.099511627776e+12", false: "1.048576e+06"}[yes])
+	}
+	flag := func(want cmtp.Status) {
+		t.Helper()
+		r, err := c.two.Flag([]cmtp.FlagItem{item})
+		if err != nil || len(r) != 1 || r[0].Status != want {
+			t.Errorf("%+v, %v, want %d", r, err, want)
+		}
+		item.Flags ^= cmtp.FlagSeen
+	}
+	flag(cmtp.StatusDone)
+	full(true)
+	flag(cmtp.StatusNoRoom)
+	item.Flags ^= cmtp.FlagSeen
+	status(t, note(c.signIn(c.server), c.server.alice(), 1000), cmtp.StatusNoRoom)
+	c.untilMetric(c.server, `cmtpd_limits_hit_total{limit="min_free_space"} 2`)
+	full(false)
+	flag(cmtp.StatusDone)
+	full(true)
+	if n, err := c.two.Delete([]uint64{item.Number}); n != 1 || err != nil {
+		t.Errorf("deleting: %d, %v", n, err)
 	}
 }
 

@@ -69,6 +69,7 @@ type daemon struct {
 	trust     *trust.Store
 	spool     *spool.Spool
 	boxes     *mailbox.Mailboxes
+	room      atomic.Pointer[room] // for what is not to fill the spool's disk
 	elsewhere *elsewhere
 	names     names
 	channels  *channel.Server
@@ -208,6 +209,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 func (d *daemon) makeMailboxes(key crypt.PublicKey) {
 	d.boxes = mailbox.New(mailbox.Config{Key: key, Limits: mailboxLimits(d.cfg),
 		Unlimited: []spool.MailboxID{spool.MailboxID(account.Outgoing)},
+		Room:      func(bytes uint64) error { return d.room.Load().take(bytes) },
 		Failed:    func(err error) { tell(d.broken, err) }})
 	d.metrics.ShowMailboxes(d.boxes)
 }
@@ -298,7 +300,7 @@ func (d *daemon) cmtpHandler(c *config.Config) *session.Server {
 		MinRate: int64(limits.MinRate), MessageGrace: limits.MessageGrace,
 		Key: d.identity, Former: d.formers, Domains: c.Domains, Channel: d.channels,
 		Directory: &d.names, Accounts: d.accounts, Guesses: d.guesses, Elsewhere: d.elsewhere, Abroad: d.abroad,
-		Store:      &store{d.spool, newRoom(c.SpoolDir(), uint64(limits.MinFreeSpace)), d.boxes, d.broken},
+		Store:      &store{d.spool, d.room.Load(), d.boxes, d.broken},
 		Mailboxes:  d.boxes,
 		AllowLogin: d.logins.Allow,
 		AllowTLS:   d.starts.Allow,

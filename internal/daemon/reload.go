@@ -74,6 +74,7 @@ func (d *daemon) enforce(ctx context.Context, c *config.Config) error {
 	d.abroad.SetLimits(abroadLimits(c))
 	d.logins.Set(l.LoginRate, l.LoginBurst)
 	d.starts.Set(l.StartTLSRate, l.StartTLSBurst)
+	d.room.Store(newRoom(c.SpoolDir(), uint64(l.MinFreeSpace)))
 	cmtp := front.Handler(d.cmtpHandler(c))
 	d.smtp.now.Store(&smtp)
 	d.cmtp.now.Store(&cmtp)

@@ -16,7 +16,7 @@ import (
 
 // errDiskFull refuses mail before the disk is full: a spool needs room to finish
 // what it has begun.
-var errDiskFull = fmt.Errorf("%w: there is too little free space on the spool's disk (limits.min_free_space)", session.ErrNoRoom)
+var errDiskFull = fmt.Errorf("%w: %w: there is too little free space on the spool's disk (limits.min_free_space)", session.ErrNoRoom, mailbox.ErrNoRoom)
 
 // perMessage is what a message takes on disk besides its bytes: its record's head, and its part of
 // commit and index.

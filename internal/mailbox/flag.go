@@ -56,9 +56,9 @@ func (b *Box) flagEach(ctx context.Context, items []cmtp.FlagItem, results []cmt
 		if len(marks) == 0 {
 			return nil
 		}
-		may := b.all.marks.Take(b.id, len(marks))
+		may, why := b.mayMark(len(marks))
 		for _, i := range places[may:] { // later
-			results[i] = cmtp.FlagResult{Status: cmtp.StatusTrouble}
+			results[i] = cmtp.FlagResult{Status: why}
 		}
 		answers, err := b.all.spool.MarkAll(ctx, marks[:may])
 		b.all.marks.GiveBack(b.id, unchanged(answers))
@@ -77,6 +77,25 @@ func (b *Box) flagEach(ctx context.Context, items []cmtp.FlagItem, results []cmt
 		results[i] = cmtp.FlagResult{Status: cmtp.StatusTrouble}
 	}
 	return nil
+}
+
+// perMark is more than a mark takes on disk, with its part of commit and index.
+const perMark = 512
+
+// mayMark returns how many of n marks may be made now, and why no more. They are counted.
+func (b *Box) mayMark(n int) (may int, why cmtp.Status) {
+	if may = b.all.marks.Take(b.id, n); may == 0 {
+		return 0, cmtp.StatusTrouble
+	}
+	err := b.all.cfg.Room(uint64(may) * perMark)
+	if err == nil {
+		return may, cmtp.StatusTrouble
+	}
+	b.all.marks.GiveBack(b.id, may)
+	if errors.Is(err, ErrNoRoom) {
+		return 0, cmtp.StatusNoRoom
+	}
+	return 0, cmtp.StatusTrouble
 }
 
 // unchanged counts what was not written.

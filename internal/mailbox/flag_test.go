@@ -3,6 +3,7 @@ package mailbox_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -175,6 +176,55 @@ func TestBox_Flag_Rate(t *testing.T) {
 	}
 	if now = now.Add(time.Second); done(w.flag(a, clear[0])) != 1 {
 		t.Error("a second later, at one a second, none is made")
+	}
+}
+
+// Marks take room on the disk, which they get to the last byte. Without it they wait, are not counted, and messages can
+// be deleted.
+func TestBox_Flag_NoRoom(t *testing.T) {
+	w := newWorld(t)
+	c := config(key(t, 1).Public())
+	c.MarkRate, c.MarkBurst = 1, 2
+	room, trouble := uint64(0), error(nil)
+	c.Room = func(n uint64) error {
+		if trouble != nil {
+			return trouble
+		}
+		if n > room {
+			return fmt.Errorf("%w: %d bytes are free", mailbox.ErrNoRoom, room)
+		}
+		room -= n
+		return nil
+	}
+	w.Mailboxes = mailbox.New(c)
+	w.Use(w.spool)
+	box := w.Of(alice, "alice")
+	a, b := w.put(alice, message(100), ""), w.put(alice, message(101), "")
+	both := func(want cmtp.Status) {
+		t.Helper()
+		r := w.flag(box, cmtp.FlagItem{Number: a, Mask: 1, Flags: 1}, cmtp.FlagItem{Number: b, Mask: 1, Flags: 1})
+		if len(r) != 2 || r[0].Status != want || r[1].Status != want || (r[0].Change != 0) != (want == cmtp.StatusDone) {
+			t.Errorf("%+v, want %d", r, want)
+		}
+	}
+	head := w.spool.Head()
+	room = 2*512 - 1
+	for range 5 {
+		both(cmtp.StatusNoRoom)
+	}
+	trouble = errors.New("no such disk")
+	both(cmtp.StatusTrouble)
+	if w.spool.Head() != head {
+		t.Error("something was written")
+	}
+	room, trouble = 2*512, nil
+	both(cmtp.StatusDone)
+	if room != 0 {
+		t.Errorf("%d bytes of room are left", room)
+	}
+	both(cmtp.StatusDone) // is so already
+	if n, _, err := box.Delete(ctx, []uint64{a, b}); n != 2 || err != nil {
+		t.Errorf("deleting: %d, %v", n, err)
 	}
 }
 

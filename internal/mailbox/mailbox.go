@@ -33,6 +33,8 @@ var (
 	ErrOffset = errors.New("the message ends before that")
 	// ErrFull: the mailbox has no room for the message.
 	ErrFull = errors.New("the mailbox is full")
+	// ErrNoRoom is what errors of Config.Room wrap.
+	ErrNoRoom = errors.New("there is no room on the disk")
 	// ErrWaits: as many wait as may.
 	ErrWaits = errors.New("too many clients wait for news")
 )
@@ -56,6 +58,9 @@ type Config struct {
 	// Unlimited are mailboxes that take whatever comes.
 	Unlimited []spool.MailboxID
 	Now       func() time.Time // default time.Now
+	// Room takes that many bytes of the disk, or says why there is no room for what is not to fill it: ErrNoRoom is wrapped then.
+	// nil: there always is. Removals do without, since they make room.
+	Room func(bytes uint64) error
 	// Failed is told when the spool has stopped, and does not wait. It may be nil.
 	Failed func(error)
 }
@@ -80,6 +85,9 @@ type Mailboxes struct {
 func New(cfg Config) *Mailboxes {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Room == nil {
+		cfg.Room = func(uint64) error { return nil }
 	}
 	m := &Mailboxes{cfg: cfg, news: newNews(cfg.MaxWaits, cfg.MaxWaitsAccount), marks: limit.NewBudget[spool.MailboxID](cfg.MarkRate, cfg.MarkBurst, time.Minute, cfg.Now),
 		counts: make(map[spool.MailboxID]*count)}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"cmtpd/internal/cmtp"
@@ -122,6 +123,9 @@ func (p *part2) cmdFlag(ctx context.Context, err error) error {
 		results, err := box.Flag(context.WithoutCancel(ctx), items)
 		if err != nil {
 			return nil, err
+		}
+		if slices.ContainsFunc(results, func(r cmtp.FlagResult) bool { return r.Status == cmtp.StatusNoRoom }) {
+			p.cfg.Observer.Refused(cmtp.StatusNoRoom, MinFreeSpace)
 		}
 		var b []byte
 		for i := range results {
