@@ -138,7 +138,9 @@ func (l *lab) siteOf(domain, host string, maxConns int, extra string) (*site, er
 	s := &site{lab: l, domain: domain, addr: addr, conf: filepath.Join(dir, "cmtpd.toml"), data: filepath.Join(dir, "data")}
 	text := fmt.Sprintf("hostname = \"mail.%s\"\ndomains = [%[1]q]\ndata_dir = \"data\"\n[listen]\naddresses = [%[2]q]\n"+
 		"[log]\nlevel = \"warn\"\n[limits]\nmax_connections = %[3]d\nmax_connections_per_address = %[3]d\nmin_free_space = \"1MiB\"\n"+
-		"connection_rate = 1048576\nconnection_burst = 1048576\nstarttls_rate = 1048576\nstarttls_burst = 1048576\n%[4]s", domain, addr, maxConns, extra)
+		"connection_rate = 1048576\nconnection_burst = 1048576\nstarttls_rate = 1048576\nstarttls_burst = 1048576\n"+
+		"mail_rate = 1048576\nmail_burst = 1048576\nmail_per_day = \"1024TiB\"\nlookup_rate = 1048576\nlookup_burst = 1048576\n"+
+		"new_domains_rate = 1048576\nnew_domains_burst = 1048576\n%[4]s", domain, addr, maxConns, extra)
 	if err := os.WriteFile(s.conf, []byte(text), 0o600); err != nil {
 		return nil, err
 	}

@@ -173,7 +173,10 @@ type Limits struct {
 	MaxWaitsAccount          int           `toml:"max_waits_account" reload:"live"`
 	MarkRate                 int           `toml:"mark_rate" reload:"live"` // per minute and account
 	MarkBurst                int           `toml:"mark_burst" reload:"live"`
-	LookupRate               int           `toml:"lookup_rate" reload:"live"` // per minute and account
+	MailRate                 int           `toml:"mail_rate" reload:"live"` // per minute and account
+	MailBurst                int           `toml:"mail_burst" reload:"live"`
+	MailPerDay               ByteSize      `toml:"mail_per_day" reload:"live"` // of an account
+	LookupRate               int           `toml:"lookup_rate" reload:"live"`  // per minute and account
 	LookupBurst              int           `toml:"lookup_burst" reload:"live"`
 	NewDomainsRate           int           `toml:"new_domains_rate" reload:"live"` // per hour and account
 	NewDomainsBurst          int           `toml:"new_domains_burst" reload:"live"`
@@ -288,6 +291,9 @@ func defaultLimits() Limits {
 		MaxWaitsAccount:          32,
 		MarkRate:                 60,
 		MarkBurst:                100_000,
+		MailRate:                 120,
+		MailBurst:                100_000,
+		MailPerDay:               64 * GiB,
 		LookupRate:               60,
 		LookupBurst:              600,
 		NewDomainsRate:           10,

@@ -74,6 +74,7 @@ type daemon struct {
 	names     names
 	channels  *channel.Server
 	abroad    *session.Abroad
+	sending   *session.Sending
 	logins    *limit.Rate // LOGINs of a network
 	starts    *limit.Rate // STARTTLS of one
 	smtp      handler
@@ -254,6 +255,7 @@ func (d *daemon) former(key crypt.PublicKey) (*crypt.PrivateKey, error) {
 func (d *daemon) listen(ctx context.Context) ([]net.Addr, error) {
 	limits := d.cfg.Limits
 	d.abroad = session.NewAbroad(abroadLimits(d.cfg), time.Now)
+	d.sending = session.NewSending(sendingLimits(d.cfg), time.Now)
 	d.logins = limit.NewRate(limits.LoginRate, limits.LoginBurst, time.Now)
 	d.starts = limit.NewRate(limits.StartTLSRate, limits.StartTLSBurst, time.Now)
 	if err := d.enforce(ctx, d.cfg); err != nil {
@@ -299,7 +301,7 @@ func (d *daemon) cmtpHandler(c *config.Config) *session.Server {
 		CommandTimeout: limits.CommandTimeout, SessionTimeout: limits.SessionTimeout,
 		MinRate: int64(limits.MinRate), MessageGrace: limits.MessageGrace,
 		Key: d.identity, Former: d.formers, Domains: c.Domains, Channel: d.channels,
-		Directory: &d.names, Accounts: d.accounts, Guesses: d.guesses, Elsewhere: d.elsewhere, Abroad: d.abroad,
+		Directory: &d.names, Accounts: d.accounts, Guesses: d.guesses, Elsewhere: d.elsewhere, Abroad: d.abroad, Sending: d.sending,
 		Store:      &store{d.spool, d.room.Load(), d.boxes, d.broken},
 		Mailboxes:  d.boxes,
 		AllowLogin: d.logins.Allow,

@@ -72,6 +72,7 @@ func (d *daemon) enforce(ctx context.Context, c *config.Config) error {
 	d.guesses.SetRates(guessRates(c))
 	d.boxes.SetLimits(mailboxLimits(c))
 	d.abroad.SetLimits(abroadLimits(c))
+	d.sending.SetLimits(sendingLimits(c))
 	d.logins.Set(l.LoginRate, l.LoginBurst)
 	d.starts.Set(l.StartTLSRate, l.StartTLSBurst)
 	d.room.Store(newRoom(c.SpoolDir(), uint64(l.MinFreeSpace)))
@@ -93,7 +94,7 @@ func (d *daemon) channelServer(c *config.Config) (*channel.Server, error) {
 	})
 }
 
-// guessRates, mailboxLimits, abroadLimits and frontLimits return what c says of each.
+// guessRates, mailboxLimits, abroadLimits, sendingLimits and frontLimits return what c says of each.
 func guessRates(c *config.Config) guess.Rates {
 	l := c.Limits
 	return guess.Rates{Rate: l.GuessRate, Burst: l.GuessBurst, NetworkRate: l.GuessNetworkRate, NetworkBurst: l.GuessNetworkBurst}
@@ -108,6 +109,10 @@ func mailboxLimits(c *config.Config) mailbox.Limits {
 func abroadLimits(c *config.Config) session.AbroadLimits {
 	l := c.Limits
 	return session.AbroadLimits{Lookups: l.LookupRate, LookupBurst: l.LookupBurst, NewDomains: l.NewDomainsRate, NewDomainBurst: l.NewDomainsBurst}
+}
+
+func sendingLimits(c *config.Config) session.SendingLimits {
+	return session.SendingLimits{Messages: c.Limits.MailRate, Burst: c.Limits.MailBurst, Day: int64(c.Limits.MailPerDay)}
 }
 
 func frontLimits(c *config.Config) front.Limits {

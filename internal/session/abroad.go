@@ -111,9 +111,13 @@ func (o *overspent) left() time.Duration { return (o.wait + time.Second - 1).Tru
 
 // text says it to the user.
 func (o *overspent) text() string {
-	what := "You have asked other servers for as many keys as an account may"
-	if o.limit == NewDomainsRate {
-		what = "You have written to, or asked for keys of, as many domains that are new to this server as an account may"
-	}
-	return fmt.Sprintf("%s for now. Try again in %v.", what, o.left())
+	return fmt.Sprintf("You have %s as an account may for now. Try again in %v.", spendings[o.limit], o.left())
+}
+
+// spendings say of what there was too much.
+var spendings = map[Limit]string{
+	LookupRate:     "asked other servers for as many keys",
+	NewDomainsRate: "written to, or asked for keys of, as many domains that are new to this server",
+	MailRate:       "sent as many messages",
+	MailPerDay:     "sent as much",
 }

@@ -3,6 +3,7 @@ package session_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,10 @@ func (w wide) Lookup(_ context.Context, name address.Address, may federation.Per
 
 func (w wide) Refresh(ctx context.Context, name address.Address, may federation.Permit) (*federation.Foreign, error) {
 	return w.Lookup(ctx, name, may)
+}
+
+func (wide) CheckOrigin(context.Context, *cmtp.Header, []byte, [32]byte, *federation.Remote, netip.Addr) (federation.Standing, error) {
+	return federation.Unverified, nil
 }
 
 func (wide) Added(spool.ID, string) {}

@@ -53,6 +53,7 @@ type delivery struct {
 	queued  bool            // for another server
 	foreign bool            // from another server's domain, which may vouch for it
 	user    bool            // from the session's proven user
+	sender  account.ID      // that user; zero for a message from elsewhere
 }
 
 var (

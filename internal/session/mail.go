@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode"
 
+	"cmtpd/internal/account"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/netbuf"
 	"cmtpd/internal/spool"
@@ -62,6 +63,11 @@ func (s *session) store(ctx context.Context, src *pacedReader, m *cmtp.MessageRe
 	}
 	if err := s.checkSender(m, digest, to); err != nil {
 		return s.refuse(src, m, Refused, err)
+	}
+	if to.sender != (account.ID{}) {
+		if err := s.cfg.Sending.take(to.sender, src.total); err != nil {
+			return s.refuse(src, m, Refused, err)
+		}
 	}
 	from := s.conn.Client.Addr().String()
 	standing, err := s.provenance(ctx, m, digest, to)

@@ -108,10 +108,12 @@ const (
 	MinFreeSpace   Limit = "min_free_space"
 	LookupRate     Limit = "lookup_rate"
 	NewDomainsRate Limit = "new_domains_rate"
+	MailRate       Limit = "mail_rate"
+	MailPerDay     Limit = "mail_per_day"
 )
 
 // Limits are all of them.
-var Limits = []Limit{LoginRate, StartTLSRate, GuessRate, MaxWaits, MailboxSize, MaxMessage, MinFreeSpace, LookupRate, NewDomainsRate}
+var Limits = []Limit{LoginRate, StartTLSRate, GuessRate, MaxWaits, MailboxSize, MaxMessage, MinFreeSpace, LookupRate, NewDomainsRate, MailRate, MailPerDay}
 
 // limitOf returns the limit that is the reason of an error.
 func limitOf(v cmtp.Verb, err error) Limit {

@@ -195,10 +195,12 @@ func (p *part2) envelope(h *cmtp.Header) (delivery, error) {
 				return delivery{}, err
 			}
 		}
-		return delivery{mailbox: outgoing, to: to, queued: true}, nil
+		return delivery{mailbox: outgoing, to: to, queued: true, sender: p.user.id}, nil
 	}
 	d, err := p.local(h, source)
-	d.user = user
+	if d.user = user; user {
+		d.sender = p.user.id
+	}
 	return d, err
 }
 

@@ -110,6 +110,7 @@ type Config struct {
 	Mailboxes       *mailbox.Mailboxes
 	Elsewhere       Elsewhere // nil: nothing is known of other servers
 	Abroad          *Abroad   // what accounts may have it do; nil: one with DefaultAbroad
+	Sending         *Sending  // what accounts may send; nil: one with DefaultSending
 	AllowLogin      func(netip.Addr) bool
 	AllowTLS        func(netip.Addr) bool
 	Observer        Observer // may be nil
@@ -133,6 +134,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.Abroad == nil {
 		cfg.Abroad = NewAbroad(DefaultAbroad, cfg.Now)
+	}
+	if cfg.Sending == nil {
+		cfg.Sending = NewSending(DefaultSending, cfg.Now)
 	}
 	return &Server{cfg: cfg, words: newWords(cfg.Version, cfg.Key), identity: newIdentity(cfg.Key, cfg.Former, cfg.Domains, cfg.Now())}
 }
