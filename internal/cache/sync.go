@@ -11,6 +11,7 @@ import (
 
 	"cmtpd/internal/client"
 	"cmtpd/internal/cmtp"
+	"cmtpd/internal/durable"
 )
 
 // A Syncer brings a copy and a mailbox together. Its functions are the caller's, for it has
@@ -31,6 +32,12 @@ type Syncer struct {
 	MaxKept int64
 	// MaxText is up to what length, in bytes, the sealed text of those is fetched; default 16 MiB.
 	MaxText int64
+	// MaxTold is how many entries a sync takes in, a page with more to follow counting as 64 at least; default 1,048,576. MinFree is
+	// how many bytes have to be free on the copy's disk for anything to be added; default 64 MiB. Free says how many
+	// are; default what the file system does.
+	MaxTold int
+	MinFree uint64
+	Free    func() (uint64, error)
 	// Listed is called after each answer that was kept, and Fetched after each message: how many
 	// there were, and how many there are left to fetch. Both may be nil.
 	Listed  func(entries int)
@@ -39,6 +46,14 @@ type Syncer struct {
 
 // ErrAgain is what Open wraps when it cannot say now what a message is.
 var ErrAgain = errors.New("to be tried again")
+
+// Errors of a sync that goes no further. What it did is kept, and the next one goes on.
+var (
+	// ErrEndless: the server has told of more than it has announced, or than a mailbox can be thought to have.
+	ErrEndless = errors.New("the server tells of more and more messages")
+	// ErrDisk: there is too little room for the copy.
+	ErrDisk = errors.New("there is too little room on the disk of your mailbox's copy")
+)
 
 // A Report is what a sync has done.
 type Report struct {
@@ -60,6 +75,9 @@ const (
 	wordTries  = 4   // of replacing keywords that other clients change meanwhile
 	fetchCount = 64
 	fetchBytes = 8 << 20
+
+	leastPage = 64     // entries that a page counts as: an honest one with more to follow has more
+	arriving  = 10_000 // messages that may come between MAILBOX and LIST
 )
 
 // Run brings the copy and the mailbox together, and fetches what is new. It may break off
@@ -109,6 +127,9 @@ func (r *run) news(ctx context.Context, at *position, page *cmtp.Page) error {
 	if !at.is(page.Epoch) || page.Next < at.change || page.More {
 		return r.all(ctx)
 	}
+	if err := r.roomy(); err != nil {
+		return err
+	}
 	err := r.Cache.applyChanges(ctx, at, page, r.OpenWords)
 	if errors.Is(err, errMoved) {
 		return r.all(ctx)
@@ -116,7 +137,9 @@ func (r *run) news(ctx context.Context, at *position, page *cmtp.Page) error {
 	if err != nil {
 		return err
 	}
-	r.listed(page)
+	if err := r.listed(page); err != nil {
+		return err
+	}
 	return r.finish(ctx)
 }
 
@@ -126,9 +149,11 @@ func waitSeconds(d time.Duration) uint32 { return uint32(min(max(d/time.Second, 
 // A run is one sync.
 type run struct {
 	*Syncer
-	srv    Server
-	report Report
-	resets int
+	srv     Server
+	report  Report
+	resets  int
+	told    int    // entries of all answers
+	listing uint64 // entries of the list
 }
 
 func (r *run) all(ctx context.Context) error {
@@ -184,8 +209,21 @@ func (r *run) anew(ctx context.Context, at *position) error {
 	if r.resets++; r.resets > 2 {
 		return fmt.Errorf("%w: it has another epoch each time", errAnswer)
 	}
-	r.report.Anew = true
+	r.report.Anew, r.listing = true, 0
 	return r.Cache.reset(ctx, at)
+}
+
+// again is anew for a mailbox that has become another one since it was looked at.
+func (r *run) again(ctx context.Context, at *position) error {
+	if err := r.anew(ctx, at); err != nil {
+		return err
+	}
+	box, err := r.srv.Mailbox()
+	if err != nil {
+		return fmt.Errorf("asking for the mailbox: %w", err)
+	}
+	r.report.Box = box
+	return r.Cache.setBox(ctx, &box)
 }
 
 // catchUp applies changes until there are no more, and lists what was not listed yet. Changes
@@ -213,17 +251,22 @@ func (r *run) catchUp(ctx context.Context) error {
 
 // changes asks for one answer of changes, and for one of the list once there are no more.
 func (r *run) changes(ctx context.Context, at *position) (more bool, err error) {
+	if err := r.roomy(); err != nil {
+		return false, err
+	}
 	page, err := r.srv.Changes(cmtp.ChangesQuery{Epoch: at.key(), Change: at.change, Count: listCount})
 	if err != nil {
 		return false, fmt.Errorf("asking for changes: %w", err)
 	}
 	if !at.is(page.Epoch) || page.Next < at.change {
-		return true, r.anew(ctx, at)
+		return true, r.again(ctx, at)
 	}
 	if err := r.Cache.applyChanges(ctx, at, page, r.OpenWords); err != nil {
 		return false, err
 	}
-	r.listed(page)
+	if err := r.listed(page); err != nil {
+		return false, err
+	}
 	if page.More && page.Next == at.change {
 		return false, fmt.Errorf("asking for changes: %w: more, and none", errAnswer)
 	}
@@ -242,28 +285,74 @@ func (r *run) list(ctx context.Context, at *position) (more bool, err error) {
 	if !at.begun() {
 		below, count = newest, firstCount
 	}
+	if err := r.roomy(); err != nil {
+		return false, err
+	}
 	page, err := r.srv.List(cmtp.ListQuery{Down: true, Number: below, Count: count})
 	if err != nil {
 		return false, fmt.Errorf("asking for the list: %w", err)
 	}
 	if at.begun() && !at.is(page.Epoch) {
-		return true, r.anew(ctx, at)
+		return true, r.again(ctx, at)
 	}
 	if err := r.Cache.applyList(ctx, at, page, r.OpenWords); err != nil {
 		return false, err
 	}
-	r.listed(page)
+	if r.listing += uint64(len(page.Entries)); r.listing > r.report.Box.Messages+arriving {
+		return false, fmt.Errorf("%w: it has announced %d, and lists %d", ErrEndless, r.report.Box.Messages, r.listing)
+	}
+	if err := r.listed(page); err != nil {
+		return false, err
+	}
 	if !at.begun() { // what a person looks at first is there
 		return page.More, r.fetchSome(ctx)
 	}
 	return page.More, nil
 }
 
-func (r *run) listed(p *cmtp.Page) {
+// listed counts an answer that was kept. Numbers only grow, or fall, but there are more of them than anybody can wait for.
+func (r *run) listed(p *cmtp.Page) error {
 	r.report.Changes += len(p.Entries)
 	if r.Listed != nil && len(p.Entries) > 0 {
 		r.Listed(len(p.Entries))
 	}
+	if r.told += len(p.Entries); !p.More {
+		return nil
+	}
+	r.told += max(leastPage-len(p.Entries), 0)
+	if r.told > r.maxTold() {
+		return fmt.Errorf("%w: %d in one sync, and still more; what came is kept. If your mailbox is that large, sync again: it goes on from there", ErrEndless, r.report.Changes)
+	}
+	return nil
+}
+
+func (r *run) maxTold() int {
+	if r.MaxTold > 0 {
+		return r.MaxTold
+	}
+	return 1 << 20
+}
+
+// roomy reports why nothing can be added to the copy.
+func (r *run) roomy() error {
+	free, least := r.Free, r.MinFree
+	if free == nil {
+		free = func() (uint64, error) { return durable.FreeSpace(r.Cache.dir) }
+	}
+	if least == 0 {
+		least = 64 << 20
+	}
+	n, err := free()
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if n < least {
+		return fmt.Errorf("%w: %d bytes are free, and there must be %d; make room, and sync again", ErrDisk, n, least)
+	}
+	return nil
 }
 
 // fetch fetches all that is wanted, the newest first.
@@ -283,6 +372,9 @@ func (r *run) fetch(ctx context.Context) error {
 func (r *run) fetchSome(ctx context.Context) error {
 	wants, err := r.Cache.wants(ctx, fetchCount)
 	if err != nil || len(wants) == 0 {
+		return err
+	}
+	if err := r.roomy(); err != nil {
 		return err
 	}
 	var ranges []cmtp.FetchQuery
