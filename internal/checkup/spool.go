@@ -62,7 +62,7 @@ func (c *checkup) spool(context.Context) (found []Finding) {
 
 // segments returns the files of the log; none where there is no log.
 func (c *checkup) segments() (paths []string, err error) {
-	dir := filepath.Join(c.cfg.SpoolDir(), "log")
+	dir := spool.LogDir(c.cfg.SpoolDir())
 	names, err := durable.OS.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -81,7 +81,7 @@ func (c *checkup) noSpool() []Finding {
 		return nil
 	}
 	return problem(fmt.Sprintf("%s has no log, and %s is there, which has signed one: what was stored is gone, or not mounted", c.cfg.SpoolDir(), c.cfg.SpoolKeyFile()),
-		"mount it, or restore the data from a backup, before the next start begins an empty one; if cmtpd serve has never run here, start it")
+		"mount it, or restore the data from a backup: without it cmtpd does not start; to begin an empty one, remove "+c.cfg.SpoolKeyFile())
 }
 
 // identity looks whether the next start can take the spool over.

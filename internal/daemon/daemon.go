@@ -182,6 +182,10 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	if d.formers, err = keyfile.Former(d.cfg.KeyFile()); err != nil {
 		return err
 	}
+	// A key of the spool says from then on that there is a log: see identity.NotLost.
+	if err := durable.MkdirAll(durable.OS, spool.LogDir(d.cfg.SpoolDir()), 0o700); err != nil {
+		return err
+	}
 	spoolKey, err := d.key(d.cfg.SpoolKeyFile(), "spool")
 	if err != nil {
 		return err

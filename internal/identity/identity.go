@@ -19,6 +19,7 @@ import (
 	"cmtpd/internal/datadir"
 	"cmtpd/internal/discovery"
 	"cmtpd/internal/keyfile"
+	"cmtpd/internal/spool"
 )
 
 // A KeyView is a server's key as it is shown, and the form of --json. Nothing of it is secret.
@@ -103,15 +104,23 @@ func Read(cfg *config.Config) (*State, error) {
 	return s, err
 }
 
-// NotLost returns an error where there was an identity and is none: with another one nobody would know the server,
-// and its spool would be another's.
+// NotLost returns an error where there was an identity and is none, or a spool: with another identity nobody would know
+// the server, and its spool would be another's; with an empty spool, of a volume that is not mounted for instance, everybody's mail would
+// seem to be gone, and what came would be where nobody looks for it later.
 func NotLost(cfg *config.Config) error {
-	_, key := os.Lstat(cfg.KeyFile())
-	if _, err := os.Lstat(cfg.SpoolDir()); err != nil || !errors.Is(key, fs.ErrNotExist) {
-		return nil
+	gone := func(path string) bool {
+		_, err := os.Lstat(path)
+		return errors.Is(err, fs.ErrNotExist)
 	}
-	return fmt.Errorf("%s is missing, and there is a spool that belongs to it: restore it from a backup, "+
-		"or see docs/operations.md, A lost key", cfg.KeyFile())
+	switch spoolKey, log := cfg.SpoolKeyFile(), spool.LogDir(cfg.SpoolDir()); {
+	case gone(cfg.KeyFile()) && !gone(cfg.SpoolDir()):
+		return fmt.Errorf("%s is missing, and there is a spool that belongs to it: restore it from a backup, "+
+			"or see docs/operations.md, A lost key", cfg.KeyFile())
+	case !gone(spoolKey) && gone(log):
+		return fmt.Errorf("%s is missing, and %s is there, which has signed what was in it: mount it, or restore the data from a backup; "+
+			"or, to begin an empty spool, remove %s", log, spoolKey, spoolKey)
+	}
+	return nil
 }
 
 // publicHalf returns the public half of the key at path.

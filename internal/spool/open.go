@@ -126,6 +126,9 @@ func (s *Spool) open(ctx context.Context) error {
 	return nil
 }
 
+// LogDir returns the directory of the log of a spool in dir, which is made before anything is signed.
+func LogDir(dir string) string { return filepath.Join(dir, "log") }
+
 // claim makes the directories and takes the lock.
 func (s *Spool) claim() (err error) {
 	for _, d := range []string{"", "log", "large", "index", "spare", "tmp"} {
