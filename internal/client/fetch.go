@@ -20,9 +20,14 @@ type Fetched struct {
 	Err  error // a cmtp.StatusError: there is no Body
 }
 
-// Of FETCHes, fetchAhead wait for their answers, so that a message does not take a round trip.
-// They are few enough for any connection's buffers, while the server is writing to us.
-const fetchAhead = 64
+// FETCHes wait for their answers so that a message does not take a round trip: fetchAhead of them, however long their
+// answers are, and more, up to maxFetchAhead, while those have fetchBytes together. On a line of a gigabit a second
+// whose round trip is a tenth of one, 12 MiB are under way.
+const (
+	fetchAhead    = 64
+	maxFetchAhead = 8192
+	fetchBytes    = 16 << 20
+)
 
 // slowest is how many bytes a second have to come of what a server has announced, after the
 // time of one exchange. A server that gives a byte now and then holds nobody for long.
@@ -61,38 +66,95 @@ func (c *Channel) fetchAll(queries iter.Seq[cmtp.FetchQuery], each func(Fetched)
 	}
 	next, stop := iter.Pull(queries)
 	defer stop()
-	var asked []cmtp.FetchQuery // and not answered
-	for more := true; more || len(asked) > 0; {
-		if more && len(asked) <= fetchAhead/2 {
-			var err error
-			if asked, more, err = c.ask(asked, next); err != nil {
-				return c.parting(err)
-			}
-			continue
+	a := asking{channel: c, next: next, more: true}
+	for {
+		if err := a.ask(); err != nil {
+			return c.parting(err)
 		}
-		if err := c.fetched(asked[0], each); err != nil {
-			return c.lied(err)
+		if len(a.asked) == 0 {
+			return nil
 		}
-		asked = asked[1:]
+		if err := c.fetched(a.asked[0], each); err != nil {
+			err = c.lied(err)
+			a.landed() // at once, now that the connection is closed
+			return err
+		}
+		a.bytes -= share(&a.asked[0])
+		a.asked = a.asked[1:]
+	}
+}
+
+// An asking is FETCHes that are under way. A goroutine writes them while answers are read: they may be more than the
+// connection's buffers take, and the server reads none while it waits for us to read.
+type asking struct {
+	channel *Channel
+	next    func() (cmtp.FetchQuery, bool)
+	more    bool              // of next, as far as is known
+	asked   []cmtp.FetchQuery // and not answered
+	bytes   uint64            // the shares of asked
+	writing chan error        // what became of the last ones' write; or nil
+}
+
+// share is how much of fetchBytes a query takes.
+func share(q *cmtp.FetchQuery) uint64 { return min(q.Length, fetchBytes) }
+
+// room reports whether less than a fraction of what may be under way is.
+func (a *asking) room(fraction, of int) bool {
+	n := len(a.asked) * of
+	return n < fetchAhead*fraction || n < maxFetchAhead*fraction && a.bytes*uint64(of) < fetchBytes*uint64(fraction)
+}
+
+// ask sends FETCHes until enough are under way, or there are no more. Of one write the end is waited for only where
+// there is no answer to read meanwhile.
+func (a *asking) ask() error {
+	busy := a.writing != nil && len(a.writing) == 0
+	if len(a.asked) > 0 && (busy || !a.more || !a.room(3, 4)) {
+		return nil
+	}
+	if err := a.landed(); err != nil {
+		return err
+	}
+	var b []byte
+	for a.more && a.room(1, 1) {
+		var q cmtp.FetchQuery
+		if q, a.more = a.next(); !a.more {
+			break
+		}
+		a.asked = append(a.asked, q)
+		a.bytes += share(&q)
+		b = (&cmtp.Command{Verb: cmtp.Fetch, Fixed: q.Append(nil)}).Append(b)
+	}
+	if len(b) > 0 {
+		a.write(b)
 	}
 	return nil
 }
 
-// ask sends FETCHes until fetchAhead are under way, or there are no more.
-func (c *Channel) ask(asked []cmtp.FetchQuery, next func() (cmtp.FetchQuery, bool)) (_ []cmtp.FetchQuery, more bool, err error) {
-	var b []byte
-	for more = true; len(asked) < fetchAhead; {
-		var q cmtp.FetchQuery
-		if q, more = next(); !more {
-			break
-		}
-		asked = append(asked, q)
-		b = (&cmtp.Command{Verb: cmtp.Fetch, Fixed: q.Append(nil)}).Append(b)
+// write has b written beside. That takes as long as there are answers to read: on a slow line the last ones wait for
+// those.
+func (a *asking) write(b []byte) {
+	conn, done := a.channel.conn, make(chan error, 1)
+	conn.SetWriteDeadline(time.Time{})
+	a.writing = done
+	go func() {
+		_, err := conn.Write(b)
+		done <- err
+	}()
+}
+
+// landed waits until what was asked for is written. A server that has answered that and does not read it is not
+// waited for longer than for an answer.
+func (a *asking) landed() error {
+	if a.writing == nil {
+		return nil
 	}
-	if len(b) > 0 {
-		err = c.write(cmtp.Fetch, b)
+	a.channel.conn.SetWriteDeadline(time.Now().Add(a.channel.timeout))
+	err := <-a.writing
+	a.writing = nil
+	if err != nil {
+		return fmt.Errorf("sending %v: %w", cmtp.Fetch, err)
 	}
-	return asked, more, err
+	return nil
 }
 
 // fetched reads one answer.

@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"os"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,25 +150,124 @@ func TestChannel_FetchAll(t *testing.T) {
 	}
 }
 
-// Many are under way at a time: a server that answers none before it has seen several is not
-// waited for.
+// As many are under way at a time as may be, and no more: a server that answers none before it has seen all of those is
+// not waited for.
 func TestChannel_FetchAll_Ahead(t *testing.T) {
-	waiting := 0
-	ch := boxed(t, client.Dialer{Timeout: long}, cmtp.Fetch, func(c *clienttest.Conn, _ cmtp.Command) error {
-		if waiting++; waiting < 64 {
-			return nil
+	for _, tt := range []struct {
+		length uint64
+		ahead  int
+	}{{0, 8192}, {2 << 10, 8192}, {2<<10 + 1, 8189}, {32 << 10, 512}, {256 << 10, 64}, {1 << 20, 64}, {math.MaxUint64, 64}} {
+		t.Run(fmt.Sprint(tt.length), func(t *testing.T) {
+			waiting, open := 0, false
+			ch := boxed(t, client.Dialer{Timeout: long}, cmtp.Fetch, func(c *clienttest.Conn, _ cmtp.Command) error {
+				if waiting++; !open && waiting < tt.ahead {
+					return nil
+				}
+				for open = true; waiting > 0; waiting-- {
+					if err := c.Done(nil); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			asked, answered, most := 0, 0, 0
+			err := ch.FetchAll(func(yield func(cmtp.FetchQuery) bool) {
+				for range 2 * tt.ahead {
+					if asked++; !yield(cmtp.FetchQuery{Length: tt.length}) {
+						return
+					}
+				}
+			}, func(f client.Fetched) error {
+				most = max(most, asked-answered)
+				answered++
+				return f.Err
+			})
+			if err != nil || answered != 2*tt.ahead || most != tt.ahead {
+				t.Errorf("%d answers, %d requests ahead, want %d, %v", answered, most, tt.ahead, err)
+			}
+		})
+	}
+}
+
+// A narrow connection takes something, and the next thing only when something was read of it.
+type narrow struct {
+	net.Conn
+	on   atomic.Bool
+	room chan struct{} // closed once something was read
+	once sync.Once
+}
+
+func (n *narrow) Write(b []byte) (int, error) {
+	if !n.on.Load() || len(b) <= 1<<14 {
+		return n.Conn.Write(b)
+	}
+	k, err := n.Conn.Write(b[:1<<14])
+	if err != nil {
+		return k, err
+	}
+	select {
+	case <-n.room:
+	case <-time.After(long):
+		return k, os.ErrDeadlineExceeded
+	}
+	m, err := n.Conn.Write(b[1<<14:])
+	return k + m, err
+}
+
+func (n *narrow) Read(b []byte) (int, error) {
+	k, err := n.Conn.Read(b)
+	if n.on.Load() {
+		n.once.Do(func() { close(n.room) })
+	}
+	return k, err
+}
+
+// Requests of which a connection does not take all before answers are read are not waited for.
+func TestChannel_FetchAll_Narrow(t *testing.T) {
+	line := &narrow{room: make(chan struct{})}
+	ch := boxed(t, client.Dialer{Timeout: long, Dial: func(ctx context.Context, network, address string) (_ net.Conn, err error) {
+		line.Conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		return line, err
+	}}, cmtp.Fetch, func(c *clienttest.Conn, _ cmtp.Command) error { return c.Done([]byte("m")) })
+	line.on.Store(true)
+	n := 0
+	err := ch.FetchAll(func(yield func(cmtp.FetchQuery) bool) {
+		for range 8192 {
+			if !yield(cmtp.FetchQuery{Length: 1}) {
+				return
+			}
 		}
-		for range waiting {
-			if err := c.Done([]byte("m")); err != nil {
+	}, func(f client.Fetched) error { n++; return f.Err })
+	if err != nil || n != 8192 {
+		t.Errorf("%d answers, %v", n, err)
+	}
+}
+
+// A server that answers what it does not read holds nobody.
+func TestChannel_FetchAll_Unread(t *testing.T) {
+	over := make(chan struct{})
+	defer close(over)
+	ch := boxed(t, client.Dialer{Timeout: 4 * short, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil {
+			err = c.(*net.TCPConn).SetWriteBuffer(4 << 10)
+		}
+		return c, err
+	}}, cmtp.Fetch, func(c *clienttest.Conn, _ cmtp.Command) error {
+		for range 8192 {
+			if err := c.Done(nil); err != nil {
 				return err
 			}
 		}
-		waiting = 0
-		return nil
+		<-over
+		return io.EOF
 	})
-	n := 0
-	if err := ch.FetchAll(numbers(64), func(f client.Fetched) error { n++; return f.Err }); err != nil || n != 64 {
-		t.Errorf("%d answers, %v", n, err)
+	err := ch.FetchAll(func(yield func(cmtp.FetchQuery) bool) {
+		for yield(cmtp.FetchQuery{}) {
+		}
+	}, func(f client.Fetched) error { return f.Err })
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("error %v, want a timeout", err)
 	}
 }
 
