@@ -195,9 +195,6 @@ func (c *Cache) Sealed(ctx context.Context, id int64) (b []byte, err error) {
 	return b, err
 }
 
-// rangeSize is how much of a message is asked for at once.
-const rangeSize = 1 << 20
-
 // WriteMessage writes all of a message as it came, from here or else from the server, which may be nil: then the error
 // wraps ErrNotKept. What was written is worth nothing before it has returned nil, for only
 // then is the SHA-256 right.

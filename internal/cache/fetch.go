@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
+	"slices"
 
 	"cmtpd/internal/client"
 	"cmtpd/internal/cmtp"
@@ -28,7 +28,8 @@ func (c *Cache) setBox(ctx context.Context, box *cmtp.MailboxState) error {
 	})
 }
 
-// download writes all of a message, a range at a time.
+// download writes all of a message. It asks for that at once: of ranges the server reads all of the message before the
+// first one ends (docs/protocol.md section 27.3), of a whole one only before the last bytes leave.
 func (c *Cache) download(ctx context.Context, srv Server, m *Message, w io.Writer) error {
 	box, err := srv.Mailbox()
 	if err != nil {
@@ -42,7 +43,8 @@ func (c *Cache) download(ctx context.Context, srv Server, m *Message, w io.Write
 		return err
 	}
 	sum := sha256.New()
-	err = srv.FetchAll(ranges(m), func(f client.Fetched) error {
+	whole := []cmtp.FetchQuery{{Number: m.Number, Length: uint64(m.Size)}}
+	err = srv.FetchAll(slices.Values(whole), func(f client.Fetched) error {
 		if f.Err != nil {
 			return f.Err
 		}
@@ -60,14 +62,3 @@ func (c *Cache) download(ctx context.Context, srv Server, m *Message, w io.Write
 
 // errEpoch: the numbers that are known mean nothing to the server any more.
 var errEpoch = errors.New("the mailbox has other numbers by now: sync first")
-
-// ranges are all of a message.
-func ranges(m *Message) iter.Seq[cmtp.FetchQuery] {
-	return func(yield func(cmtp.FetchQuery) bool) {
-		for at := int64(0); at < m.Size; at += rangeSize {
-			if !yield(cmtp.FetchQuery{Number: m.Number, Offset: uint64(at), Length: uint64(min(rangeSize, m.Size-at))}) {
-				return
-			}
-		}
-	}
-}

@@ -73,7 +73,8 @@ const (
 	firstCount = 100 // the first page is there to be looked at soon
 	movedTries = 20  // of an answer that another process overtakes
 	wordTries  = 4   // of replacing keywords that other clients change meanwhile
-	fetchCount = 64
+	fetchCount = 64  // the first ones can be read soon
+	fetchMore  = 256 // then fewer round trips are waited for
 	fetchBytes = 8 << 20
 
 	leastPage = 64     // entries that a page counts as: an honest one with more to follow has more
@@ -305,7 +306,7 @@ func (r *run) list(ctx context.Context, at *position) (more bool, err error) {
 		return false, err
 	}
 	if !at.begun() { // what a person looks at first is there
-		return page.More, r.fetchSome(ctx)
+		return page.More, r.fetchSome(ctx, fetchCount)
 	}
 	return page.More, nil
 }
@@ -357,9 +358,9 @@ func (r *run) roomy() error {
 
 // fetch fetches all that is wanted, the newest first.
 func (r *run) fetch(ctx context.Context) error {
-	for {
+	for count := fetchCount; ; count = fetchMore {
 		before := r.report.Fetched + r.report.Unopenable + r.report.Unreadable
-		if err := r.fetchSome(ctx); err != nil {
+		if err := r.fetchSome(ctx, count); err != nil {
 			return err
 		}
 		if r.report.Fetched+r.report.Unopenable+r.report.Unreadable == before {
@@ -368,9 +369,9 @@ func (r *run) fetch(ctx context.Context) error {
 	}
 }
 
-// fetchSome fetches some messages at once, and keeps them together.
-func (r *run) fetchSome(ctx context.Context) error {
-	wants, err := r.Cache.wants(ctx, fetchCount)
+// fetchSome fetches some messages at once, at most count, and keeps them together.
+func (r *run) fetchSome(ctx context.Context, count int) error {
+	wants, err := r.Cache.wants(ctx, count)
 	if err != nil || len(wants) == 0 {
 		return err
 	}

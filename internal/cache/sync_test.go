@@ -118,9 +118,14 @@ func TestSyncer_Run_FirstPage(t *testing.T) {
 			}
 		}
 	}
-	r, err := syncer(c).Run(t.Context(), s)
+	sync, kept := syncer(c), []int64{}
+	sync.Fetched = func(n, _ int64) { kept = append(kept, n) }
+	r, err := sync.Run(t.Context(), s)
 	if err != nil || r.Fetched != 450 || lists != 1 || s.calls["LIST"] != 4 {
 		t.Errorf("%+v, %v, %v", r, s.calls, err)
+	}
+	if !slices.Equal(kept, []int64{64, 128, 384, 450}) { // a round trip for each
+		t.Errorf("kept together: up to %d", kept)
 	}
 	if got := list(t, c, cache.Filter{Limit: 1000}); len(got) != 450 || got[449].Opened.Subject != "letter 0" {
 		t.Errorf("%d messages", len(got))
@@ -164,7 +169,8 @@ func TestSyncer_Run_Large(t *testing.T) {
 	if err := c.WriteMessage(ctx, nil, large.ID, &buf); !errors.Is(err, cache.ErrNotKept) {
 		t.Errorf("without a server: %v", err)
 	}
-	if err := c.WriteMessage(ctx, b.session(), large.ID, &buf); err != nil || !bytes.Equal(buf.Bytes(), whole) {
+	srv := b.session()
+	if err := c.WriteMessage(ctx, srv, large.ID, &buf); err != nil || !bytes.Equal(buf.Bytes(), whole) || srv.calls["FETCH"] != 1 {
 		t.Errorf("%d bytes, %v", buf.Len(), err)
 	}
 	b.mail[2].bytes[len(whole)-1] ^= 1
