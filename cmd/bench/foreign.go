@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -68,7 +69,10 @@ func (s *site) aliceKey() (*crypt.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, ch, err := new(client.Dialer).Open(s.ctx, s.addr, true)
+	d := client.Dialer{Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
+		return dialTCP(ctx, net.Dialer{}, address)
+	}}
+	_, ch, err := d.Open(s.ctx, s.addr, true)
 	if err != nil {
 		return nil, err
 	}

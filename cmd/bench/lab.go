@@ -22,9 +22,10 @@ type lab struct {
 	bin      string
 	dir      string
 	rounds   int
-	messages int // of the large spool
-	mail     int // messages of the large mailbox
-	queued   int // of the long queue
+	messages int           // of the large spool
+	mail     int           // messages of the large mailbox
+	queued   int           // of the long queue
+	trip     time.Duration // of the link
 	procs    []*exec.Cmd
 	ends     []func() error
 	serials  atomic.Uint64
@@ -75,7 +76,7 @@ func (l *lab) start(addr, name string, args ...string) (*exec.Cmd, error) {
 // program gives when it is ready.
 func awaitPort(addr string) error {
 	for deadline := time.Now().Add(20 * time.Second); ; {
-		c, err := net.DialTimeout("tcp", addr, time.Second)
+		c, err := dialTCP(context.Background(), net.Dialer{Timeout: time.Second}, addr)
 		if err == nil {
 			return c.Close()
 		}
@@ -88,15 +89,21 @@ func awaitPort(addr string) error {
 
 // self starts this program in another role.
 func (l *lab) self(role string) (addr string, err error) {
-	me, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
 	addr, err = freePort()
 	if err == nil {
-		_, err = l.start(addr, me, "-role", role, addr)
+		err = l.selfAt(addr, role)
 	}
 	return addr, err
+}
+
+// selfAt is self at an address, through a program that runs another one if one is given.
+func (l *lab) selfAt(addr, role string, through ...string) error {
+	me, err := os.Executable()
+	if err == nil {
+		args := append(through, me, "-role", role, addr)
+		_, err = l.start(addr, args[0], args[1:]...)
+	}
+	return err
 }
 
 // cmtpd starts a daemon with one user, alice@bench.example; extra is TOML
@@ -131,6 +138,11 @@ func (l *lab) siteOf(domain, host string, maxConns int, extra string) (*site, er
 	if err != nil {
 		return nil, err
 	}
+	return l.siteAt(domain, addr, maxConns, extra)
+}
+
+// siteAt makes a site of a domain, at any address.
+func (l *lab) siteAt(domain, addr string, maxConns int, extra string) (*site, error) {
 	dir, err := os.MkdirTemp(l.dir, "cmtpd-")
 	if err != nil {
 		return nil, err
@@ -217,7 +229,7 @@ func dial(addr string, from ...net.IP) (net.Conn, error) {
 	for _, ip := range from {
 		d.LocalAddr = &net.TCPAddr{IP: ip}
 	}
-	return d.Dial("tcp", addr)
+	return dialTCP(context.Background(), d, addr)
 }
 
 // greeted connects and reads the SMTP greeting, and not a byte more.

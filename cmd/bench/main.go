@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"cmtpd/internal/cmtp"
 )
@@ -27,7 +28,7 @@ var roles = map[string]func(addr string) error{
 	"starttls":    serveStartTLS(len(noop), cmtp.AppendReply(nil, cmtp.StatusDone, []byte(bareVersion))),
 	"tlskeys":     serveStartTLS(len(keyRequest), cmtp.AppendReply(nil, cmtp.StatusDone, make([]byte, historyReply-replyHead))),
 	"foreignkeys": serveStartTLS(len(keyRequest), cmtp.AppendReply(nil, cmtp.StatusDone, make([]byte, foreignReply-replyHead))),
-	"knock":       knock, "rush": rush, "churn": churn, "door": serveDoor, "flood": floodSetUps, "hellos": floodHellos, "letters": serveFetch(smallFetch), "letter": serveFetch(largeFetch),
+	"knock":       knock, "rush": rush, "churn": churn, "door": serveDoor, "flood": floodSetUps, "hellos": floodHellos, "letters": serveFetch(smallFetch), "letter": serveFetch(largeFetch), "link": serveLink,
 }
 
 func main() {
@@ -37,6 +38,7 @@ func main() {
 	mail := flag.Int("mail", 100_000, "how many messages the large mailbox has")
 	queued := flag.Int("queued", 200_000, "how many messages the long queue has")
 	rounds := flag.Int("rounds", 5, "interleaved rounds of every measurement")
+	trip := flag.Duration("trip", 20*time.Millisecond, "the round trip of the link that messages are fetched over")
 	only := flag.String("only", "", "run only the measurements whose name begins so")
 	role := flag.String("role", "", "be a peer of the measurement, at the address that follows")
 	flag.Parse()
@@ -48,6 +50,7 @@ func main() {
 	defer stop()
 	l, err := newLab(ctx, *bin, *rounds, *messages, *mail, *queued)
 	fail(err)
+	l.trip = *trip
 	fail(run(l, *out, *only))
 }
 
@@ -80,6 +83,7 @@ func run(l *lab, out, only string) (err error) {
 		{"queue", longQueue},
 		{"mailbox-large", bigMailbox},
 		{"mailbox-fetch", mailboxFetch},
+		{"mailbox-fetch-link", mailboxFetchLink},
 		{"mailbox-wait", mailboxWait},
 		{"idle", idle},
 		{"siege", siege},

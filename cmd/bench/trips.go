@@ -45,8 +45,8 @@ type counted struct {
 // signIn goes inside the channel as a user of the site does, and proves to be alice.
 func (s *site) signIn(key *crypt.PrivateKey) (*counted, error) {
 	c := new(counted)
-	d := client.Dialer{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-		nc, err := new(net.Dialer).DialContext(ctx, network, address)
+	d := client.Dialer{Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
+		nc, err := dialTCP(ctx, net.Dialer{}, address)
 		c.line = &counter{Conn: nc}
 		return c.line, err
 	}}
