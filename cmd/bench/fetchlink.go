@@ -22,7 +22,7 @@ func mailboxFetchLink(l *lab) (_ *table, err error) {
 		return nil, err
 	}
 	t.note = fmt.Sprintf("The same over a link of 1 Gbit/s, of which each way is %.0f MB/s with Ethernet's own bytes, and with a round trip of %v: a network of its own for the daemon and\n"+
-		"the bare servers, and a process that carries packets there and back, each behind those before it and so much later. None is lost. The congestion control is %s.\n"+
+		"the bare servers, and a process that carries packets there and back, each behind those before it and so much later. None is lost. TCP's congestion control is this machine's, %s.\n"+
 		"Of small messages, which are asked for %d times each, at most %d requests are ahead of their answers.",
 		linkRate/1e6, l.trip, congestion(), linkTimes, linkAhead)
 	f, err := l.fetcher(over)
@@ -30,34 +30,34 @@ func mailboxFetchLink(l *lab) (_ *table, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.stop()) }()
-	for _, ld := range []struct {
-		name string
-		load fetchLoad
-	}{
-		{fmt.Sprintf("%d messages of 2 KiB", linkTimes*fetchMany), f.small},
-		{"one message of 256 MiB", f.large},
-		{"the same in ranges of 1 MiB", f.ranges()},
-	} {
-		s, err := f.compare(&ld.load)
-		if err != nil {
-			return nil, err
-		}
-		line := make(series, len(s[2]))
-		for i := range line {
-			line[i] = linkRate / 1e6
-		}
-		t.add(ld.name, number(s[0].median()), number(s[1].median()), verdict(s[1].over(s[0]).median(), 0.7),
-			number(s[2].median()), verdict(s[2].over(s[0]).median(), 0.7), verdict(s[2].over(line).median(), 0.7))
+	ranges := f.large
+	ranges.part = 1 << 20
+	small, err := f.compare(&f.small, &f.small)
+	if err != nil {
+		return nil, err
 	}
+	one, err := f.compare(&f.large, &f.large, &ranges)
+	if err != nil {
+		return nil, err
+	}
+	t.addOver(fmt.Sprintf("%d messages of 2 KiB", linkTimes*fetchMany), small[0], small[1], small[2])
+	t.addOver("one message of 256 MiB", one[0], one[1], one[2])
+	t.addOver("the same in ranges of 1 MiB", one[0], nil, one[3])
 	return t, nil
 }
 
-// ranges is the large message, of which our client asks for a part at a time.
-func (f *fetcher) ranges() fetchLoad {
-	ld := f.large
-	ld.part = 1 << 20
-	return ld
+// addOver adds a row of what was fetched from a bare server, from the daemon, and by our client.
+func (t *table) addOver(name string, bare, daemon, ours series) {
+	line := make(series, len(ours))
+	for i := range line {
+		line[i] = linkRate / 1e6
+	}
+	row := []string{name, number(bare.median()), "", ""}
+	if daemon != nil {
+		row[2], row[3] = number(daemon.median()), verdict(daemon.over(bare).median(), 0.7)
+	}
+	t.add(append(row, number(ours.median()), verdict(ours.over(bare).median(), 0.7), verdict(ours.over(line).median(), 0.7))...)
 }
 
-// congestion names how TCP finds out what a line carries.
+// congestion names how TCP finds out what a line carries: a network of its own inherits it.
 func congestion() string { return firstLine("cat", "/proc/sys/net/ipv4/tcp_congestion_control") }

@@ -2,9 +2,10 @@
 // it found as a document: medians of interleaved rounds and the ratios within
 // each round, since absolute figures of a shared machine swing and ratios less.
 //
-// Everything runs on loopback, for a bounded time. It needs bin/cmtpd, haproxy,
-// Postfix with its smtp-source and smtp-sink, strace, mkfs.xfs, root, and 6 GiB in
-// the temporary directory.
+// Everything runs on loopback, but for one measurement over a link in networks of its
+// own, and for a bounded time. It needs bin/cmtpd, haproxy, Postfix with its smtp-source
+// and smtp-sink, strace, mkfs.xfs, ip, /dev/net/tun, root, and 6 GiB in the temporary
+// directory.
 package main
 
 import (

@@ -80,7 +80,7 @@ func preamble(rounds int) string {
 
 Written by `+"`make bench`"+` on %s.
 
-**Machine:** %d CPUs, %s; Linux %s; %s; %s; %s. Everything on loopback: the load, the peers and cmtpd share the CPUs.
+**Machine:** %d CPUs, %s; Linux %s; %s; %s; %s. Everything on loopback, but for "Fetching over a link": the load, the peers and cmtpd share the CPUs.
 **Method:** every round runs every cell once, in an order that turns from round to round; the figures are medians of %d rounds, the ratios
 medians of the ratios within a round. Absolute figures of a shared machine swing by tens of percent; only ratios of one run mean anything.
 `, time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), cpuModel(), firstLine("uname", "-r"), runtime.Version(),
