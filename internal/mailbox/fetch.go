@@ -5,19 +5,10 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sync"
 
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/spool"
 )
-
-// Of a message that goes out and is not short, piecesAhead times pieceSize bytes are in memory.
-const (
-	pieceSize   = 64 << 10
-	piecesAhead = 3
-)
-
-var pieces = sync.Pool{New: func() any { return new([pieceSize]byte) }}
 
 // maxVerified is how many messages are remembered as verified.
 const maxVerified = 64
@@ -67,6 +58,7 @@ type Body struct {
 	short   []byte        // the part itself, where the message is short
 	message *spool.Reader // where it is not
 	reading *Reading      // where the message is to be noted once it has gone out whole; or nil: it was read before
+	wide    seats         // where it may find a place
 	offset  int64
 	size    int64
 }
@@ -93,7 +85,7 @@ func (b *Box) Fetch(q cmtp.FetchQuery, reading *Reading) (*Body, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening message %d: %w", q.Number, err)
 	}
-	body := &Body{id: o.ID, whole: o.Size, message: o.Reader, offset: int64(min(q.Offset, cmtp.MaxNumber))}
+	body := &Body{id: o.ID, whole: o.Size, message: o.Reader, wide: b.all.wide, offset: int64(min(q.Offset, cmtp.MaxNumber))}
 	if err := body.prepare(&o, &q, reading); err != nil {
 		body.Close()
 		return nil, fmt.Errorf("reading message %d: %w", q.Number, err)
@@ -117,9 +109,9 @@ func (b *Body) prepare(o *spool.Opened, q *cmtp.FetchQuery, reading *Reading) er
 		b.reading = reading
 		return nil
 	}
-	buf := pieces.Get().(*[pieceSize]byte)
-	defer pieces.Put(buf)
-	if _, err := io.CopyBuffer(onlyWriter{io.Discard}, o.Reader, buf[:]); err != nil {
+	buf := pieces.take()
+	defer pieces.put(buf)
+	if _, err := io.CopyBuffer(onlyWriter{io.Discard}, o.Reader, *buf); err != nil {
 		return err
 	}
 	reading.add(o.ID)
@@ -147,11 +139,13 @@ func (b *Body) WriteTo(w io.Writer) (written int64, err error) {
 		n, err := w.Write(b.short)
 		return int64(n), err
 	case b.reading == nil:
-		buf := pieces.Get().(*[pieceSize]byte)
-		defer pieces.Put(buf)
-		return io.CopyBuffer(onlyWriter{w}, io.NewSectionReader(b.message, b.offset, b.size), buf[:])
+		buf := pieces.take()
+		defer pieces.put(buf)
+		return io.CopyBuffer(onlyWriter{w}, io.NewSectionReader(b.message, b.offset, b.size), *buf)
 	}
-	err = ahead(b.message, func(piece []byte) error {
+	from, leave := b.wide.stock(b.size)
+	defer leave()
+	err = ahead(b.message, from, func(piece []byte) error {
 		n, err := w.Write(piece)
 		written += int64(n)
 		return err

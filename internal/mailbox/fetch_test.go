@@ -27,7 +27,7 @@ func (w *world) fetch(b *mailbox.Box, q cmtp.FetchQuery, known *mailbox.Reading)
 }
 
 // Lengths on both sides of what is read at once, and of what has a file of its own.
-var lengths = []int{100, 64<<10 - 1, 64 << 10, 64<<10 + 1, 128 << 10, 200<<10 - 1, 200 << 10, 256 << 10, 300<<10 + 7}
+var lengths = []int{100, 64<<10 - 1, 64 << 10, 64<<10 + 1, 128 << 10, 200<<10 - 1, 200 << 10, 256 << 10, 300<<10 + 7, 768 << 10, 1<<20 + 7}
 
 // Every range of every kind of message is what was asked for, up to the message's end.
 func TestBox_Fetch(t *testing.T) {
@@ -128,6 +128,65 @@ func (w *world) flip(path string, at int64) {
 	b[0] ^= 0x40
 	if _, err := f.WriteAt(b[:], at); err != nil {
 		w.tb.Fatal(err)
+	}
+}
+
+// A held writer says how long the first piece is, and takes it once it may.
+type held struct {
+	first chan int
+	may   chan struct{}
+	n     int
+}
+
+func (h *held) Write(p []byte) (int, error) {
+	if h.n += len(p); h.n == len(p) {
+		h.first <- len(p)
+		<-h.may
+	}
+	return len(p), nil
+}
+
+// As many long messages as may go out in wide pieces, the next one does in small ones, and one behind them in wide ones
+// again.
+func TestBox_Fetch_Wide(t *testing.T) {
+	w := newWorld(t)
+	const size = 3 * mailbox.WideSize
+	n, short := w.put(alice, message(size), ""), w.put(alice, message(size-1), "")
+	begin := func(number uint64) (first int, end func()) {
+		h, done := &held{first: make(chan int, 1), may: make(chan struct{})}, make(chan error, 1)
+		body, err := w.alice.Fetch(cmtp.FetchQuery{Number: number, Length: math.MaxUint64}, &mailbox.Reading{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			_, err := body.WriteTo(h)
+			done <- errors.Join(err, body.Close())
+		}()
+		return <-h.first, func() {
+			close(h.may)
+			if err := <-done; err != nil || int64(h.n) != body.Size() {
+				t.Errorf("%d of %d bytes are written, %v", h.n, body.Size(), err)
+			}
+		}
+	}
+	want := func(number uint64, piece int, which string) (end func()) {
+		t.Helper()
+		first, end := begin(number)
+		if first != piece {
+			t.Errorf("%s message goes out in pieces of %d bytes, want %d", which, first, piece)
+		}
+		return end
+	}
+	var ends []func()
+	for range mailbox.WideMessages {
+		want(short, mailbox.PieceSize, "a shorter")()
+		ends = append(ends, want(n, mailbox.WideSize, "a long"))
+	}
+	want(n, mailbox.PieceSize, "one more")()
+	ends[0]()
+	ends[0] = want(n, mailbox.WideSize, "behind one that has ended, a")
+	for _, end := range ends {
+		end()
 	}
 }
 

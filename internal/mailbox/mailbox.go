@@ -73,6 +73,7 @@ type Mailboxes struct {
 	// marks bounds how often each mailbox is changed by its user: what is noted of a message stays in the spool for
 	// good, also when it is noted otherwise (docs/spool.md, Mark).
 	marks *limit.Budget[spool.MailboxID]
+	wide  seats
 
 	size atomic.Int64 // bytes in a mailbox
 
@@ -90,7 +91,7 @@ func New(cfg Config) *Mailboxes {
 		cfg.Room = func(uint64) error { return nil }
 	}
 	m := &Mailboxes{cfg: cfg, news: newNews(cfg.MaxWaits, cfg.MaxWaitsAccount), marks: limit.NewBudget[spool.MailboxID](cfg.MarkRate, cfg.MarkBurst, time.Minute, cfg.Now),
-		counts: make(map[spool.MailboxID]*count)}
+		wide: make(seats, wideMessages), counts: make(map[spool.MailboxID]*count)}
 	m.size.Store(cfg.Size)
 	return m
 }

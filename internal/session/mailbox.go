@@ -220,7 +220,20 @@ type pacedWriter struct {
 	waited time.Duration
 }
 
-func (w *pacedWriter) Write(p []byte) (int, error) {
+// Write has paceSize bytes pay at a time: the client has earned its time by what came before those, however much is
+// written at once.
+func (w *pacedWriter) Write(p []byte) (written int, err error) {
+	for len(p) > 0 && err == nil {
+		var n int
+		n, err = w.pay(p[:min(len(p), paceSize)])
+		written, p = written+n, p[n:]
+	}
+	return written, err
+}
+
+const paceSize = 64 << 10
+
+func (w *pacedWriter) pay(p []byte) (int, error) {
 	start := time.Now()
 	deadline := start.Add(w.cfg.MessageGrace + earned(w.total, w.cfg.MinRate, w.cfg.SessionTimeout) - w.waited)
 	if deadline.After(w.ends) {
