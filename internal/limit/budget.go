@@ -12,8 +12,7 @@ type Budget[K comparable] struct {
 	per time.Duration
 
 	mu    sync.Mutex
-	every time.Duration   // under mu: between two units at the steady rate
-	burst time.Duration   // under mu: how far a holder may run ahead
+	pace  pace            // under mu
 	paid  map[K]time.Time // under mu: when a holder will have paid for all that it had
 	sweep int             // under mu: at how many of them those are forgotten that have paid
 }
@@ -21,7 +20,8 @@ type Budget[K comparable] struct {
 // minSweep is from how many holders on those are looked for that have paid.
 const minSweep = 1024
 
-// NewBudget allows burst units at once, and rate in each duration per after that.
+// NewBudget allows burst units at once, and rate in each duration per after that. Both are positive, and rate is no more than
+// per has nanoseconds.
 func NewBudget[K comparable](rate, burst int, per time.Duration, now func() time.Time) *Budget[K] {
 	b := &Budget[K]{now: now, per: per, paid: make(map[K]time.Time), sweep: minSweep}
 	b.Set(rate, burst)
@@ -32,20 +32,7 @@ func NewBudget[K comparable](rate, burst int, per time.Duration, now func() time
 func (b *Budget[K]) Set(rate, burst int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.every = b.per / time.Duration(rate)
-	b.burst = b.every * time.Duration(burst)
-}
-
-// owed is until when k has used what it may. It is called under mu.
-func (b *Budget[K]) owed(k K, now time.Time) time.Time {
-	paid := b.paid[k]
-	if paid.Before(now) {
-		return now
-	}
-	if most := now.Add(b.burst); paid.After(most) { // another rate had it owe that
-		return most
-	}
-	return paid
+	b.pace = newPace(rate, burst, b.per)
 }
 
 // Take returns how many of n units k may use now, and counts them.
@@ -53,9 +40,9 @@ func (b *Budget[K]) Take(k K, n int) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
-	paid := b.owed(k, now)
-	n = max(0, min(n, int((b.burst-paid.Sub(now))/b.every)))
-	b.put(k, paid.Add(time.Duration(n)*b.every), now)
+	paid := b.pace.owed(b.paid[k], now)
+	n = max(0, min(n, int((b.pace.burst-paid.Sub(now))/b.pace.every)))
+	b.put(k, paid.Add(time.Duration(n)*b.pace.every), now)
 	return n
 }
 
@@ -64,12 +51,9 @@ func (b *Budget[K]) TakeAll(k K, n int) (wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
-	paid := b.owed(k, now).Add(min(time.Duration(n), b.burst/b.every) * b.every)
-	if wait = paid.Sub(now) - b.burst; wait > 0 {
-		return wait
-	}
+	paid, wait := b.pace.take(b.paid[k], now, n)
 	b.put(k, paid, now)
-	return 0
+	return wait
 }
 
 // put is called under mu.
@@ -90,6 +74,6 @@ func (b *Budget[K]) GiveBack(k K, n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if paid, ok := b.paid[k]; ok {
-		b.paid[k] = paid.Add(-time.Duration(n) * b.every)
+		b.paid[k] = paid.Add(-time.Duration(n) * b.pace.every)
 	}
 }

@@ -44,6 +44,26 @@ func TestBudget(t *testing.T) {
 	all("a", 3, 3*time.Minute) // what it owed at the old rate it owes no longer than the new one can
 }
 
+// Another rate counts for who owes for hours under the one before, and who was refused meanwhile waits no longer for it.
+func TestBudget_Set(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	b := limit.NewBudget[string](1, 1000, time.Hour, func() time.Time { return now })
+	if wait := b.TakeAll("a", 1000); wait != 0 {
+		t.Fatalf("a burst has to wait for %s", wait)
+	}
+	b.Set(60, 2)
+	for _, step := range []time.Duration{0, 59 * time.Second, time.Second - 1} {
+		now = now.Add(step)
+		if b.TakeAll("a", 1) == 0 {
+			t.Fatalf("after %s it owes nothing", step)
+		}
+	}
+	now = now.Add(1)
+	if wait := b.TakeAll("a", 1); wait != 0 {
+		t.Errorf("after a minute it still has to wait for %s", wait)
+	}
+}
+
 // Those that have paid are forgotten, however many there were.
 func TestBudget_Forgets(t *testing.T) {
 	now := time.Unix(1e9, 0)

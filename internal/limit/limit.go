@@ -35,20 +35,18 @@ const (
 )
 
 // A Rate allows each network a number of events in a burst and refills them
-// evenly. It is the generic cell rate algorithm: one time a network, and a
-// network whose time lies in the past needs none.
+// evenly. It has one time a network, and a network that has paid needs none.
 type Rate struct {
 	now func() time.Time
 
-	mu    sync.Mutex
-	every time.Duration              // under mu: between two events at the steady rate
-	burst time.Duration              // under mu: how far a network may run ahead
-	next  map[netip.Prefix]time.Time // under mu: when the network will have paid for all it had
+	mu   sync.Mutex
+	pace pace                       // under mu
+	paid map[netip.Prefix]time.Time // under mu: when the network will have paid for all it had
 }
 
 // NewRate allows burst events at once and perMinute a minute after that.
 func NewRate(perMinute, burst int, now func() time.Time) *Rate {
-	r := &Rate{now: now, next: make(map[netip.Prefix]time.Time)}
+	r := &Rate{now: now, paid: make(map[netip.Prefix]time.Time)}
 	r.Set(perMinute, burst)
 	return r
 }
@@ -57,8 +55,7 @@ func NewRate(perMinute, burst int, now func() time.Time) *Rate {
 func (r *Rate) Set(perMinute, burst int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.every = time.Minute / time.Duration(perMinute)
-	r.burst = r.every * time.Duration(burst)
+	r.pace = newPace(perMinute, burst, time.Minute)
 }
 
 // Allow reports whether an event from a is within the rate, and counts it if so.
@@ -66,35 +63,25 @@ func (r *Rate) Allow(a netip.Addr) bool {
 	key, now := Prefix(a), r.now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	paid, known := r.next[key]
-	if !known && len(r.next) >= maxKeys {
+	if _, known := r.paid[key]; !known && len(r.paid) >= maxKeys {
 		r.makeRoom(now)
-		if len(r.next) >= maxKeys {
+		if len(r.paid) >= maxKeys {
 			// More networks than can be told apart: the rest share one budget.
 			key = netip.Prefix{}
-			paid = r.next[key]
 		}
 	}
-	if paid.Before(now) {
-		paid = now
-	} else if most := now.Add(r.burst); paid.After(most) { // another rate had it owe that
-		paid = most
-		r.next[key] = paid
-	}
-	if paid = paid.Add(r.every); paid.Sub(now) > r.burst {
-		return false
-	}
-	r.next[key] = paid
-	return true
+	paid, wait := r.pace.take(r.paid[key], now, 1)
+	r.paid[key] = paid
+	return wait == 0
 }
 
 // makeRoom forgets networks that have paid, of a few that chance chooses. To keep strangers from being told apart, somebody so has to
 // keep nearly all of maxKeys networks in debt, not only to have come from that many: whoever is routed an IPv6 /48 can do that.
 func (r *Rate) makeRoom(now time.Time) {
 	left := looks
-	for k, paid := range r.next {
+	for k, paid := range r.paid {
 		if !paid.After(now) {
-			delete(r.next, k)
+			delete(r.paid, k)
 		}
 		if left--; left == 0 {
 			return
