@@ -14,9 +14,9 @@ import (
 	"cmtpd/internal/spool"
 )
 
-// errDiskFull refuses mail before the disk is full: a spool needs room to finish
+// errDiskFull refuses mail and marks before the disk is full: a spool needs room to finish
 // what it has begun.
-var errDiskFull = fmt.Errorf("%w: %w: there is too little free space on the spool's disk (limits.min_free_space)", session.ErrNoRoom, mailbox.ErrNoRoom)
+var errDiskFull = fmt.Errorf("%w: there is too little free space on the spool's disk (limits.min_free_space)", mailbox.ErrNoRoom)
 
 // perMessage is what a message takes on disk besides its bytes: its record's head, and its part of
 // commit and index.

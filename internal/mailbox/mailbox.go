@@ -33,8 +33,9 @@ var (
 	ErrOffset = errors.New("the message ends before that")
 	// ErrFull: the mailbox has no room for the message.
 	ErrFull = errors.New("the mailbox is full")
-	// ErrNoRoom is what errors of Config.Room wrap.
-	ErrNoRoom = errors.New("there is no room on the disk")
+	// ErrNoRoom is wrapped where the disk has no room now for what is not to fill it: by errors of Config.Room, and of
+	// whoever stores messages.
+	ErrNoRoom = errors.New("there is no room")
 	// ErrWaits: as many wait as may.
 	ErrWaits = errors.New("too many clients wait for news")
 )

@@ -134,7 +134,7 @@ func limitOf(v cmtp.Verb, err error) Limit {
 		return MailboxSize
 	case errors.Is(err, cmtp.ErrTooLarge):
 		return MaxMessage
-	case errors.Is(err, ErrNoRoom), errors.Is(err, spool.ErrNoRoom):
+	case errors.Is(err, mailbox.ErrNoRoom), errors.Is(err, spool.ErrNoRoom):
 		return MinFreeSpace
 	}
 	return NoLimit

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cmtpd/internal/cmtp"
+	"cmtpd/internal/mailbox"
 	"cmtpd/internal/session"
 )
 
@@ -68,5 +69,5 @@ func TestServer_Observer(t *testing.T) {
 type crammed struct{ session.Store }
 
 func (crammed) NewWriter() (session.Writer, error) {
-	return nil, errors.Join(session.ErrNoRoom, errors.New("test"))
+	return nil, errors.Join(mailbox.ErrNoRoom, errors.New("test"))
 }

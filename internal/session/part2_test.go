@@ -15,6 +15,7 @@ import (
 	"cmtpd/internal/address"
 	"cmtpd/internal/cmtp"
 	"cmtpd/internal/crypt"
+	"cmtpd/internal/mailbox"
 	"cmtpd/internal/session"
 	"cmtpd/internal/spool"
 )
@@ -453,7 +454,7 @@ func (f full) NewWriter() (session.Writer, error) { return nil, f.err }
 
 func TestServer_Inside_NoRoom(t *testing.T) {
 	for want, err := range map[cmtp.Status]error{
-		cmtp.StatusNoRoom: fmt.Errorf("%w: 5 bytes are free", session.ErrNoRoom), cmtp.StatusTrouble: errors.New("secret path /var"),
+		cmtp.StatusNoRoom: fmt.Errorf("%w: 5 bytes are free", mailbox.ErrNoRoom), cmtp.StatusTrouble: errors.New("secret path /var"),
 	} {
 		s := serve(t, setup{edit: func(cfg *session.Config) { cfg.Store = full{err} }})
 		c := s.inside()

@@ -18,9 +18,6 @@ import (
 	"cmtpd/internal/xzibit"
 )
 
-// ErrNoRoom is what a Store's errors wrap when there is no room for a message now.
-var ErrNoRoom = errors.New("there is no room for mail")
-
 // Reasons why a message or a command is refused. CMTP 0.01 cannot say them to
 // the client; the log does.
 var (
@@ -106,7 +103,7 @@ var reasons = []struct {
 	{cmtp.ErrTooLarge, cmtp.StatusTooLarge, "It is larger than this server takes."},
 	{cmtp.ErrMessage, cmtp.StatusBadMessage, "The message is not well-formed."},
 	{spool.ErrNoRoom, cmtp.StatusNoRoom, "The server has no room for mail at present. Try again later."},
-	{ErrNoRoom, cmtp.StatusNoRoom, "The server has no room for mail at present. Try again later."},
+	{mailbox.ErrNoRoom, cmtp.StatusNoRoom, "The server has no room for mail at present. Try again later."},
 }
 
 // explain returns the status and the reason for an error. What is not known is a

@@ -69,7 +69,8 @@ type Guesses interface {
 
 // A Store takes messages in. It is used by many sessions at once.
 type Store interface {
-	// NewWriter begins a message. It fails when there is no room for one now.
+	// NewWriter begins a message. It fails when there is no room for one now; it, and a Writer's Write, wrap
+	// mailbox.ErrNoRoom then.
 	NewWriter() (Writer, error)
 }
 
