@@ -1,9 +1,11 @@
 package daemon_test
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -24,6 +26,24 @@ func TestMetrics_Documented(t *testing.T) {
 		if !source[name] {
 			t.Errorf("docs/operations.md has %s, which there is not", name)
 		}
+	}
+}
+
+// Every limit of which is counted how often it was met is named in that metric's row, and no other.
+func TestMetrics_Documented_Limits(t *testing.T) {
+	w := watch(t, nil)
+	defer w.stop()
+	_, shown, _ := w.ask(t, "GET", "/metrics", "")
+	counted := matches(regexp.MustCompile(`cmtpd_limits_hit_total\{limit="([a-z_]+)"\}`), []byte(shown))
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := regexp.MustCompile("(?m)^\\| `cmtpd_limits_hit_total.*$").Find(text)
+	_, list, _ := strings.Cut(string(row), "under `[limits]`:")
+	named := matches(regexp.MustCompile("`([a-z_]+)`"), []byte(list))
+	if len(counted) < 10 || !maps.Equal(counted, named) {
+		t.Errorf("counted are %v; docs/operations.md has %v", slices.Sorted(maps.Keys(counted)), slices.Sorted(maps.Keys(named)))
 	}
 }
 
@@ -50,9 +70,16 @@ func names(t *testing.T, pattern *regexp.Regexp, files ...string) map[string]boo
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range pattern.FindAllSubmatch(b, -1) {
-			found[string(m[1])] = true
-		}
+		maps.Copy(found, matches(pattern, b))
+	}
+	return found
+}
+
+// matches returns what the pattern's group matches in a text.
+func matches(pattern *regexp.Regexp, text []byte) map[string]bool {
+	found := make(map[string]bool)
+	for _, m := range pattern.FindAllSubmatch(text, -1) {
+		found[string(m[1])] = true
 	}
 	return found
 }
