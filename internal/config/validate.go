@@ -36,9 +36,7 @@ const (
 	minKnownDomains = 16 // of which strangers get half
 	maxKnownDomains = 1 << 24
 	maxKeyCacheTime = 24 * time.Hour
-	maxLoginRate    = 1 << 20
-	maxMarkRate     = 1 << 20
-	maxLookupRate   = 1 << 20
+	maxRate         = 1 << 20 // of whatever, and the most of it at once
 	// maxDeliveries and the one for a domain are the most connections to other servers that can be meant.
 	maxDeliveries          = 1 << 14
 	maxDeliveriesPerDomain = 256
@@ -286,25 +284,25 @@ func (v *validator) limits() {
 	v.size("limits.large_message", l.LargeMessage, 1, maxLargeMessage)
 	v.size("limits.message_memory", l.MessageMemory, 1, maxMessageSize)
 	v.size("limits.min_free_space", l.MinFreeSpace, 1, maxMessageSize)
-	v.between("limits.login_rate", l.LoginRate, 1, maxLoginRate)
-	v.between("limits.login_burst", l.LoginBurst, 1, maxLoginRate)
-	v.between("limits.connection_rate", l.ConnectionRate, 1, maxLoginRate)
-	v.between("limits.connection_burst", l.ConnectionBurst, 1, maxLoginRate)
-	v.between("limits.starttls_rate", l.StartTLSRate, 1, maxLoginRate)
-	v.between("limits.starttls_burst", l.StartTLSBurst, 1, maxLoginRate)
+	v.between("limits.login_rate", l.LoginRate, 1, maxRate)
+	v.between("limits.login_burst", l.LoginBurst, 1, maxRate)
+	v.between("limits.connection_rate", l.ConnectionRate, 1, maxRate)
+	v.between("limits.connection_burst", l.ConnectionBurst, 1, maxRate)
+	v.between("limits.starttls_rate", l.StartTLSRate, 1, maxRate)
+	v.between("limits.starttls_burst", l.StartTLSBurst, 1, maxRate)
 	v.between("limits.max_handshakes", l.MaxHandshakes, 1, maxHandshakes)
 	v.size("limits.mailbox_size", l.MailboxSize, minMessageSize, maxMailboxSize)
 	v.between("limits.max_waits", l.MaxWaits, 1, maxConnections)
 	v.between("limits.max_waits_account", l.MaxWaitsAccount, 1, maxConnections)
-	v.between("limits.mark_rate", l.MarkRate, 1, maxMarkRate)
-	v.between("limits.mark_burst", l.MarkBurst, 1, maxMarkRate)
-	v.between("limits.mail_rate", l.MailRate, 1, maxMarkRate)
-	v.between("limits.mail_burst", l.MailBurst, 1, maxMarkRate)
+	v.between("limits.mark_rate", l.MarkRate, 1, maxRate)
+	v.between("limits.mark_burst", l.MarkBurst, 1, maxRate)
+	v.between("limits.mail_rate", l.MailRate, 1, maxRate)
+	v.between("limits.mail_burst", l.MailBurst, 1, maxRate)
 	v.size("limits.mail_per_day", l.MailPerDay, minMessageSize, maxMailboxSize)
-	v.between("limits.lookup_rate", l.LookupRate, 1, maxLookupRate)
-	v.between("limits.lookup_burst", l.LookupBurst, 1, maxLookupRate)
-	v.between("limits.new_domains_rate", l.NewDomainsRate, 1, maxLookupRate)
-	v.between("limits.new_domains_burst", l.NewDomainsBurst, 1, maxLookupRate)
+	v.between("limits.lookup_rate", l.LookupRate, 1, maxRate)
+	v.between("limits.lookup_burst", l.LookupBurst, 1, maxRate)
+	v.between("limits.new_domains_rate", l.NewDomainsRate, 1, maxRate)
+	v.between("limits.new_domains_burst", l.NewDomainsBurst, 1, maxRate)
 	v.between("limits.guess_rate", l.GuessRate, 1, maxGuesses)
 	v.between("limits.guess_burst", l.GuessBurst, 1, maxGuesses)
 	v.between("limits.guess_network_rate", l.GuessNetworkRate, 1, maxGuesses)
