@@ -94,11 +94,11 @@ func Read(cfg *config.Config) (*State, error) {
 		s.former = append(s.former, k.Public())
 		k.Wipe()
 	}
-	if s.has(s.successor) { // it has come
-		s.successor = crypt.PublicKey{}
-	}
 	if err != nil {
 		return nil, err
+	}
+	if s.has(s.successor) { // it has come
+		s.successor = crypt.PublicKey{}
 	}
 	s.lost, err = lostNames(cfg.DataDir)
 	return s, err

@@ -86,7 +86,7 @@ func (r *Rotation) Recover(ctx context.Context, from string) (v StepView, err er
 	if err != nil {
 		return v, err
 	}
-	v = r.view(s, r.Look(ctx))
+	v = r.view(s, r.look(ctx))
 	v.Text = "the server has this key now"
 	if lost.foreign {
 		v.Text += "; its spool begins anew, and the former one is in " + lost.dir

@@ -37,7 +37,8 @@ var (
 const (
 	prepareCommand = "cmtpd key rotate --prepare"
 	switchCommand  = "cmtpd key rotate --switch"
-	RetireCommand  = "cmtpd key rotate --retire"
+	// RetireCommand is what an operator types for the last step of a rotation.
+	RetireCommand = "cmtpd key rotate --retire"
 
 	// consequence is what --force means (docs/protocol.md sections 24.3 and 24.5).
 	consequence = "servers that have learnt of the announced successor hold all mail from and to you: for seven days, and where DNSSEC vouches for " +
@@ -100,7 +101,8 @@ func (r *Rotation) locked(step func(*State) (StepView, error)) (StepView, error)
 	return step(s)
 }
 
-func (r *Rotation) Look(ctx context.Context) []Sight {
+// look returns what DNS says of the local domains; nil where it is not asked.
+func (r *Rotation) look(ctx context.Context) []Sight {
 	if r.finder == nil {
 		return nil
 	}
@@ -138,7 +140,7 @@ func (r *Rotation) Prepare(ctx context.Context, from string) (StepView, error) {
 		if err := r.prepare(s, from); err != nil {
 			return StepView{}, err
 		}
-		sights := r.Look(ctx)
+		sights := r.look(ctx)
 		v := r.view(s, sights)
 		v.Text = "the next key is prepared"
 		if n := r.outlived(s.next); n != "" {
@@ -245,7 +247,7 @@ func (r *Rotation) Switch(ctx context.Context) (StepView, error) {
 
 // published refuses to go on unless every domain names the next key, and has done so for long enough.
 func (r *Rotation) published(ctx context.Context, s *State) error {
-	sights := r.Look(ctx)
+	sights := r.look(ctx)
 	if sights == nil {
 		return nil
 	}
@@ -365,7 +367,7 @@ func (r *Rotation) Retire(ctx context.Context) (StepView, error) {
 		return StepView{}, fmt.Errorf("%w: the former key may be named until %s, and who goes back to it needs that; run this again then",
 			ErrEarly, at.UTC().Format(time.DateTime+" MST"))
 	}
-	v := r.view(s, r.Look(ctx))
+	v := r.view(s, r.look(ctx))
 	if len(v.Domains) == 0 {
 		v.Text = "no record names a former key: the rotation is over"
 		return v, nil
@@ -381,7 +383,7 @@ func (r *Rotation) Status(ctx context.Context) (StepView, error) {
 	if err != nil {
 		return StepView{}, err
 	}
-	sights := r.Look(ctx)
+	sights := r.look(ctx)
 	v := r.view(s, sights)
 	named := func(g Sight) bool {
 		return slices.ContainsFunc(s.former, func(k crypt.PublicKey) bool { return g.names(k) })
@@ -433,7 +435,7 @@ func (r *Rotation) Successor(ctx context.Context, out string) (StepView, error) 
 		if s.successor, err = keyfile.MakeSuccessor(r.cfg.KeyFile(), out); err != nil {
 			return StepView{}, err
 		}
-		v := r.view(s, r.Look(ctx))
+		v := r.view(s, r.look(ctx))
 		v.Text = "the successor's secret key is in " + out + ", and nowhere else. Move that file off this machine, to where you keep what must not burn or be stolen with it"
 		if len(v.Domains) > 0 {
 			v.Due = "publish this: from then on, only this key follows the present one"
