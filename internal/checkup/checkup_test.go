@@ -531,7 +531,7 @@ func TestCheck_Silent(t *testing.T) {
 	if len(wrong) != 0 || len(notes) != 3 || !strings.Contains(strings.Join(notes, "\n"), "could not be proved") {
 		t.Errorf("%q, %q", wrong, notes)
 	}
-	if took := time.Since(began); took > 20*time.Second {
+	if took := time.Since(began); took > time.Minute { // which is one question's time
 		t.Errorf("it took %v", took)
 	}
 }

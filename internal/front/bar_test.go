@@ -182,7 +182,6 @@ func TestServer_Bars(t *testing.T) {
 			runtime.Gosched()
 		}
 	}
-	close(stop)
 	good, err := dialFrom(addr, "127.3.0.2")
 	if err != nil {
 		t.Fatal(err)
@@ -204,6 +203,7 @@ func TestServer_Bars(t *testing.T) {
 	if stats.Barred != 1 || stats.BarredTotal != 1 {
 		t.Errorf("%+v", stats)
 	}
+	close(stop) // only now: what was dropped first may have been of a connection that was there already
 	shutdown(t, s)
 	if err := <-waiting; err != nil {
 		t.Errorf("after the end: %v", err)
