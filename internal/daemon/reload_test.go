@@ -438,18 +438,19 @@ func TestRun_Reload_Unanswered(t *testing.T) {
 	gone.Close()
 	good := cmtptest.NewBackend(t, false).Addr // which expects version 1
 	cfg := behind(configuration(t), good, config.ProxyV1)
-	d := newReloadedWith(t, cfg, daemon.Options{ReloadPatience: 300 * time.Millisecond})
-	expect(t, "SMTP", dialogue(t, d.addr, "NOOP\r\n"), "backend NOOP")
 	for name, tt := range map[string]struct {
-		backend string
-		proxy   config.ProxyProtocol
-		why     string
+		backend  string
+		proxy    config.ProxyProtocol
+		patience time.Duration
+		why      string
 	}{
-		"Away":        {gone.Addr().String(), config.ProxyV1, "connection refused"},
-		"Silent":      {silent, config.ProxyV1, "given up after 300ms"},
-		"OtherHeader": {good, config.ProxyV2, ""},
+		"Away":        {gone.Addr().String(), config.ProxyV1, time.Hour, "connection refused"},
+		"Silent":      {silent, config.ProxyV1, 100 * time.Millisecond, "given up after 100ms"},
+		"OtherHeader": {good, config.ProxyV2, time.Hour, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
+			d := newReloadedWith(t, cfg, daemon.Options{ReloadPatience: tt.patience})
+			expect(t, "SMTP", dialogue(t, d.addr, "NOOP\r\n"), "backend NOOP")
 			next := behind(cfg, tt.backend, tt.proxy)
 			next.Log.Level = config.LogDebug
 			said := d.give(t, next, nil)
@@ -461,8 +462,12 @@ func TestRun_Reload_Unanswered(t *testing.T) {
 				t.Error("a part of it is in force")
 			}
 			expect(t, "SMTP", dialogue(t, d.addr, "NOOP\r\n"), "backend NOOP")
+			if err := d.stop(); err != nil {
+				t.Error(err)
+			}
 		})
 	}
+	d := newReloadedWith(t, cfg, daemon.Options{})
 	next := behind(cfg, gone.Addr().String(), config.ProxyV1)
 	next.SMTP.RelayCheck = config.WarnBackend
 	expect(t, "the log", d.give(t, next, nil), "msg=\"the configuration was reloaded\"")
