@@ -10,7 +10,8 @@ import (
 	"cmtpd/internal/limit"
 )
 
-// AbroadLimits bound what one account makes this server do elsewhere. All must be positive.
+// AbroadLimits bound what one account has this server do at other domains: limits.lookup_rate and limits.new_domains_rate. All
+// must be positive.
 type AbroadLimits struct {
 	Lookups, LookupBurst       int // questions to other servers: a minute, and at once
 	NewDomains, NewDomainBurst int // domains that were not met before: an hour, and at once
@@ -19,7 +20,7 @@ type AbroadLimits struct {
 // DefaultAbroad are those of the configuration.
 var DefaultAbroad = AbroadLimits{Lookups: 60, LookupBurst: 600, NewDomains: 10, NewDomainBurst: 1000}
 
-// An Abroad counts that for every account: whoever has a domain chooses what this server connects to when it is looked
+// An Abroad counts for every account what AbroadLimits bound: whoever has a domain chooses what this server connects to when it is looked
 // up, and who has many chooses what it remembers.
 type Abroad struct {
 	now       func() time.Time

@@ -10,6 +10,7 @@ import (
 
 	"cmtpd/internal/address"
 	"cmtpd/internal/cmtp"
+	"cmtpd/internal/config"
 	"cmtpd/internal/federation"
 	"cmtpd/internal/session"
 	"cmtpd/internal/spool"
@@ -112,6 +113,16 @@ func TestServer_Abroad_Mail(t *testing.T) {
 	}
 	later(1)
 	alice.tooOften(key("eve", "one.example"), "30m0s")
+}
+
+// The defaults are those of the configuration.
+func TestDefaults(t *testing.T) {
+	l := config.Default().Limits
+	abroad := session.AbroadLimits{Lookups: l.LookupRate, LookupBurst: l.LookupBurst, NewDomains: l.NewDomainsRate, NewDomainBurst: l.NewDomainsBurst}
+	sending := session.SendingLimits{Messages: l.MailRate, Burst: l.MailBurst, Day: int64(l.MailPerDay)}
+	if session.DefaultAbroad != abroad || session.DefaultSending != sending {
+		t.Errorf("%+v and %+v, want %+v and %+v", session.DefaultAbroad, session.DefaultSending, abroad, sending)
+	}
 }
 
 // What is remembered of who was charged is bounded, whoever has how many domains.

@@ -7,7 +7,7 @@ import (
 	"cmtpd/internal/limit"
 )
 
-// SendingLimits bound what one account may send, be it to itself. All must be positive.
+// SendingLimits bound what one account may send, be it to itself: limits.mail_rate and limits.mail_per_day. All must be positive.
 type SendingLimits struct {
 	Messages, Burst int   // messages: a minute, and at once
 	Day             int64 // bytes in a day, and at once; a message that is larger uses it up
@@ -16,7 +16,7 @@ type SendingLimits struct {
 // DefaultSending are those of the configuration.
 var DefaultSending = SendingLimits{Messages: 120, Burst: 100_000, Day: 64 << 30}
 
-// A Sending counts that for every account. How much a mailbox holds does not bound what goes through it: whoever writes to
+// A Sending counts for every account what SendingLimits bound. How much a mailbox holds does not bound what goes through it: whoever writes to
 // themselves, deletes, and writes again, leaves in the spool's chain what proves that each message was there.
 type Sending struct {
 	messages *limit.Budget[account.ID]
