@@ -134,49 +134,16 @@ func (l *lab) bareAppend(writers, size int, lasting time.Duration) (float64, err
 	if err := prewrite(f, segment); err != nil {
 		return 0, err
 	}
-	type request struct {
-		record []byte
-		done   chan error
-	}
-	queue := make(chan request, writers)
+	queue := make(chan appended, writers)
 	var commits sync.WaitGroup
-	commits.Go(func() {
-		var batch []byte
-		var waiting []request
-		at := int64(0)
-		for r := range queue {
-			waiting = append(waiting[:0], r)
-			batch = append(batch[:0], r.record...)
-			for more := true; more; {
-				select {
-				case r, ok := <-queue:
-					if more = ok; ok {
-						waiting, batch = append(waiting, r), append(batch, r.record...)
-					}
-				default:
-					more = false
-				}
-			}
-			if at+int64(len(batch)) > segment {
-				at = 0
-			}
-			_, err := f.WriteAt(batch, at)
-			at += int64(len(batch))
-			if err == nil {
-				err = unix.Fdatasync(int(f.Fd()))
-			}
-			for _, w := range waiting {
-				w.done <- err
-			}
-		}
-	})
+	commits.Go(func() { flushTogether(f, segment, queue) })
 	var wg sync.WaitGroup
 	counts := make([]int, writers)
 	errs := make([]error, writers)
 	start := time.Now()
 	for i := range writers {
 		wg.Go(func() {
-			r := request{make([]byte, size), make(chan error, 1)}
+			r := appended{make([]byte, size), make(chan error, 1)}
 			for time.Since(start) < lasting && errs[i] == nil {
 				queue <- r
 				errs[i] = <-r.done
@@ -196,6 +163,44 @@ func (l *lab) bareAppend(writers, size int, lasting time.Duration) (float64, err
 		total += n
 	}
 	return float64(total) / took.Seconds(), nil
+}
+
+// An appended record is one that its writer waits for.
+type appended struct {
+	record []byte
+	done   chan error
+}
+
+// flushTogether writes what comes, over and over a segment of so many bytes, with one flush for all that wait, until the queue is closed.
+func flushTogether(f *os.File, segment int64, queue <-chan appended) {
+	var batch []byte
+	var waiting []appended
+	at := int64(0)
+	for r := range queue {
+		waiting = append(waiting[:0], r)
+		batch = append(batch[:0], r.record...)
+		for more := true; more; {
+			select {
+			case r, ok := <-queue:
+				if more = ok; ok {
+					waiting, batch = append(waiting, r), append(batch, r.record...)
+				}
+			default:
+				more = false
+			}
+		}
+		if at+int64(len(batch)) > segment {
+			at = 0
+		}
+		_, err := f.WriteAt(batch, at)
+		at += int64(len(batch))
+		if err == nil {
+			err = unix.Fdatasync(int(f.Fd()))
+		}
+		for _, w := range waiting {
+			w.done <- err
+		}
+	}
 }
 
 func prewrite(f *os.File, size int64) error {
