@@ -7,6 +7,7 @@ const MaxFirstCommand = 1024
 // A Verdict says what protocol a connection speaks.
 type Verdict int
 
+// What Sniff says.
 const (
 	Undecided Verdict = iota // more bytes are needed
 	SMTP

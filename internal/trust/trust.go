@@ -163,8 +163,8 @@ type Answer uint8
 
 const (
 	Unknown Answer = iota // it failed, or was not asked: that is never absence
-	Absent                // there is no record
-	Present
+	Absent                // there is no record, or none that counts
+	Present               // there is one, and it counts
 )
 
 // A Record is what a domain publishes in its _cmtp record. All but Answer and

@@ -36,10 +36,10 @@ type Call struct {
 type Fault int
 
 const (
-	None   Fault = iota
-	Before       // it fails with EIO and has no effect; the bytes of a Sync are lost at a crash
-	After        // it fails with EIO though it took effect
-	Short        // a write fails with ENOSPC after half of its bytes; any other call, as Before
+	None   Fault = iota // it does not
+	Before              // it fails with EIO and has no effect; the bytes of a Sync are lost at a crash
+	After               // it fails with EIO though it took effect
+	Short               // a write fails with ENOSPC after half of its bytes; any other call, as Before
 )
 
 // FS is the file system. It has one directory, "/", when it is new. Its methods are
