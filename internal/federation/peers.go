@@ -108,7 +108,7 @@ func New(cfg Config) *Peers {
 
 func (p *Peers) isOwn(d address.Domain) bool { return slices.Contains(p.cfg.Domains, d) }
 
-// Met reports whether anything is known of a domain, so that its server was met.
+// Met reports whether a server of a domain was met, as far as that is remembered. One of which the file is damaged, was.
 func (p *Peers) Met(d address.Domain) bool {
 	s, err := p.cfg.Trust.Known(d)
 	return err != nil || len(keysOf(s)) > 0
