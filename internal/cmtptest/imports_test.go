@@ -6,6 +6,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -179,6 +180,32 @@ func TestArchitecture(t *testing.T) {
 	for _, own := range order {
 		if !seen[own] {
 			t.Errorf("internal/%s is in the list in this file, and is not there", own)
+		}
+	}
+}
+
+// docs/HACKING.md has the packages in the same order, and says of each which lines belong there.
+func TestArchitecture_Documented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/HACKING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "A package imports only packages that stand before it:")
+	list, rest, _ := strings.Cut(rest, ";")
+	var want []string
+	for _, own := range order {
+		if own != "cmtptest" && !strings.Contains(own, "/") {
+			want = append(want, own)
+		}
+	}
+	if got := strings.Fields(strings.ReplaceAll(list, ",", " ")); !slices.Equal(got, want) {
+		t.Errorf("it has %q, want %q", got, want)
+	}
+	_, rest, _ = strings.Cut(rest, "## Where does a line of code belong?")
+	table, _, _ := strings.Cut(rest, "\n## ")
+	for _, own := range order {
+		if !strings.Contains(table, "`"+path.Base(own)+"`") {
+			t.Errorf("the table does not say what belongs into %s", own)
 		}
 	}
 }

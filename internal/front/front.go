@@ -3,7 +3,8 @@
 // session, with every byte read so far, to the handler of the protocol that
 // this command belongs to (protocol.md section 1). What is neither SMTP nor
 // CMTP reaches no handler. Nobody holds more connections than the caps allow,
-// and nobody holds one in silence past the deadline.
+// and nobody holds one in silence past the deadline. Who is refused waits; who does
+// not wait for that is not heard for a while, where the kernel can do that.
 package front
 
 import (
