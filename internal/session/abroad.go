@@ -62,7 +62,11 @@ func (a *Abroad) ask(id account.ID, d address.Domain, met bool) error {
 	if met {
 		return nil
 	}
-	return a.meet(id, d)
+	if err := a.meet(id, d); err != nil {
+		a.questions.GiveBack(id, 1)
+		return err
+	}
+	return nil
 }
 
 // meet counts that a domain is to be met which was not met before.

@@ -115,6 +115,18 @@ func TestServer_Abroad_Mail(t *testing.T) {
 	alice.tooOften(key("eve", "one.example"), "30m0s")
 }
 
+// Who may have no further domain met has lost no question by trying: others' keys are still to be had.
+func TestServer_Abroad_RefusedTwice(t *testing.T) {
+	s, _, _ := travels(t, session.AbroadLimits{Lookups: 1, LookupBurst: 2, NewDomains: 1, NewDomainBurst: 1})
+	alice := s.user("alice")
+	alice.want(cmtp.StatusDone, key("eve", "one.example"))
+	for range 3 {
+		alice.tooOften(key("eve", "two.example"), "1h0m0s")
+	}
+	alice.want(cmtp.StatusDone, key("eve", "b.known"))
+	alice.tooOften(key("eve", "c.known"), "1m0s")
+}
+
 // The defaults are those of the configuration.
 func TestDefaults(t *testing.T) {
 	l := config.Default().Limits
