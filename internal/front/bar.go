@@ -15,7 +15,7 @@ import (
 
 // A bar keeps clients out who connect again without waiting to be refused: for a while the kernel drops what they send
 // to the listeners. Nobody who is connected notices. A client behind a load balancer cannot be told from others there,
-// so it is never barred.
+// so it is never barred, nor is who has their network in common with one.
 type bar struct {
 	log  *slog.Logger
 	told *tally

@@ -231,3 +231,54 @@ func TestServer_Bars_Left(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Who has an IPv6 network in common with a load balancer is not barred: the kernel would drop what that one brings, too.
+func TestServer_Bars_Neighbour(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		proxyFrom []netip.Prefix
+		barred    bool
+	}{
+		{"Neighbour", []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("::2/128")}, false},
+		{"Stranger", []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::2/128")}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l, err := front.Listen(t.Context(), "[::1]:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := front.New(front.Config{Hostname: "mail.example", IsCMTP: isCMTP,
+				Limits: front.Limits{MaxPerAddress: 1, FloodPause: time.Hour, ProxyFrom: tt.proxyFrom}}, echo("smtp"), echo("cmtp"))
+			s.LetWait(time.Hour)
+			served := make(chan error, 1)
+			go func() { served <- s.Serve(t.Context(), l, false) }()
+			dial := func() {
+				c, err := dialFrom(l.Addr().String(), "::1")
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { c.Close() })
+			}
+			dial() // is let in
+			const crowd = front.DoorstepRoom + 1
+			for range crowd {
+				dial()
+			}
+			done := func() bool { return s.Stats().Barred == 1 }
+			if !tt.barred {
+				dial() // one more is counted when the one before it has had all that comes of it
+				done = func() bool { return s.Stats().RefusedAddress == crowd+1 }
+			}
+			for !done() {
+				runtime.Gosched()
+			}
+			if n := s.Stats().Barred; (n == 1) != tt.barred {
+				t.Errorf("%d are barred", n)
+			}
+			shutdown(t, s)
+			if err := <-served; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

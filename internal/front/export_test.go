@@ -69,6 +69,9 @@ func (b Bar) Stats() (s Stats) {
 	return s
 }
 
+// LetWait has the refused wait for so long. It is called before s serves.
+func (s *Server) LetWait(d time.Duration) { s.steps.delay = d }
+
 // Listener returns the only one that s serves.
 func (s *Server) Listener(t interface{ Fatal(...any) }) *net.TCPListener {
 	s.mu.Lock()

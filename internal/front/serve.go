@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -154,7 +155,8 @@ func (s *Server) accept(nc net.Conn, cmtpOnly bool) {
 	if !cmtpOnly {
 		tell = func() { s.refuse(nc, why) }
 	}
-	if s.steps.keep(nc, limit.Prefix(c.Client.Addr()), tell) {
+	from := limit.Prefix(c.Client.Addr())
+	if s.steps.keep(nc, from, tell) && !s.hasProxy(from) {
 		s.bar.put(c.Client, s.limits.Load().FloodPause)
 	}
 }
@@ -179,6 +181,11 @@ func (s *Server) believes(a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// hasProxy reports whether a load balancer can be in a network: as a client's, that may be a whole IPv6 /64 of neighbours.
+func (s *Server) hasProxy(network netip.Prefix) bool {
+	return slices.ContainsFunc(s.limits.Load().ProxyFrom, network.Overlaps)
 }
 
 // A refusal is why a connection gets no session.
