@@ -17,6 +17,7 @@ type pump struct {
 	client, backend net.Conn
 	moves           atomic.Uint64
 	up, down        atomic.Uint64 // bytes
+	left            atomic.Bool   // the client has ended
 	guard           guard         // of what the backend says
 	ended           chan struct{}
 }
@@ -65,7 +66,10 @@ func (p *pump) copy(to net.Conn, in *netbuf.Reader, passed *atomic.Uint64, g *gu
 			p.moves.Add(1)
 		}
 		if err != nil {
-			g.gone(func(farewell []byte) error {
+			if to == p.backend {
+				p.left.Store(true)
+			}
+			g.gone(p.left.Load(), func(farewell []byte) error {
 				n, werr := to.Write(farewell)
 				passed.Add(uint64(n))
 				return werr

@@ -191,7 +191,7 @@ func (f *flow) put(b []byte) error {
 // silent tells the guard that from has ended.
 func (f *flow) silent() {
 	if f.guard != nil {
-		f.guard.gone(f.write)
+		f.guard.gone(f.session.up.eof, f.write)
 	}
 }
 

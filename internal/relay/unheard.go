@@ -60,13 +60,14 @@ func (g *guard) look(b []byte) (instead []byte, last bool) {
 }
 
 // gone is called when the backend says no more. Where it has said nothing, say tells the client; that is the session's end
-// only if the client could be told: where both are cut off, nobody was left alone.
-func (g *guard) gone(say func([]byte) error) {
+// only if the client could be told: where both are cut off, nobody was left alone. left is that the client has ended before, as
+// one may in the middle of a command (RFC 3030's BDAT): then the backend has nothing to answer, and did not fail.
+func (g *guard) gone(left bool, say func([]byte) error) {
 	if g.farewell == nil {
 		return
 	}
 	farewell := g.farewell
-	if g.farewell = nil; say(farewell) == nil {
+	if g.farewell = nil; say(farewell) == nil && !left {
 		g.putOff(g.silence)
 	}
 }

@@ -191,6 +191,49 @@ func TestRelay_Serve_Gone_Client(t *testing.T) {
 	})
 }
 
+// TestRelay_Serve_Gone_ClientEnds: nor does one that has ended before, be it in the middle of a command, which a mail server need
+// not answer any more. Strangers could else have the operator believe that it is away.
+func TestRelay_Serve_Gone_ClientEnds(t *testing.T) {
+	for _, reset := range []bool{false, true} {
+		bothWays(t, func(t *testing.T, b *backend, cfg relay.Config, wrap bool) {
+			var end relay.End
+			var log strings.Builder
+			cfg.Ended = func(e relay.End) { end = e }
+			cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+			r := relay.New(cfg)
+			s := serve(context.Background(), t, r, wrap, "BDAT 100000\r\n")
+			m := b.accept()
+			io.WriteString(m, "220 ready\r\n")
+			s.CloseWrite()
+			io.Copy(io.Discard, m)
+			if reset {
+				m.SetLinger(0)
+			}
+			m.Close()
+			<-s.done
+			if st := r.Stats(); st.Passed != 1 || st.Unavailable != 0 || end.Outcome != relay.Passed || strings.Contains(log.String(), "cannot be reached") {
+				t.Errorf("counted %+v, ended %v, logged %s", st, end.Outcome, &log)
+			}
+		})
+	}
+}
+
+// TestPostfix_Gone_ClientEnds: so it is with a real one, which leaves without a word.
+func TestPostfix_Gone_ClientEnds(t *testing.T) {
+	cfg := backendOf(cmtptest.StartPostfix(t), config.ProxyV2)
+	bothEnds := make(chan relay.End, 1)
+	cfg.Ended = func(e relay.End) { bothEnds <- e }
+	r := relay.New(cfg)
+	for _, wrap := range []bool{false, true} {
+		s := serve(context.Background(), t, r, wrap, "BDAT 100000\r\n")
+		s.CloseWrite()
+		<-s.done
+		if e := <-bothEnds; e.Outcome != relay.Passed {
+			t.Errorf("ended %v", e.Outcome)
+		}
+	}
+}
+
 // TestPostfix_Unheard: so it is with a real one that expects no header. Version 2 has a QUIT in it, upon which Postfix is
 // gone, and a reset may overtake what it said.
 func TestPostfix_Unheard(t *testing.T) {
