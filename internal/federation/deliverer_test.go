@@ -65,11 +65,15 @@ func TestDeliverer_Remembered(t *testing.T) {
 		}
 		return s.Mail
 	}
-	if _, err := lookup(t, keysOf(a), "bob@b.example"); err != nil || mail() {
-		t.Errorf("asked: %v, %v", err, mail())
+	kept, met := func() bool { return a.peers.Kept(domain("b.example")) }, func() bool { return a.peers.Met(domain("b.example")) }
+	if kept() || met() {
+		t.Errorf("before all: %v, %v", kept(), met())
 	}
-	if _, err := a.deliver("b.example", a.queued("alice", "bob@b.example", "", 100)); err != nil || !mail() {
-		t.Errorf("given mail: %v, %v", err, mail())
+	if _, err := lookup(t, keysOf(a), "bob@b.example"); err != nil || mail() || kept() || !met() {
+		t.Errorf("asked: %v, %v, %v, %v", err, mail(), kept(), met())
+	}
+	if _, err := a.deliver("b.example", a.queued("alice", "bob@b.example", "", 100)); err != nil || !mail() || !kept() || !met() {
+		t.Errorf("given mail: %v, %v, %v, %v", err, mail(), kept(), met())
 	}
 }
 

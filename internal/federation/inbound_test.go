@@ -313,6 +313,9 @@ func TestPeers_JudgePeer_Many(t *testing.T) {
 	if n := a.trust.Stats().Domains; n != 4 {
 		t.Errorf("%d domains are remembered", n)
 	}
+	if d := domain("e0.example"); !a.peers.Met(d) || a.peers.Kept(d) {
+		t.Error("who has come by themselves is met, and not kept")
+	}
 }
 
 // A claim teaches nothing.

@@ -114,6 +114,13 @@ func (p *Peers) Met(d address.Domain) bool {
 	return err != nil || len(keysOf(s)) > 0
 }
 
+// Kept reports whether a domain's server was given mail, or met for it, so that what is known of the domain is kept for good.
+// That it was met is not enough: whoever has domains can have them come by themselves.
+func (p *Peers) Kept(d address.Domain) bool {
+	s, err := p.cfg.Trust.Known(d)
+	return err != nil || s != nil && s.Mail
+}
+
 func (p *Peers) isOwnKey(key crypt.PublicKey) bool {
 	return key == p.cfg.Key.Public() || slices.Contains(p.cfg.Former, key)
 }

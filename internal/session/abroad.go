@@ -14,7 +14,7 @@ import (
 // must be positive.
 type AbroadLimits struct {
 	Lookups, LookupBurst       int // questions to other servers: a minute, and at once
-	NewDomains, NewDomainBurst int // domains that were not met before: an hour, and at once
+	NewDomains, NewDomainBurst int // domains that were not met before, or not for mail: an hour, and at once
 }
 
 // DefaultAbroad are those of the configuration.
@@ -69,7 +69,7 @@ func (a *Abroad) ask(id account.ID, d address.Domain, met bool) error {
 	return nil
 }
 
-// meet counts that a domain is to be met which was not met before.
+// meet counts that a domain is to be met which was not met before, or not to be given mail.
 func (a *Abroad) meet(id account.ID, d address.Domain) error {
 	who, now := acquaintance{id, d}, a.now()
 	a.mu.Lock()

@@ -16,13 +16,15 @@ import (
 	"cmtpd/internal/spool"
 )
 
-// wide is an Elsewhere that has met the domains of .known, and remembers nothing of any name.
+// wide is an Elsewhere that has met the domains of .known, which had mail, and of .met, and remembers nothing of any name.
 type wide struct{ session.Elsewhere }
 
-func (wide) Met(d address.Domain) bool { return strings.HasSuffix(d.String(), ".known") }
+func (wide) Kept(d address.Domain) bool { return strings.HasSuffix(d.String(), ".known") }
+
+func (w wide) met(d address.Domain) bool { return w.Kept(d) || strings.HasSuffix(d.String(), ".met") }
 
 func (w wide) Lookup(_ context.Context, name address.Address, may federation.Permit) (*federation.Foreign, error) {
-	if err := may(w.Met(name.Domain)); err != nil {
+	if err := may(w.met(name.Domain)); err != nil {
 		return nil, err
 	}
 	return &federation.Foreign{Payload: []byte("x")}, nil
@@ -135,6 +137,26 @@ func TestDefaults(t *testing.T) {
 	if session.DefaultAbroad != abroad || session.DefaultSending != sending {
 		t.Errorf("%+v and %+v, want %+v and %+v", session.DefaultAbroad, session.DefaultSending, abroad, sending)
 	}
+}
+
+// A domain that is known without having had mail, since it has come by itself, costs an account nothing to ask for, but a
+// letter keeps it for good: whoever has domains could else fill what is remembered.
+func TestServer_Abroad_Kept(t *testing.T) {
+	s, _, _ := travels(t, session.AbroadLimits{Lookups: 100, LookupBurst: 100, NewDomains: 2, NewDomainBurst: 2})
+	letter := func(domain string) string {
+		h := to("eve@" + domain)
+		h.SourceAccount, h.SourceDomain = "alice", "cref.example"
+		return "MAIL\x00" + message(t, h, sealed(domain, 100))
+	}
+	alice := s.user("alice")
+	for i := range 4 {
+		alice.want(cmtp.StatusDone, key("eve", fmt.Sprintf("d%d.met", i)))
+	}
+	alice.want(cmtp.StatusQueued, letter("d0.met"))
+	alice.want(cmtp.StatusQueued, letter("d1.met"))
+	alice.tooOften(letter("d2.met"), "30m0s")
+	alice.want(cmtp.StatusQueued, letter("b.known"))
+	s.tally.saw(t, nil, refusal{cmtp.StatusTooOften, session.NewDomainsRate})
 }
 
 // What is remembered of who was charged is bounded, whoever has how many domains.

@@ -22,8 +22,8 @@ type Elsewhere interface {
 	Lookup(ctx context.Context, name address.Address, may federation.Permit) (*federation.Foreign, error)
 	// Refresh is Lookup without answers that are a minute old, or older.
 	Refresh(ctx context.Context, name address.Address, may federation.Permit) (*federation.Foreign, error)
-	// Met reports whether a server of the domain was met before.
-	Met(d address.Domain) bool
+	// Kept reports whether a domain is remembered for good already, so that another letter to it adds nothing.
+	Kept(d address.Domain) bool
 	// JudgePeer says whether a server that has proven to hold a key is its domain's.
 	JudgePeer(ctx context.Context, r federation.Remote, client netip.Addr) (federation.Standing, error)
 	// CheckOrigin says whether the source's domain vouches for a message.

@@ -190,7 +190,7 @@ func (p *part2) envelope(h *cmtp.Header) (delivery, error) {
 		}
 	}
 	if foreign {
-		if p.cfg.Elsewhere != nil && !p.cfg.Elsewhere.Met(to.Domain) {
+		if p.cfg.Elsewhere != nil && !p.cfg.Elsewhere.Kept(to.Domain) {
 			if err := p.cfg.Abroad.meet(p.user.id, to.Domain); err != nil {
 				return delivery{}, err
 			}

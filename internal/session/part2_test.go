@@ -410,7 +410,7 @@ type told struct {
 	added atomic.Int64
 }
 
-func (q *told) Met(address.Domain) bool { return true }
+func (q *told) Kept(address.Domain) bool { return true }
 
 func (q *told) Added(spool.ID, string) { q.added.Add(1) }
 
