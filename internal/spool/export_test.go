@@ -292,6 +292,25 @@ func ForgeIndexRows(b []byte, m MailboxID, e *Entry) {
 	RefitIndex(b)
 }
 
+// ForgeIndexCircle gives two rows of an index file, which has more than 512 messages, the number of an earlier one: the second page of 256
+// ends with it then, and so does the one that goes on after it.
+func ForgeIndexCircle(b []byte) {
+	var x indexFile
+	var counts [tableCount]int64
+	for i := range counts {
+		counts[i] = int64(binary.BigEndian.Uint64(b[312+8*i:]))
+	}
+	x.lay(counts)
+	row := func(i int) []byte {
+		s := &x.sections[byNumber]
+		return b[s.offset+int64(i*s.width+i/blockRows*4):][:8]
+	}
+	const back = 99
+	copy(row(2*listPage-1), row(back))
+	copy(row(back+listPage), row(back))
+	RefitIndex(b)
+}
+
 // VastIndex returns the header of an index file that claims as many messages known by content, and the file's length.
 func VastIndex(b []byte, rows int64) (front []byte, size int64) {
 	be := binary.BigEndian

@@ -408,10 +408,16 @@ func (x *indexFile) sizes(m MailboxID, tell func(ID, int64)) error {
 }
 
 func (x *indexFile) ids(after ID, n int) (ids []ID, err error) {
+	ordered := true
 	err = x.each(byNumber, binary.BigEndian.AppendUint64(nil, uint64(after)+1), func(b []byte) bool {
-		ids = append(ids, ID(binary.BigEndian.Uint64(b)))
+		id := ID(binary.BigEndian.Uint64(b))
+		ordered, after = ordered && id > after, id
+		ids = append(ids, id)
 		return len(ids) < n
 	})
+	if err == nil && !ordered {
+		return nil, errIndex // whoever goes on after the last would turn in a circle
+	}
 	return ids, err
 }
 

@@ -174,6 +174,32 @@ func TestSpool_Scrub(t *testing.T) {
 	}
 }
 
+// Where an index file says that a message follows itself, a scrub that looks for what a wound has taken ends all the same.
+func TestSpool_Scrub_Circle(t *testing.T) {
+	o, fsys := options(t), durabletest.New()
+	o.FS, o.SegmentSize, o.CompactRate = fsys, 256<<10, -1
+	log := noticing(&o)
+	s := open(t, "/spool", o)
+	first, messages := newest(t, fsys), 0
+	for ; newest(t, fsys) == first; messages++ {
+		mustStore(t, s, box(1), text(messages, 20))
+	}
+	if messages < 600 {
+		t.Fatalf("a segment has no more than %d messages", messages)
+	}
+	s.Close()
+	l := &library{fs: fsys}
+	path := l.indexFiles(t)[0]
+	b := contents(t, fsys, path)
+	spool.ForgeIndexCircle(b)
+	replace(t, fsys, path, b)
+	s = open(t, "/spool", o)
+	defer s.Close()
+	flipAt(t, fsys, first, int64(len(contents(t, fsys, first))-100)) // of a commit
+	scrub(t, s)
+	log.await(t, "spool is damaged", 1)
+}
+
 // checkServes expects that every message but those lost is served.
 func checkServes(t *testing.T, s *spool.Spool, sp *specimen, lost []spool.ID) {
 	t.Helper()
