@@ -34,9 +34,13 @@ func (f Finding) String() string {
 	return letter.Line(strings.ReplaceAll(s, "\n", "; "))
 }
 
-// asOwner returns what to do about an error: who may not look has to be another, and for the rest it is otherwise.
-func asOwner(err error, otherwise string) string {
+// asOwner returns what to do about an error: who may not look has to be another, unless the file belongs to the wrong one,
+// and for the rest it is otherwise.
+func (c *checkup) asOwner(err error, otherwise string) string {
 	if errors.Is(err, fs.ErrPermission) {
+		if c.foreign {
+			return "see above whose files are in the directory"
+		}
 		return "run this as the owner of the directory"
 	}
 	return otherwise
@@ -83,6 +87,7 @@ type checkup struct {
 	running *control.SpoolState // what the daemon says; nil where none could be asked
 	silent  bool                // one is there, and does not answer
 	barred  bool                // who runs this may not look into the data directory
+	foreign bool                // a part of it belongs to another user than the directory
 }
 
 // daemonCheck asks the daemon; what it finds is that there is none to ask.

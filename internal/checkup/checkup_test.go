@@ -175,18 +175,6 @@ func TestCheck_Files(t *testing.T) {
 	one(t, wrong, "keys: ", cfg.KeyFile()+" is missing", "backup")
 }
 
-func TestCheck_Owner(t *testing.T) {
-	if os.Geteuid() != 0 {
-		cmtptest.LeaveOut(t, "only root can give a file to another user")
-	}
-	cfg := datadirtest.Filled(t)
-	if err := os.Chown(cfg.SpoolDir(), 65534, 65534); err != nil {
-		t.Fatal(err)
-	}
-	wrong, _ := checked(t, cfg, "")
-	one(t, wrong, "data: ", "belongs to user 65534", "chown -R root: "+cfg.SpoolDir())
-}
-
 // Who may not look is told so once, with the command of who may. What is not theirs to see is not called wrong.
 func TestCheck_Barred(t *testing.T) {
 	const variable = "CMTPD_TEST_BARRED" // the configuration, in the process that may not look

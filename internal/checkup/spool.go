@@ -26,7 +26,7 @@ func (c *checkup) daemon(context.Context) []Finding {
 		return note("no daemon runs, or it is starting; under systemd, systemctl status cmtpd cmtpd.socket says why")
 	}
 	c.silent = true
-	return problem(err.Error(), asOwner(err, "look at the daemon's log, and restart it if it does not answer the next time"))
+	return problem(err.Error(), c.asOwner(err, "look at the daemon's log, and restart it if it does not answer the next time"))
 }
 
 // spool tells what the running daemon has met in its spool, or opens the spool.
@@ -45,7 +45,7 @@ func (c *checkup) spool(context.Context) (found []Finding) {
 	default:
 		s, err := spool.OpenReadOnly(c.cfg.SpoolDir(), durable.OS)
 		if err != nil {
-			return problem(err.Error(), asOwner(err, "look at the disk, and run cmtpd spool verify"))
+			return problem(err.Error(), c.asOwner(err, "look at the disk, and run cmtpd spool verify"))
 		}
 		defer s.Close()
 		damage, found = s.Damage(), c.identity(s)

@@ -20,7 +20,7 @@ func (c *checkup) trust(context.Context) (found []Finding) {
 		all, err = trust.Read(c.cfg.TrustDir(), durable.OS, time.Now())
 	}
 	if err != nil {
-		return problem(err.Error(), asOwner(err, "look at the disk and the daemon's log"))
+		return problem(err.Error(), c.asOwner(err, "look at the disk and the daemon's log"))
 	}
 	return heldFindings(all)
 }

@@ -17,7 +17,7 @@ import (
 func (c *checkup) users(context.Context) []Finding {
 	store, err := account.Read(c.cfg.AccountsDir(), durable.OS)
 	if err != nil {
-		return problem(err.Error(), asOwner(err, "restore it from a backup: cmtpd does not start with an account that it cannot read"))
+		return problem(err.Error(), c.asOwner(err, "restore it from a backup: cmtpd does not start with an account that it cannot read"))
 	}
 	all, err := store.List()
 	if err != nil {
