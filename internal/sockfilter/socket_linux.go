@@ -16,8 +16,12 @@ func attach(l syscall.Conn, p []bpf.RawInstruction) error {
 		filter[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
 	}
 	return with(l, "SO_ATTACH_FILTER", func(fd int) error {
-		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
 			&unix.SockFprog{Len: uint16(len(filter)), Filter: unsafe.SliceData(filter)})
+		if errors.Is(err, unix.EPERM) {
+			err = fmt.Errorf("%w: this kernel wants CAP_NET_ADMIN for it", err)
+		}
+		return err
 	})
 }
 

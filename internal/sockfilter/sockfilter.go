@@ -1,5 +1,6 @@
 // Package sockfilter has the kernel drop what some networks send to a listening socket, before a connection comes of
-// it: socket(7), SO_ATTACH_FILTER. It takes no privilege.
+// it: socket(7), SO_ATTACH_FILTER. Linux asked for no privilege; 6.18.44 is a kernel that takes a TCP socket's filter from
+// nobody but CAP_NET_ADMIN.
 package sockfilter
 
 import (
@@ -30,7 +31,8 @@ var (
 
 // Drop has the kernel drop all that the networks send to l from now on, without an answer; of connections that it has
 // made it drops nothing. The networks take the place of those before. With none, l hears everybody again. It returns an
-// error that wraps errors.ErrUnsupported where the system has no such thing.
+// error that wraps errors.ErrUnsupported where the system has no such thing, and fs.ErrPermission where the kernel does not
+// let this process.
 func Drop(l syscall.Conn, networks []netip.Prefix) error {
 	if len(networks) > MaxNetworks {
 		return fmt.Errorf("a socket filter for %d networks: %d are the most", len(networks), MaxNetworks)
