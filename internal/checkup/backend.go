@@ -32,7 +32,7 @@ func (c *checkup) backend(ctx context.Context) []Finding {
 	}
 	if other := c.speaksInstead(ctx); other != "" {
 		return problem(fmt.Sprintf("%s does not answer as with smtp.proxy_protocol = %q, which is configured, but as with %q", smtp.Backend, smtp.ProxyProtocol, other),
-			"set smtp.proxy_protocol to what it expects; never \"none\" for one that trusts this host: better let it expect a PROXY header")
+			"set smtp.proxy_protocol to what it expects; never \"none\" for one that trusts this host: better let it expect a PROXY header (docs/operations.md, In front of a mail server)")
 	}
 	return problem(fmt.Sprintf("%s: %v", smtp.Backend, err),
 		"start it, or correct smtp.backend; SMTP clients are put off until it answers")

@@ -103,6 +103,9 @@ func (c Config) probe(ctx context.Context, header []byte) error {
 	conn.SetDeadline(time.Now().Add(probeTimeout))
 	defer io.WriteString(conn, "RSET\r\nQUIT\r\n")
 	code, err := say(conn, in, "EHLO "+c.Hostname)
+	if err == nil && header != nil && (code == 500 || code == 502) { // as in unknownCommand: who expects it never says so
+		return errUnheard
+	}
 	if err != nil || code != 250 {
 		return answered(code, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -112,6 +113,33 @@ func TestCheckRelay(t *testing.T) {
 	}
 }
 
+// A backend that takes the header for a command is told from one that fails otherwise.
+func TestCheckRelay_Unheard(t *testing.T) {
+	const hint = "does not expect a PROXY header"
+	for _, tt := range []struct {
+		proxy config.ProxyProtocol
+		ehlo  string
+		hint  bool
+	}{
+		{config.ProxyV1, "500 5.5.2 Error: bad syntax", true},
+		{config.ProxyV1, "502 5.5.1 unrecognized command", true},
+		{config.ProxyV1, "550 5.7.1 no", false},
+		{config.ProxyNone, "502 5.5.1 unrecognized command", false},
+	} {
+		b := newBackend(t)
+		b.answers(tt.proxy != config.ProxyNone, func(_, verb string) string {
+			if verb == "" {
+				return "220 mail.example"
+			}
+			return tt.ehlo
+		})
+		err := relay.CheckRelay(t.Context(), relay.Config{Hostname: "me.example", Backend: b.Addr().String(), Proxy: tt.proxy})
+		if !errors.Is(err, relay.ErrUndecided) || strings.Contains(err.Error(), hint) != tt.hint {
+			t.Errorf("%s to %q: %v", tt.proxy, tt.ehlo, err)
+		}
+	}
+}
+
 func TestCheckRelay_Unreachable(t *testing.T) {
 	b := newBackend(t)
 	cfg := relay.Config{Hostname: "me.example", Backend: b.Addr().String(), Proxy: config.ProxyV2, ConnectTimeout: 50 * time.Millisecond}
@@ -127,5 +155,25 @@ func TestCheckRelay_Unreachable(t *testing.T) {
 	b.Close()
 	if err := relay.CheckRelay(context.Background(), cfg); !errors.Is(err, relay.ErrUndecided) || !errors.As(err, new(*net.OpError)) {
 		t.Errorf("a backend that is down: %v", err)
+	}
+}
+
+// TestRelay_Serve_Refused: a mail server that is not there refused the connection, whatever was done first with it.
+func TestRelay_Serve_Refused(t *testing.T) {
+	for _, proxy := range []config.ProxyProtocol{config.ProxyNone, config.ProxyV2} {
+		bothWays(t, func(t *testing.T, b *backend, cfg relay.Config, wrap bool) {
+			var log strings.Builder
+			cfg.Proxy, cfg.Log = proxy, slog.New(slog.NewTextHandler(&log, nil))
+			b.Close()
+			s := serve(context.Background(), t, relay.New(cfg), wrap, "EHLO client.example\r\n")
+			if got := readAll(t, s); got != unavailable {
+				t.Errorf("the client heard %q", got)
+			}
+			s.Close()
+			<-s.done
+			if !strings.Contains(log.String(), "connect: connection refused") {
+				t.Errorf("the log has\n%s", &log)
+			}
+		})
 	}
 }

@@ -218,8 +218,11 @@ func (d *dialing) advance(fd int) (over bool, err error) {
 
 // unlessAgain returns nil when the call has to wait for the next event.
 func unlessAgain(call string, err error) error {
-	if err == unix.EAGAIN {
+	switch err {
+	case unix.EAGAIN:
 		return nil
+	case unix.ECONNREFUSED:
+		call = "connect" // which began earlier, and told nobody
 	}
 	return os.NewSyscallError(call, err)
 }
