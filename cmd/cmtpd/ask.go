@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,48 +39,68 @@ type question struct {
 	take     func(string) error
 }
 
+// defaults are what is taken where nothing is said: what the former configuration says, or else what was found.
+func defaults(found *setup.Facts, former *config.Config) map[string]string {
+	d := map[string]string{domainFlag: found.Domain.String(), hostnameFlag: found.Hostname.String(), backendFlag: none,
+		proxyFlag: string(config.ProxyV2), postmasterFlag: nobody, metricsFlag: cmp.Or(found.Metrics, none)}
+	if l := found.Port25; l != nil && l.Kind != setup.Cmtpd && found.Backend != "" {
+		d[backendFlag] = found.Backend
+	}
+	if former == nil {
+		return d
+	}
+	was := setup.AnswersOf(former)
+	names := make([]string, len(was.Domains))
+	for i, domain := range was.Domains {
+		names[i] = domain.String()
+	}
+	d[domainFlag], d[hostnameFlag] = strings.Join(names, " "), was.Hostname.String()
+	if was.Backend != "" {
+		d[backendFlag], d[proxyFlag] = was.Backend, string(was.Proxy)
+	}
+	if !was.Postmaster.IsZero() {
+		d[postmasterFlag] = was.Postmaster.String()
+	}
+	if loopbackPort(was.Metrics) == nil { // cmtpd itself may have that port, so that it was not found free
+		d[metricsFlag] = was.Metrics
+	}
+	return d
+}
+
 // questions fill in a.
-func questions(found *setup.Facts, a *setup.Answers) []question {
+func questions(found map[string]string, a *setup.Answers) []question {
 	always := func() bool { return true }
 	relays := func() bool { return a.Backend != "" }
-	backend := none
-	if l := found.Port25; l != nil && l.Kind != setup.Cmtpd && found.Backend != "" {
-		backend = found.Backend
-	}
-	metrics := none
-	if found.Metrics != "" {
-		metrics = found.Metrics
-	}
 	return []question{
-		{domainFlag, "The domains of the mail, with spaces between", found.Domain.String(), always, func(s string) (err error) {
+		{domainFlag, "The domains of the mail, with spaces between", found[domainFlag], always, func(s string) (err error) {
 			a.Domains, err = parseDomains(s)
 			return err
 		}},
-		{hostnameFlag, "This machine's full name", found.Hostname.String(), always, func(s string) (err error) {
+		{hostnameFlag, "This machine's full name", found[hostnameFlag], always, func(s string) (err error) {
 			a.Hostname, err = address.ParseDomain(s)
 			return err
 		}},
-		{backendFlag, "The mail server behind cmtpd (host:port), or none", backend, always, func(s string) error {
+		{backendFlag, "The mail server behind cmtpd (host:port), or none", found[backendFlag], always, func(s string) error {
 			if a.Backend = ""; s == none {
 				return nil
 			}
 			a.Backend = s
 			return localPort(s)
 		}},
-		{proxyFlag, "The PROXY protocol that it is spoken to in (v1, v2 or none)", string(config.ProxyV2), relays, func(s string) error {
+		{proxyFlag, "The PROXY protocol that it is spoken to in (v1, v2 or none)", found[proxyFlag], relays, func(s string) error {
 			switch a.Proxy = config.ProxyProtocol(s); a.Proxy {
 			case config.ProxyV1, config.ProxyV2, config.ProxyNone:
 				return nil
 			}
 			return fmt.Errorf("%q is none of v1, v2, none", s)
 		}},
-		{postmasterFlag, "The address that gets the mail to postmaster, or nobody", nobody, always, func(s string) (err error) {
+		{postmasterFlag, "The address that gets the mail to postmaster, or nobody", found[postmasterFlag], always, func(s string) (err error) {
 			if a.Postmaster = (address.Address{}); s != nobody {
 				a.Postmaster, err = address.Parse(s)
 			}
 			return err
 		}},
-		{metricsFlag, "Where this machine alone sees its status page and metrics (host:port), or none", metrics, always, func(s string) error {
+		{metricsFlag, "Where this machine alone sees its status page and metrics (host:port), or none", found[metricsFlag], always, func(s string) error {
 			if a.Metrics = ""; s == none {
 				return nil
 			}
@@ -104,11 +125,14 @@ func parseDomains(s string) (all []address.Domain, err error) {
 }
 
 // askAll returns the answers: from flags, from the person at the terminal, or what was found.
-func askAll(ctx context.Context, c *cobra.Command, found *setup.Facts) (*setup.Answers, error) {
+func askAll(ctx context.Context, c *cobra.Command, found *setup.Facts, former *config.Config) (*setup.Answers, error) {
 	f := c.Flags()
 	dir, err := f.GetString(dataDirFlag)
 	if err != nil {
 		return nil, err
+	}
+	if former != nil && !f.Changed(dataDirFlag) {
+		dir = former.DataDir
 	}
 	a := new(setup.Answers)
 	if a.DataDir, err = setup.AbsDataDir(dir); err != nil {
@@ -120,7 +144,7 @@ func askAll(ctx context.Context, c *cobra.Command, found *setup.Facts) (*setup.A
 	if l := found.Port25; l != nil && person {
 		fmt.Fprintf(c.ErrOrStderr(), "On port 25 there is %s.\n", l)
 	}
-	for _, q := range questions(found, a) {
+	for _, q := range questions(defaults(found, former), a) {
 		given, err := answerOf(c, q.flag)
 		switch {
 		case err != nil:

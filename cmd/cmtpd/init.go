@@ -115,15 +115,16 @@ func configuration(ctx context.Context, c *cobra.Command, found *setup.Facts, pa
 	if err != nil {
 		return nil, "", nil, err
 	}
-	if !force {
-		if means, err = setup.Existing(path); err != nil {
-			return nil, "", nil, fmt.Errorf("%w\nthe configuration that is there is wrong; correct it, or replace it with --%s", err, forceFlag)
-		}
-		if means != nil {
-			return setup.AnswersOf(means), "", means, nil
-		}
+	former, err := setup.Existing(path)
+	switch {
+	case force && err != nil:
+		former = nil // a wrong one answers nothing
+	case err != nil:
+		return nil, "", nil, fmt.Errorf("%w\nthe configuration that is there is wrong; correct it, or replace it with --%s", err, forceFlag)
+	case !force && former != nil:
+		return setup.AnswersOf(former), "", former, nil
 	}
-	if a, err = askAll(ctx, c, found); err != nil {
+	if a, err = askAll(ctx, c, found, former); err != nil {
 		return nil, "", nil, err
 	}
 	text, means, err = a.Text(path)
@@ -248,7 +249,10 @@ func (v *initView) showFiles(out io.Writer, title string) error {
 func (v *initView) showMove(out io.Writer) {
 	m := v.Move
 	if m == nil {
-		if v.Means.SMTP.Mode == config.Relay {
+		if v.Means.SMTP.Mode == config.Refuse {
+			fmt.Fprint(out, "\nNo mail server is behind\n  Once cmtpd serves, whoever brings mail by SMTP is told that this host takes none, and it goes back to its sender.\n"+
+				"  Where a mail server is to get it, name that first, by --"+backendFlag+" (with --"+forceFlag+" over a configuration that is there).\n")
+		} else {
 			fmt.Fprintf(out, "\nBefore cmtpd starts\n  The mail server behind has to listen on %s, %s.\n", v.Means.SMTP.Backend,
 				whoComes(v.Means.SMTP.ProxyProtocol))
 		}

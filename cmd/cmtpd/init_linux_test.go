@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -130,6 +131,50 @@ func TestInit_Metrics(t *testing.T) {
 		t.Errorf("it is shown at %s how it is", d.Metrics)
 	}
 	d.Stop(t)
+}
+
+// TestInit_Force: a configuration that is written anew gives the answers of the former one where no flag has others: a
+// server that has fronted a mail server does not refuse all SMTP after it. Where it is to, init says so.
+func TestInit_Force(t *testing.T) {
+	t.Parallel()
+	const refused = "No mail server is behind"
+	site := initSite(t, "--domain", "here.example", "--domain", "there.example", "--hostname", "mx.here.example",
+		"--backend", "127.0.0.1:10099", "--proxy", "v1", "--postmaster", "ops@here.example")
+	again := func(flags ...string) (said, text string) {
+		t.Helper()
+		copies, err := filepath.Glob(site.Config + ".before-*") // two in a second would have one name
+		for _, c := range copies {
+			err = errors.Join(err, os.Remove(c))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		said = site.Must(t, "", append([]string{"init", "--yes", "--without-dns", "--user", "root", "--force"}, flags...)...)
+		b, err := os.ReadFile(site.Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return said, string(b)
+	}
+	said, text := again()
+	for _, line := range []string{`domains = ["here.example", "there.example"]`, `hostname = "mx.here.example"`, `data_dir = "` + site.Data + `"`,
+		`mode = "relay"`, `backend = "127.0.0.1:10099"`, `proxy_protocol = "v1"`, `postmaster = "ops@here.example"`} {
+		if !strings.Contains(text, "\n"+line+"\n") {
+			t.Errorf("%s is not in\n%s", line, text)
+		}
+	}
+	if !regexp.MustCompile(`(?m)^listen = "127\.`).MatchString(text) || strings.Contains(said, refused) {
+		t.Errorf("init has said\n%s\nand written\n%s", said, text)
+	}
+	if said, text = again("--backend", "none"); !strings.Contains(text, "\nmode = \"refuse\"\n") || !strings.Contains(said, refused) {
+		t.Errorf("init has said\n%s\nand written\n%s", said, text)
+	}
+	if err := os.WriteFile(site.Config, []byte("nonsense\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, text = again("--domain", "other.example", "--hostname", "mx.other.example", "--data-dir", site.Data); !strings.Contains(text, `["other.example"]`) {
+		t.Errorf("over a wrong configuration init has written\n%s", text)
+	}
 }
 
 // TestInit_DNS: what DNS has already is not asked for again, and what leads elsewhere is told.
