@@ -102,7 +102,7 @@ func (s *Spool) survey(ctx context.Context) (*walker, error) {
 	case err != nil:
 		return nil, err
 	case w.chain.head.Number == 0 && len(w.damage) > 0:
-		return nil, fmt.Errorf("%w: %v; restore a backup, or move the spool away to begin a new one", ErrLost, w.damage[0])
+		return nil, fmt.Errorf("%w: %v; restore a backup, or move the spool and spool.key away to begin a new one", ErrLost, w.damage[0])
 	}
 	s.chain = w.chain
 	_, err = s.predecessor()
