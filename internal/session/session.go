@@ -193,7 +193,7 @@ func (s *Server) Serve(ctx context.Context, c *netbuf.Conn) {
 	ses.tellFetched()
 	took := time.Since(began)
 	s.cfg.Observer.Ended(ses.protocol(), ses.how(err), took)
-	ses.log().Info("session ended", "protocol", ses.protocol(), "why", why(err), "commands", ses.commands,
+	ses.log().Info("session ended", "protocol", ses.protocol(), "why", ses.why(err), "commands", ses.commands,
 		"messages", ses.messages, "took", took.Round(time.Millisecond))
 }
 
@@ -212,7 +212,7 @@ func (s *session) log() *slog.Logger {
 }
 
 // why names the end of a session for its log line.
-func why(err error) string {
+func (s *session) why(err error) string {
 	switch {
 	case err == nil:
 		return "obai"
@@ -221,7 +221,7 @@ func why(err error) string {
 	case errors.Is(err, io.EOF):
 		return "client left"
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return "timeout"
+		return string(s.how(err)) // the stop is told from a client that is slow
 	}
 	return err.Error()
 }

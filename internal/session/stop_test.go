@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"cmtpd/internal/account"
@@ -107,4 +108,20 @@ func stored(t *testing.T, fsys *durabletest.FS, id account.ID) []string {
 	s := &server{tb: t, spool: openSpool(t, "/spool", fsys, vectorKey(t, "server"))}
 	defer s.spool.Close()
 	return s.messages(spool.MailboxID(id))
+}
+
+// A client that is idle when the server stops was not slow: the log says so, as what counts does.
+func TestServer_Stopped(t *testing.T) {
+	s := serve(t, setup{})
+	c := s.dial(true)
+	c.send("NOOP\x00")
+	c.expect(version + "\x00")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := s.front.Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if log := s.log.String(); !strings.Contains(log, `"msg":"session ended"`) || !strings.Contains(log, `"why":"stopped"`) {
+		t.Errorf("the log has\n%s", log)
+	}
 }
