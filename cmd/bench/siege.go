@@ -45,7 +45,7 @@ func siege(l *lab) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd, err := s.serve()
+	cmd, err := s.serve(unprivileged()...)
 	if err != nil {
 		return nil, err
 	}
@@ -53,13 +53,42 @@ func siege(l *lab) (*table, error) {
 		title: "Served in a siege",
 		note: fmt.Sprintf("What one client at a time waits for, each time on a new connection, and each round from another address: from connecting until the answer to a KEYREQUEST, until SUCCESS of a\n"+
 			"letter of 4 KiB, and until NOOP is answered inside the channel. Each cell is there once, for %v; in brackets p99. The limits are the defaults but max_connections (%d). A flood is a process\n"+
-			"that connects %d times at once, all from one address: to knock is to be refused since that address has its %d connections, to rush is not to wait for the refusal (the kernel drops its packets then, for limits.flood_pause), to\n"+
+			"that connects %d times at once, all from one address: to knock is to be refused since that address has its %d connections, to rush is not to wait for the refusal (limits.flood_pause), to\n"+
 			"churn is to have no others, to be greeted and to leave. It takes a CPU of the two here; the same at a bare server shows what comes of that. Idle connections are %d of 297\n"+
-			"addresses that have asked for a key; slow senders are %d more that send a message each, %d bytes every %v. (times the usual: the worst of the three, p50.)",
+			"addresses that have asked for a key; slow senders are %d more that send a message each, %d bytes every %v. The daemon has no privileges, as under its unit, but where the\n"+
+			"kernel drops for it: kernels of late want CAP_NET_ADMIN for that (docs/operations.md, Firewall). (times the usual: the worst of the three, p50.)",
 			l.siegeTime(), siegeConns, knockers, perAddress, besiegers, drippers, dripOf, dripEvery),
 		header: []string{"meanwhile", "KEYREQUEST, µs", "letter, µs", "inside, µs", "times the usual", "connections/s of the flood"},
 	}
-	return t, l.besiege(t, s, watch, cmd.Process.Pid)
+	usual, err := l.besiege(t, s, watch, cmd.Process.Pid)
+	if err != nil {
+		return nil, err
+	}
+	return t, l.besiegeDropping(t, usual)
+}
+
+// unprivileged is the call before a daemon's that takes from root what its unit does not give.
+func unprivileged() []string {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	return []string{"setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"}
+}
+
+// besiegeDropping measures rushing at a daemon whose kernel drops a flood's packets, which takes a privilege.
+func (l *lab) besiegeDropping(t *table, usual visits) error {
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "LEFT OUT: rushing where the kernel drops: that takes root")
+		return nil
+	}
+	s, watch, err := l.besieged()
+	if err != nil {
+		return err
+	}
+	if _, err := s.serve(); err != nil {
+		return err
+	}
+	return (&fortress{l, t, s, watch, usual}).under("rushing, and the kernel drops", "rush", s.addr)
 }
 
 // siegeTime is how long a cell lasts: besiegers come to stay, so the cells are not in turns.
@@ -99,31 +128,30 @@ type fortress struct {
 }
 
 // besiege measures with one kind of besieger after the other, each beside those before it.
-func (l *lab) besiege(t *table, s *site, watch string, pid int) (err error) {
+func (l *lab) besiege(t *table, s *site, watch string, pid int) (usual visits, err error) {
 	bare, err := l.self("door")
 	if err != nil {
-		return err
+		return usual, err
 	}
-	usual, err := l.visit(s.addr)
-	if err != nil {
-		return err
+	if usual, err = l.visit(s.addr); err != nil {
+		return usual, err
 	}
 	t.add(usual.row("nothing else", usual, "")...)
 	g := &fortress{l, t, s, watch, usual}
 	for _, a := range []struct{ name, role string }{{"knocking", "knock"}, {"rushing", "rush"}, {"churning", "churn"}} {
 		if err := g.under(a.name+" at the bare server", a.role, bare); err != nil {
-			return err
+			return usual, err
 		}
 		if err := g.under(a.name, a.role, s.addr); err != nil {
-			return err
+			return usual, err
 		}
 	}
 	if err := g.crowded(); err != nil {
-		return err
+		return usual, err
 	}
 	most, err := memory(pid, "VmHWM")
 	t.add("most resident, MiB", "", "", "", number(most/1024), "")
-	return err
+	return usual, err
 }
 
 // under visits while another process plays a role at an address.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -14,18 +15,21 @@ import (
 )
 
 // A bar keeps clients out who connect again without waiting to be refused: for a while the kernel drops what they send
-// to the listeners. Nobody who is connected notices. A client behind a load balancer cannot be told from others there,
+// to the listeners, or, where it does not do that for us, their connections are closed as cheaply as can be. Nobody who is
+// connected notices. A client behind a load balancer cannot be told from others there,
 // so it is never barred, nor is who has their network in common with one.
 type bar struct {
 	log  *slog.Logger
 	told *tally
 	drop func(net.Listener, []netip.Prefix) error
+	any  atomic.Bool // somebody is barred
 
 	mu        sync.Mutex // guards all below
 	listeners map[net.Listener]struct{}
 	until     map[netip.Prefix]time.Time // by limit.Prefix, MaxNetworks at most
 	timer     *time.Timer                // until the first of them ends
 	total     uint64
+	shut      uint64 // connections of the barred that were closed
 	dropped   uint64 // at listeners that are no more
 	failed    bool   // to drop at some listener, which the log knows
 	closed    bool
@@ -86,6 +90,7 @@ func (b *bar) stop() {
 		b.forget(l)
 	}
 	clear(b.until)
+	b.any.Store(false)
 	b.mu.Unlock()
 	b.told.stop()
 }
@@ -135,6 +140,7 @@ func (b *bar) due() {
 
 // applyAll has every listener know who is barred, and waits for the first whose time is over. Under mu.
 func (b *bar) applyAll() {
+	b.any.Store(len(b.until) > 0)
 	for l := range b.listeners {
 		b.apply(l)
 	}
@@ -165,7 +171,26 @@ func (b *bar) apply(l net.Listener) {
 	}
 }
 
-// complain says once that somebody cannot be dropped. He is refused as before, only at a higher price. Under mu.
+// accept returns the next connection at l.
+func (b *bar) accept(l net.Listener) (net.Conn, error) {
+	if b.any.Load() {
+		if nc, err := b.sift(l); nc != nil || err != nil {
+			return nc, err
+		}
+	}
+	return l.Accept()
+}
+
+// count adds connections of the barred that were closed.
+func (b *bar) count(n uint64) {
+	if n > 0 {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.shut += n
+	}
+}
+
+// complain says once that somebody cannot be dropped. Under mu.
 func (b *bar) complain(l net.Listener, err error) {
 	if !b.failed {
 		b.failed = true
@@ -177,7 +202,8 @@ func (b *bar) complain(l net.Listener, err error) {
 func (b *bar) show(stats *Stats) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	stats.Barred, stats.BarredTotal, stats.Dropped = len(b.until), b.total, b.dropped
+	stats.Barred, stats.BarredTotal, stats.RefusedFlood, stats.Dropped = len(b.until), b.total, b.shut, b.dropped
+	stats.Accepted += b.shut
 	for l := range b.listeners {
 		stats.Dropped += dropped(l)
 	}

@@ -62,6 +62,7 @@ func (b Bar) Add(l net.Listener)                      { b.add(l) }
 func (b Bar) Remove(l net.Listener)                   { b.remove(l) }
 func (b Bar) Put(who netip.AddrPort, d time.Duration) { b.put(who, d) }
 func (b Bar) Has(a netip.Addr) bool                   { return b.has(a) }
+func (b Bar) Accept(l net.Listener) (net.Conn, error) { return b.accept(l) }
 func (b Bar) Stop()                                   { b.stop() }
 
 func (b Bar) Stats() (s Stats) {
@@ -81,4 +82,11 @@ func (s *Server) Listener(t interface{ Fatal(...any) }) *net.TCPListener {
 	}
 	t.Fatal("there is no listener")
 	return nil
+}
+
+// DropBy has s ask drop, and not the kernel.
+func (s *Server) DropBy(drop func(net.Listener, []netip.Prefix) error) {
+	s.bar.mu.Lock()
+	defer s.bar.mu.Unlock()
+	s.bar.drop = drop
 }

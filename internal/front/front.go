@@ -65,6 +65,7 @@ type Stats struct {
 	RefusedTotal   uint64 // by MaxConnections
 	RefusedAddress uint64 // by MaxPerAddress
 	RefusedRate    uint64 // by Rate
+	RefusedFlood   uint64 // of the barred, where the kernel has let them through
 	Barred         int    // clients whose packets are dropped, now
 	BarredTotal    uint64 // times that a client was barred
 	Dropped        uint64 // packets that the kernel dropped at the listeners: of the barred, and for want of room

@@ -46,7 +46,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, cmtpOnly bool) error
 	defer s.bar.remove(l)
 	var delay time.Duration
 	for {
-		nc, err := l.Accept()
+		nc, err := s.bar.accept(l)
 		switch {
 		case err == nil:
 			delay = 0
@@ -147,7 +147,7 @@ func (s *Server) accept(nc net.Conn, cmtpOnly bool) {
 		return
 	}
 	s.note(c, why)
-	if s.bar.has(c.Client.Addr()) { // it was in the queue already
+	if s.bar.has(c.Client.Addr()) { // the first that came when none was sifted
 		nc.Close()
 		return
 	}

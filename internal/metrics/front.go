@@ -19,6 +19,7 @@ func (m *Metrics) ShowFront(f *front.Server) {
 	counter(refused, refusedHelp, prometheus.Labels{"cap": "total"}, func(s front.Stats) uint64 { return s.RefusedTotal })
 	counter(refused, refusedHelp, prometheus.Labels{"cap": "address"}, func(s front.Stats) uint64 { return s.RefusedAddress })
 	counter(refused, refusedHelp, prometheus.Labels{"cap": "rate"}, func(s front.Stats) uint64 { return s.RefusedRate })
+	counter(refused, refusedHelp, prometheus.Labels{"cap": "flood_pause"}, func(s front.Stats) uint64 { return s.RefusedFlood })
 	counter(refused, refusedHelp, prometheus.Labels{"cap": "proxy_header"}, func(s front.Stats) uint64 { return s.BadProxy })
 	counter("cmtpd_clients_barred_total", "Times that a client was barred for not waiting to be refused.", nil, func(s front.Stats) uint64 { return s.BarredTotal })
 	counter("cmtpd_listener_packets_dropped_total", "Packets that the kernel dropped at the listeners: of barred clients, and for want of room in the queue.", nil,

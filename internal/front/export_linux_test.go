@@ -1,0 +1,3 @@
+package front
+
+const SiftAtOnce = siftAtOnce
