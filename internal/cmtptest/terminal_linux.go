@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -31,7 +32,6 @@ func RunInTerminal(t testing.TB, out *bytes.Buffer, program string, args ...stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer slave.Close()
 	term := &Terminal{master: master, cmd: exec.Command(program, args...), ended: make(chan error, 1)}
 	term.shown.more = make(chan struct{})
 	term.cmd.Stdin, term.cmd.Stdout, term.cmd.Stderr = slave, slave, slave
@@ -41,23 +41,34 @@ func RunInTerminal(t testing.TB, out *bytes.Buffer, program string, args ...stri
 	term.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true} // descriptor 0
 	if err := term.cmd.Start(); err != nil {
 		master.Close()
+		slave.Close()
 		t.Fatal(err)
 	}
+	var over atomic.Bool // the program is gone, and an end stands behind what it has shown
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
 		buf := make([]byte, 4096)
 		for {
 			n, err := master.Read(buf)
-			term.shown.Write(buf[:n])
+			shown := buf[:n]
+			if over.Load() && n > 0 && shown[n-1] == endOfShown {
+				term.shown.Write(shown[:n-1])
+				return
+			}
+			term.shown.Write(shown)
 			if err != nil {
-				return // EIO, when nobody has the other end open any more
+				return
 			}
 		}
 	}()
 	go func() {
 		err := term.cmd.Wait()
+		// With the last one who has the other end open, what he has written can be lost: a read may fail with EIO before it.
+		over.Store(true)
+		slave.Write([]byte{endOfShown})
 		<-read
+		slave.Close()
 		term.ended <- err
 	}()
 	t.Cleanup(func() {
@@ -67,6 +78,9 @@ func RunInTerminal(t testing.TB, out *bytes.Buffer, program string, args ...stri
 	})
 	return term
 }
+
+// endOfShown is in no text.
+const endOfShown = 0xff
 
 // openTerminal returns both ends of a pseudo-terminal (pty(7)).
 func openTerminal() (master, slave *os.File, err error) {
