@@ -122,7 +122,7 @@ func TestInit_Metrics(t *testing.T) {
 	t.Parallel()
 	about := []string{"--domain", "example.org", "--hostname", "mx.example.org", "--backend", "none"}
 	d := initSite(t, about...).Start(t)
-	if shown := get(t, "http://"+d.Metrics+"/readyz"); !strings.HasPrefix(shown, "ready: ") {
+	if shown := get(t, "http://"+d.Metrics+"/metrics"); !strings.Contains(shown, "\ncmtpd_build_info{") {
 		t.Errorf("it is %q", shown)
 	}
 	d.Stop(t)
