@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -110,6 +111,14 @@ func questions(found map[string]string, a *setup.Answers) []question {
 	}
 }
 
+// postmasterOf returns the postmaster that was found, where the domains that were answered have that address.
+func postmasterOf(domains []address.Domain, found string) string {
+	if a, err := address.Parse(found); err == nil && slices.Contains(domains, a.Domain) {
+		return found
+	}
+	return nobody
+}
+
 func parseDomains(s string) (all []address.Domain, err error) {
 	for _, word := range strings.Fields(strings.ReplaceAll(s, ",", " ")) {
 		d, err := address.ParseDomain(word)
@@ -146,6 +155,9 @@ func askAll(ctx context.Context, c *cobra.Command, found *setup.Facts, former *c
 	}
 	for _, q := range questions(defaults(found, former), a) {
 		given, err := answerOf(c, q.flag)
+		if q.flag == postmasterFlag {
+			q.found = postmasterOf(a.Domains, q.found)
+		}
 		switch {
 		case err != nil:
 			return nil, err
